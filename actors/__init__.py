@@ -1,0 +1,1 @@
+"""What acts: the policy (a diffusers pipeline with LoRA adapters), its transitions, rollouts and sampler actor."""

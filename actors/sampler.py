@@ -1,0 +1,78 @@
+"""The sampler actor: pulls the newest weights, rolls out a request, stamps what it used."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from actors.policy import Policy, PolicyConfig
+from actors.rollout import rollout
+from actors.trajectories import Request, Trajectories, Weights
+
+
+class Sampler:
+    """Rolls out trajectories under the weights in the store; made a Ray actor by `cluster.placement`.
+
+    Args:
+        config: The policy, as the learner has it.
+        store: Name of the weight store actor, which answers `newer`.
+        threads: Torch threads; 0 leaves torch's own choice.
+    """
+
+    def __init__(self, config: PolicyConfig, store: str, threads: int = 0) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self._policy = Policy.load(config)
+        self._store = ray.get_actor(store)
+        # Version and checksum of the weights in the policy. A fresh adapter is the pretrained model: version 0.
+        self._stamp: tuple[int, int] | None = (0, 0)
+
+    def ready(self) -> None:
+        """Answers once the model is loaded."""
+
+    def rollout(
+        self, request: Request, version: int, weights: Weights | None = None
+    ) -> tuple[dict[str, Any], np.ndarray, Trajectories]:
+        """Roll out a request.
+
+        Args:
+            request: What to sample.
+            version: The oldest version of the weights that may act.
+            weights: Act with these instead of the store's (an average that is only evaluated).
+
+        Returns:
+            A receipt that is cheap to fetch (`version`, `started`, `seconds`), the images `(B, H, W, 3)` uint8, and the
+            trajectories. Three Ray objects, so that each reader fetches only its own.
+        """
+        started = time.time()
+        if weights is not None:
+            self._apply(weights)
+        else:
+            self._pull(version)
+        assert self._stamp is not None
+        pixels, trajectories = rollout(self._policy, request, self._stamp[0])
+        receipt = {"version": self._stamp[0], "started": started, "seconds": time.time() - started}
+        return receipt, pixels, trajectories
+
+    def _pull(self, version: int) -> None:
+        # Asked for with the checksum too: after a learner was restored, an older version is the newer truth.
+        reference: list[ray.ObjectRef] | None = ray.get(self._store.newer.remote(self._stamp))
+        if reference is not None:
+            self._apply(ray.get(reference[0]))
+        if self._stamp is None or self._stamp[0] < version:
+            raise RuntimeError(
+                f"This sampler was asked to act with weights of version {version}, but the store has none newer than "
+                f"{self._stamp and self._stamp[0]}."
+            )
+
+    def _apply(self, weights: Weights) -> None:
+        stamp = (weights.version, weights.crc32)
+        if stamp != self._stamp:
+            weights.verify()
+            self._stamp = None  # while loading, the policy is neither the old nor the new one
+            self._policy.load_weights(weights.flat, weights.index)
+            self._stamp = stamp

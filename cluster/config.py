@@ -1,0 +1,243 @@
+"""The configuration of a run: one frozen, typed class a role; a YAML file, then `key=value` overrides.
+
+Nothing starts before the whole configuration is known to work: unknown keys, wrong types and combinations that cannot
+work are refused here, each in one sentence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from actors.policy import PolicyConfig, check_model
+from cluster.prompts import read_prompts
+from learner.learner import LearnerConfig
+from learner.objectives import ObjectiveConfig
+from learner.objectives.ppod import PPODConfig
+from rewards import reward_class
+from shapes import PIPELINE
+
+
+class ConfigError(Exception):
+    """A configuration that cannot work; the message is one sentence for the user."""
+
+
+class RewardConfig(BaseModel, frozen=True, extra="forbid"):
+    """One reward."""
+
+    weight: float = Field(1.0, description="Share in the combined reward; 0 only watches.")
+    options: dict[str, Any] = Field({}, description="Keyword arguments of the reward's class.")
+
+
+class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
+    """What is asked of the policy."""
+
+    train: str = Field(
+        "shapes:hard", description="UTF-8 text file, one prompt a line; or shapes:hard, shapes:held_out."
+    )
+    held_out: str = Field("shapes:held_out", description="The same, for evaluation only.")
+    per_iteration: int | None = Field(None, ge=1, description="Prompts of an iteration; null is all of them.")
+    samples: int = Field(12, ge=1, description="Samples of each prompt in an iteration (the group).")
+
+
+class SamplersConfig(BaseModel, frozen=True, extra="forbid"):
+    """The sampler actors and how far ahead they work."""
+
+    count: int = Field(1, ge=1, description="Sampler actors.")
+    request_size: int = Field(48, ge=1, description="Samples of one rollout call, the same wherever it runs.")
+    max_staleness: int = Field(0, ge=0, description="Versions a rollout may lag behind; 0 is synchronous.")
+    cpus: float = Field(1, ge=0, description="CPUs that each reserves on a cluster.")
+    gpus: float = Field(0, ge=0, description="GPUs that each reserves on a cluster.")
+
+
+class ActorConfig(BaseModel, frozen=True, extra="forbid"):
+    """What the learner, or each reward actor, reserves on a cluster."""
+
+    count: int = Field(1, ge=1, description="Actors.")
+    cpus: float = Field(1, ge=0, description="CPUs that each reserves on a cluster.")
+    gpus: float = Field(0, ge=0, description="GPUs that each reserves on a cluster.")
+
+
+class LearnerActorConfig(LearnerConfig, frozen=True, extra="forbid"):
+    """The optimizer, and what its actor reserves."""
+
+    cpus: float = Field(1, ge=0, description="CPUs that it reserves on a cluster.")
+    gpus: float = Field(0, ge=0, description="GPUs that it reserves on a cluster.")
+
+
+class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
+    """Evaluation with fixed prompts and seeds that are never trained on; before, during and after."""
+
+    every: int = Field(10, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
+    samples: int = Field(16, ge=2, description="Images of each training prompt.")
+    held_out_samples: int = Field(8, ge=2, description="Images of each held-out prompt.")
+    features: str | None = Field(
+        "shapes_agreement", description="Reward whose image features measure diversity within a prompt; null: none."
+    )
+
+
+class CheckpointConfig(BaseModel, frozen=True, extra="forbid"):
+    """Checkpoints."""
+
+    every: int = Field(5, ge=1, description="Iterations between checkpoints.")
+    keep: int = Field(3, ge=0, description="How many of the newest are kept; 0 keeps all.")
+
+
+class FailureConfig(BaseModel, frozen=True, extra="forbid"):
+    """How much may go wrong before the run stops."""
+
+    max_dropped_share: float = Field(0.2, ge=0, le=1, description="Share of an iteration's samples without a reward.")
+    max_deaths: int = Field(20, ge=0, description="Deaths of actors of one role, over the whole run.")
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """A run, completely."""
+
+    name: str | None = Field(None, description="Of the run's folder; null makes one from objective and time.")
+    folder: str = Field("runs", description="Where runs are kept.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of everything that is random.")
+    iterations: int = Field(20, ge=1, description="Batches to train on.")
+    policy: PolicyConfig = PolicyConfig()
+    objective: ObjectiveConfig = PPODConfig()
+    rewards: dict[str, RewardConfig] = {
+        "shapes_agreement": RewardConfig(),
+        "shapes_gold": RewardConfig(weight=0.0),
+    }
+    normalise_rewards: bool = Field(
+        True, description="Standardise each reward by its running moments before weighting."
+    )
+    reward_actors: ActorConfig = ActorConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    samplers: SamplersConfig = SamplersConfig()
+    learner: LearnerActorConfig = LearnerActorConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    failures: FailureConfig = FailureConfig()
+
+    @model_validator(mode="after")
+    def _works(self) -> Config:
+        objective = self.objective.build()
+        if objective.needs_groups and self.prompts.samples < 2:
+            raise ValueError(
+                f"prompts.samples is {self.prompts.samples}, but {self.objective.name} compares samples of the same "
+                "prompt; give at least 2"
+            )
+        for name in self.rewards:
+            try:
+                reward_class(name)
+            except KeyError as error:
+                raise ValueError(error.args[0].rstrip(".")) from None
+        if not any(reward.weight for reward in self.rewards.values()):
+            raise ValueError("every reward has weight 0, so there is nothing to learn from; give one a weight")
+        if self.evaluation.features is not None and self.evaluation.features not in self.rewards:
+            raise ValueError(
+                f"evaluation.features names {self.evaluation.features!r}, which is not among the rewards; add it with "
+                "weight 0, or set evaluation.features=null"
+            )
+        check_model(self.pipeline)
+        prompts = read_prompts(self.prompts.train)
+        read_prompts(self.prompts.held_out)
+        if self.prompts.per_iteration and self.prompts.per_iteration > len(prompts):
+            raise ValueError(
+                f"prompts.per_iteration is {self.prompts.per_iteration}, but {self.prompts.train} has {len(prompts)}"
+            )
+        if self.batch_size % self.samplers.request_size:
+            fits = max(d for d in range(1, self.samplers.request_size) if self.batch_size % d == 0)
+            raise ValueError(
+                f"samplers.request_size={self.samplers.request_size} does not divide the {self.batch_size} samples of "
+                f"an iteration; {fits} does"
+            )
+        return self
+
+    @property
+    def prompts_per_iteration(self) -> int:
+        """How many prompts an iteration asks for."""
+        return self.prompts.per_iteration or len(read_prompts(self.prompts.train))
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of an iteration."""
+        return self.prompts_per_iteration * self.prompts.samples
+
+    @property
+    def pipeline(self) -> str:
+        """Where the model is: `policy.model`, with the embedded world's name resolved."""
+        return str(PIPELINE) if self.policy.model == "shapes" else self.policy.model
+
+    def save(self, path: Path) -> None:
+        """Write the resolved configuration as YAML that `load_config` reads back."""
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, then a YAML file, then `key=value` overrides.
+
+    Raises:
+        ConfigError: In one sentence, whatever is wrong.
+    """
+    try:
+        given = OmegaConf.load(path) if path else OmegaConf.create()
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"The config file {path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not OmegaConf.is_dict(given):
+        raise ConfigError(f"The config file {path} is not a mapping of settings.")
+    # Overrides of single rewards add to the default ones; a file that lists rewards replaces them.
+    defaults: dict[str, Any] = {"objective": {"name": "ppod"}}
+    if "rewards" not in given:
+        defaults["rewards"] = Config.model_fields["rewards"].default
+        defaults["rewards"] = {name: reward.model_dump() for name, reward in defaults["rewards"].items()}
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"{override!r} is not an override; write key=value, such as learner.lr=1e-4.")
+    try:
+        merged = OmegaConf.merge(defaults, given, OmegaConf.from_dotlist(list(overrides)))
+        return Config.model_validate(OmegaConf.to_container(merged, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"The overrides cannot be merged: {' '.join(str(error).split())}.") from error
+    except ValidationError as error:
+        raise ConfigError(" ".join(_sentence(detail) for detail in error.errors()[:3])) from None
+
+
+def _sentence(detail: Any) -> str:
+    # Pydantic puts the name of the union's member into the location; it is no part of the key.
+    objectives = [model.model_fields["name"].default for model in _objectives()]
+    location = [str(part) for part in detail["loc"]]
+    if len(location) > 1 and location[0] == "objective" and location[1] in objectives:
+        del location[1]
+    key = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        known = sorted(set(_keys(Config)))
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return f"There is no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
+    if detail["type"] == "union_tag_invalid":
+        near = difflib.get_close_matches(str(detail["input"].get("name")), objectives, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(objectives)}."
+        return f"There is no objective {detail['input'].get('name')!r}; {hint}"
+    if detail["type"] == "value_error":
+        message = str(detail["ctx"]["error"])
+        return f"{key}: {message}." if key else f"{message[0].upper()}{message[1:]}."
+    return f"The setting {key!r} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
+
+
+def _objectives() -> tuple[type[BaseModel], ...]:
+    return typing.get_args(typing.get_args(ObjectiveConfig)[0]) or (typing.get_args(ObjectiveConfig)[0],)
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the configuration."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        nested = _objectives() if name == "objective" else (field.annotation,)
+        for inner in nested:
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from _keys(inner, f"{prefix}{name}.")

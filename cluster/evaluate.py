@@ -1,0 +1,79 @@
+"""Evaluation with fixed prompts and seeds that are never trained on: every reward, and diversity within a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import ray
+
+from actors.trajectories import EVALUATION
+from cluster.config import Config
+from cluster.prompts import make_requests, read_prompts
+from cluster.rollouts import Rollout, Rollouts
+
+
+def evaluate(
+    config: Config, rollouts: Rollouts, version: int, weights: ray.ObjectRef | None = None
+) -> tuple[dict[str, float], dict[str, list[Rollout]]]:
+    """Sample and score the evaluation set: the training prompts and the held-out ones.
+
+    Args:
+        config: Of the run.
+        rollouts: Of the run; training requests under way in it go on.
+        version: The oldest weights that may act.
+        weights: Act with exactly these instead (an exponential average).
+
+    Returns:
+        Metrics `eval/<split>/<name>`, and the rollouts of each split ("train" and "held_out").
+    """
+    requests = {
+        (EVALUATION, split, number): request
+        for offset, (split, source, samples) in enumerate(
+            (
+                ("train", config.prompts.train, config.evaluation.samples),
+                ("held_out", config.prompts.held_out, config.evaluation.held_out_samples),
+            )
+        )
+        for number, request in enumerate(
+            make_requests(
+                read_prompts(source),
+                samples,
+                config.samplers.request_size,
+                seed=config.seed,
+                iteration=EVALUATION + offset,
+            )
+        )
+    }
+    for key, request in requests.items():
+        rollouts.submit(key, request, version, weights, config.evaluation.features)
+    found: dict[tuple, Rollout] = {}
+    while len(found) < len(requests):
+        rollouts.wait()
+        found |= {key: done for key in requests if (done := rollouts.take(key)) is not None}
+    metrics: dict[str, float] = {}
+    by_split: dict[str, list[Rollout]] = {}
+    for split in ("train", "held_out"):
+        by_split[split] = [found[key] for key in requests if key[1] == split]
+        for name in config.rewards:
+            metrics[f"eval/{split}/{name}"] = float(np.nanmean([s for r in by_split[split] for s in r.scores[name]]))
+        if config.evaluation.features is not None:
+            metrics[f"eval/{split}/diversity"] = diversity(by_split[split])
+    return metrics, by_split
+
+
+def diversity(rollouts: Sequence[Rollout]) -> float:
+    """Mean distance between the image features of two samples of the same prompt, averaged over prompts.
+
+    Samples whose features could not be computed take no part.
+    """
+    scored = [rollout for rollout in rollouts if rollout.features is not None]
+    features = np.concatenate([rollout.features for rollout in scored if rollout.features is not None])
+    groups = np.concatenate([rollout.request.prompt_index for rollout in scored])
+    return float(np.mean([mean_pairwise_distance(features[groups == group]) for group in np.unique(groups)]))
+
+
+def mean_pairwise_distance(features: np.ndarray) -> float:
+    """Mean Euclidean distance over all pairs of rows of `(n, D)`."""
+    rows, columns = np.triu_indices(len(features), k=1)
+    return float(np.linalg.norm(features[rows] - features[columns], axis=1).mean())

@@ -1,0 +1,109 @@
+"""The training loop: prompts -> samplers -> rewards -> learner -> weights, and round again.
+
+No tensor work happens here: the driver moves references and scores.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import numpy as np
+import ray
+
+from cluster.batches import Batches
+from cluster.config import Config
+from cluster.display import Display
+from cluster.evaluate import evaluate
+from cluster.metrics import iteration_metrics
+from cluster.pictures import sample_grid
+from cluster.placement import Crew
+from cluster.rollouts import Rollout, Rollouts
+from cluster.rundir import RunDirectory
+from learner import checkpoint
+from rewards.combine import Combiner
+
+
+class RunStopped(RuntimeError):
+    """The run cannot go on; the message is one sentence for the user."""
+
+
+def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> None:
+    """Train until `config.iterations`, from the newest checkpoint of the run directory if it has one.
+
+    Raises:
+        RunStopped: If too many samples have no reward.
+        ActorsLost: If actors of one role died too often.
+        RayActorError: If the learner or the weight store died; calling again with a new crew continues from the last
+            checkpoint.
+    """
+    rollouts = Rollouts(crew.samplers, crew.rewards, tuple(config.rewards))
+    combiner = Combiner({name: r.weight for name, r in config.rewards.items()}, config.normalise_rewards)
+    version = _restore(crew, run, combiner)
+    batches = Batches(config, rollouts, version)
+    batches.draw_offline()
+    _publish(crew, crew.learner.weights.remote())
+    if not run.has(version):
+        metrics, splits = _evaluate(config, crew, rollouts, run, display, version)
+        run.record(version, metrics, splits)
+        _checkpoint(config, crew, run, combiner)
+    while version < config.iterations:
+        started = time.time()
+        display.status("training")
+        batch = batches.batch(version)
+        scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
+        rewards = combiner.combine(scores)
+        _check_dropped(rewards, config.failures.max_dropped_share)
+        update, weights = crew.learner.update.options(num_returns=2).remote(rewards, *[r.trajectories for r in batch])
+        updated = batches.wait_for(update)
+        _publish(crew, weights)
+        metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
+        splits = {"training": batch}
+        version = updated.version
+        display.iteration(version, metrics)
+        last = version == config.iterations
+        if last or (config.evaluation.every and version % config.evaluation.every == 0):
+            found, sampled = _evaluate(config, crew, rollouts, run, display, version)
+            metrics, splits = metrics | found, splits | sampled
+        run.record(version, metrics, splits)
+        if last or version % config.checkpoints.every == 0:
+            _checkpoint(config, crew, run, combiner)
+
+
+def _publish(crew: Crew, weights: ray.ObjectRef) -> None:
+    ray.get(crew.store.publish.remote(weights, [weights]))
+
+
+def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:
+    if not run.checkpoints.is_dir():
+        return 0
+    newest = checkpoint.newest(run.checkpoints).absolute()
+    version, extra = cast(tuple[int, dict[str, Any]], ray.get(crew.learner.restore.remote(str(newest))))
+    combiner.load_state_dict(extra["combiner"])
+    run.rewind(version)
+    return version
+
+
+def _checkpoint(config: Config, crew: Crew, run: RunDirectory, combiner: Combiner) -> None:
+    folder, extra = str(run.checkpoints.absolute()), {"combiner": combiner.state_dict()}
+    ray.get(crew.learner.save.remote(folder, config.checkpoints.keep, extra))
+
+
+def _evaluate(
+    config: Config, crew: Crew, rollouts: Rollouts, run: RunDirectory, display: Display, version: int
+) -> tuple[dict[str, float], dict[str, list[Rollout]]]:
+    display.status("evaluation")
+    averaged = crew.learner.weights.remote(True) if config.learner.ema_decay else None
+    metrics, splits = evaluate(config, rollouts, version, averaged)
+    display.evaluation(version, metrics)
+    for split, sampled in splits.items():
+        run.write_image(f"{split}-{version:06d}", sample_grid(sampled))
+    return metrics, splits
+
+
+def _check_dropped(rewards: np.ndarray, allowed: float) -> None:
+    if (share := float(np.isnan(rewards).mean())) > allowed:
+        raise RunStopped(
+            f"{share:.0%} of an iteration's samples got no reward, more than failures.max_dropped_share={allowed} "
+            "allows; the log says which reward failed and why."
+        )

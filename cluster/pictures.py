@@ -1,0 +1,73 @@
+"""Image grids: one row a prompt, the prompt written above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import ray
+from PIL import Image, ImageDraw, ImageFont
+
+from cluster.rollouts import Rollout
+
+_GAP = 4  # pixels
+_TEXT = 18
+
+
+def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Image:
+    """A grid of images.
+
+    Args:
+        pixels: `(rows, columns, H, W, 3)` uint8.
+        prompts: One a row.
+        cell: Side of an image in the grid, in pixels; small images are enlarged without smoothing.
+    """
+    rows, columns = pixels.shape[:2]
+    pitch = cell + _GAP
+    sheet = Image.new("RGB", (columns * pitch + _GAP, rows * (pitch + _TEXT) + _GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for row, prompt in enumerate(prompts):
+        top = _GAP + row * (pitch + _TEXT)
+        pen.text((_GAP, top), _fit(prompt, pen, font, sheet.width - 2 * _GAP), fill="black", font=font)
+        for column in range(columns):
+            image = Image.fromarray(pixels[row, column])
+            scale = Image.Resampling.NEAREST if image.width <= cell else Image.Resampling.LANCZOS
+            sheet.paste(image.resize((cell, cell), scale), (_GAP + column * pitch, top + _TEXT))
+    return sheet
+
+
+def sample_grid(rollouts: Sequence[Rollout], rows: int = 12, columns: int = 8) -> Image.Image:
+    """The grid of the first samples of the first prompts of an evaluation; fetches only the rollouts that it shows."""
+    cells: dict[tuple[int, int], np.ndarray] = {}
+    prompts: dict[int, str] = {}
+    for rollout in rollouts:
+        request = rollout.request
+        shown = [
+            (i, (prompt, sample))
+            for i, (prompt, sample) in enumerate(zip(request.prompt_index, request.sample_index, strict=True))
+            if prompt < rows and sample < columns
+        ]
+        if shown:
+            pixels = ray.get(rollout.pixels)
+            cells |= {place: pixels[i] for i, place in shown}
+            prompts |= {place[0]: request.prompts[i] for i, place in shown}
+    size = max(column for _, column in cells) + 1
+    sheet = np.stack([np.stack([cells[row, column] for column in range(size)]) for row in sorted(prompts)])
+    return grid(sheet, [prompts[row] for row in sorted(prompts)])
+
+
+def before_after(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Two grids side by side, with a heading each."""
+    gap, head = 28, 30
+    sheet = Image.new("RGB", (before.width + gap + after.width, head + max(before.height, after.height)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
+    for left, image, title in ((0, before, "before"), (before.width + gap, after, "after")):
+        pen.text((left + _GAP, 3), title, fill="black", font=font)
+        sheet.paste(image, (left, head))
+    return sheet
+
+
+def _fit(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    while pen.textlength(text, font=font) > width and len(text) > 1:
+        text = text[:-2] + "…"
+    return text

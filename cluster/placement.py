@@ -1,0 +1,127 @@
+"""Where the actors are: the one thing in which a laptop and a cluster differ."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray.actor import ActorHandle
+
+from actors.sampler import Sampler
+from cluster.config import Config
+from cluster.pool import Pool
+from cluster.weights import WeightStore
+from learner.actor import LearnerActor
+from rewards.actor import RewardActor
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Ray options and torch threads of each role (0 threads: torch's own choice)."""
+
+    sampler: Mapping[str, Any]
+    reward: Mapping[str, Any]
+    learner: Mapping[str, Any]
+    sampler_threads: int = 0
+    reward_threads: int = 0
+    learner_threads: int = 0
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The actors of a run."""
+
+    store: ActorHandle
+    learner: ActorHandle
+    samplers: Pool
+    rewards: Pool
+
+
+def local(config: Config) -> Placement:
+    """Start Ray on this machine alone, on loopback, and share its cores and GPUs out.
+
+    Actors that take turns (a synchronous run) may each use every core; those that work at the same time must share, or
+    they would wait for each other's threads.
+    """
+    # Idle OpenMP threads of one actor must not spin on the cores that another one needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    cores = os.cpu_count() or 1
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+    workers = config.samplers.count + config.reward_actors.count + 1
+    gpus = torch.cuda.device_count() / workers
+    at_once = config.samplers.count + (1 if config.samplers.max_staleness else 0)
+    share = max(1, cores // at_once)
+    options = {"num_cpus": 0, "num_gpus": min(1.0, gpus)}
+    return Placement(
+        options,
+        options,
+        options,
+        sampler_threads=share,
+        reward_threads=1,
+        learner_threads=share if config.samplers.max_staleness else cores,
+    )
+
+
+def on_cluster(config: Config) -> Placement:
+    """Join the Ray cluster that this driver was submitted to, with the resources that the config names."""
+    ray.init(address="auto", logging_level=logging.ERROR)
+    return Placement(
+        {"num_cpus": config.samplers.cpus, "num_gpus": config.samplers.gpus, "scheduling_strategy": "SPREAD"},
+        {"num_cpus": config.reward_actors.cpus, "num_gpus": config.reward_actors.gpus, "scheduling_strategy": "SPREAD"},
+        {"num_cpus": config.learner.cpus, "num_gpus": config.learner.gpus},
+    )
+
+
+def make_crew(config: Config, placement: Placement) -> Crew:
+    """Create the actors of a run and wait until their models are loaded."""
+    policy = config.policy.model_copy(update={"model": config.pipeline})
+    # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. The
+    # name is unique, so that no earlier run on the same cluster is in the way.
+    store_name = f"weights-{uuid.uuid4().hex}"
+    store = _start(WeightStore, {"num_cpus": 0, "name": store_name})
+    learner = _start(
+        LearnerActor,
+        placement.learner,
+        config.learner,
+        policy,
+        config.objective,
+        config.seed,
+        placement.learner_threads,
+    )
+    # Ray brings these back; their lost calls are run again by the pool, which knows that they may go elsewhere.
+    restarting = {"max_restarts": -1, "max_task_retries": 0}
+    samplers = [
+        _start(Sampler, {**placement.sampler, **restarting}, policy, store_name, placement.sampler_threads)
+        for _ in range(config.samplers.count)
+    ]
+    options = {name: reward.options for name, reward in config.rewards.items()}
+    rewards = [
+        _start(RewardActor, {**placement.reward, **restarting}, options, placement.reward_threads)
+        for _ in range(config.reward_actors.count)
+    ]
+    ray.get([actor.ready.remote() for actor in (*samplers, *rewards)] + [learner.weights.remote()])
+    deaths = config.failures.max_deaths
+    return Crew(store, learner, Pool("sampler", samplers, deaths), Pool("reward", rewards, deaths))
+
+
+def dismiss(crew: Crew) -> None:
+    """Kill the actors of a run."""
+    for actor in (*crew.samplers.actors, *crew.rewards.actors, crew.learner, crew.store):
+        ray.kill(actor)
+
+
+def _start(role: type, options: Mapping[str, Any], *args: Any) -> ActorHandle:
+    actor: Any = ray.remote(role)  # Ray's own types do not follow options()
+    return actor.options(**options).remote(*args)

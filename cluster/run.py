@@ -1,0 +1,112 @@
+"""The command line that `cluster.local` and `cluster.train` share: read the config, get a crew, train, report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from rich.console import Console
+from rich.logging import RichHandler
+
+from cluster.config import Config, ConfigError, load_config
+from cluster.display import Display
+from cluster.loop import RunStopped, train
+from cluster.placement import Placement, dismiss, make_crew
+from cluster.pool import ActorsLost
+from cluster.report import write_report
+from cluster.rundir import RunDirectory
+from learner import checkpoint
+from learner.checkpoint import CheckpointError
+
+log = logging.getLogger(__name__)
+
+
+def main(program: str, description: str, place: Callable[[Config], Placement], arguments: Sequence[str] | None) -> int:
+    """Run a training job.
+
+    Args:
+        program: What the user typed, for `--help`.
+        description: What it does.
+        place: Starts or joins Ray and says where the actors go.
+        arguments: Of the command line; `None` takes the process's own.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument(
+        "overrides", nargs="*", metavar="[config.yaml] [key=value ...]", help="a config file, then settings"
+    )
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
+    args = parser.parse_args(arguments)
+    console = Console()
+    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    try:
+        config, run = _resume(args) if args.resume else _start(args.overrides)
+        _describe(config, run, console)
+        _supervise(config, run, place, console)
+        report = write_report(run)
+    except (ConfigError, CheckpointError, RunStopped, ActorsLost) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RayTaskError as error:
+        print(f"error: {str(error.cause).strip()}", file=sys.stderr)
+        log.debug("raised in an actor", exc_info=error)
+        return 1
+    except KeyboardInterrupt:
+        print(f"stopped; continue with: {program} --resume {run.path}", file=sys.stderr)
+        return 130
+    finally:
+        ray.shutdown()
+    console.print(f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}", sep="\n", highlight=False)
+    return 0
+
+
+def _start(words: Sequence[str]) -> tuple[Config, RunDirectory]:
+    path = Path(words[0]) if words and "=" not in words[0] else None
+    config = load_config(path, words[1:] if path else words)
+    return config, RunDirectory.create(config)
+
+
+def _resume(args: argparse.Namespace) -> tuple[Config, RunDirectory]:
+    if args.overrides:
+        raise ConfigError("--resume continues a run with its own configuration; give no other settings.")
+    if not (args.resume / "config.yaml").is_file():
+        raise ConfigError(f"There is no run in {args.resume} (no config.yaml).")
+    config, run = load_config(args.resume / "config.yaml"), RunDirectory(args.resume)
+    if run.checkpoints.is_dir():
+        checkpoint.newest(run.checkpoints)  # refuse an unreadable one before any actor starts
+    return config, run
+
+
+def _describe(config: Config, run: RunDirectory, console: Console) -> None:
+    objective, rewards = config.objective.name, {name: reward.weight for name, reward in config.rewards.items()}
+    console.print(
+        f"{run.path}: {config.iterations} iterations of {objective}, each {config.prompts_per_iteration} prompts x "
+        f"{config.prompts.samples} samples = {config.batch_size} images in requests of {config.samplers.request_size}; "
+        f"{config.samplers.count} sampler(s), rewards {rewards}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:
+    """Train, with a new crew from the last checkpoint whenever the learner was lost."""
+    with Display(console, config.iterations) as display:
+        display.status("starting actors")
+        placement = place(config)
+        for losses in range(config.failures.max_deaths + 1):
+            crew = make_crew(config, placement)
+            try:
+                return train(config, crew, run, display)
+            except RayActorError as error:
+                log.warning("The learner was lost; the run continues from its last checkpoint. (%s)", error)
+                if losses == config.failures.max_deaths:
+                    raise ActorsLost(f"The learner died {losses + 1} times; the last time: {error}") from error
+            finally:
+                dismiss(crew)

@@ -1,0 +1,117 @@
+"""The run directory: everything that a run leaves behind, readable while it goes on.
+
+    config.yaml                    the resolved configuration
+    metrics.parquet/               one part an iteration: iteration, name, value, time
+    samples.parquet/               one part an iteration: split, prompt, seed, version, every reward
+    images/                        grids of fixed prompts and seeds, by iteration
+    checkpoints/                   see learner.checkpoint
+    report.html
+
+Parquet data sets are folders of immutable parts, so a reader never sees half a file: `pandas.read_parquet` and
+`pyarrow.parquet.read_table` take the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from cluster.config import Config, ConfigError
+from cluster.rollouts import Rollout
+
+
+class RunDirectory:
+    """Writes a run's records.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, config: Config) -> RunDirectory:
+        """Make the folder of a new run.
+
+        Raises:
+            ConfigError: If a run of that name is there already.
+        """
+        name = config.name or f"{config.objective.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        path = Path(config.folder) / name
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError(
+                f"{path} exists already; continue it with --resume {path}, or set another name."
+            ) from None
+        config.save(path / "config.yaml")
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the learner keeps its checkpoints."""
+        return self.path / "checkpoints"
+
+    def rewind(self, iteration: int) -> None:
+        """Forget all records after an iteration: a resumed run writes them again."""
+        for part in self.path.glob("*.parquet/*.parquet"):
+            if int(part.stem) > iteration:
+                part.unlink()
+
+    def has(self, iteration: int) -> bool:
+        """Whether an iteration's metrics are recorded."""
+        return (self.path / "metrics.parquet" / f"{iteration:06d}.parquet").is_file()
+
+    def record(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
+        """Record an iteration: its metrics, and its samples by split. Replaces what may have been recorded before."""
+        now = time.time()
+        rows = [{"iteration": iteration, "name": n, "value": float(v), "time": now} for n, v in metrics.items()]
+        self._write("samples", iteration, _samples(iteration, splits))
+        self._write("metrics", iteration, pa.Table.from_pylist(rows))
+
+    def metrics(self) -> dict[str, list[tuple[int, float]]]:
+        """All metrics so far: (iteration, value) by name, in order."""
+        table = pq.read_table(self.path / "metrics.parquet").sort_by("iteration")
+        series: dict[str, list[tuple[int, float]]] = {}
+        for row in table.to_pylist():
+            series.setdefault(row["name"], []).append((row["iteration"], row["value"]))
+        return series
+
+    def write_image(self, name: str, image: Image.Image) -> None:
+        """Write `images/<name>.png`."""
+        path = self.path / "images" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
+
+    def _write(self, data_set: str, iteration: int, table: pa.Table) -> None:
+        folder = self.path / f"{data_set}.parquet"
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f".{iteration:06d}.{os.getpid()}"
+        pq.write_table(table, temporary)
+        temporary.replace(folder / f"{iteration:06d}.parquet")
+
+
+def _samples(iteration: int, splits: Mapping[str, Sequence[Rollout]]) -> pa.Table:
+    columns: dict[str, list] = defaultdict(list)
+    for split, rollouts in splits.items():
+        for rollout in rollouts:
+            request = rollout.request
+            size = len(request.prompts)
+            columns["iteration"] += [iteration] * size
+            columns["split"] += [split] * size
+            columns["prompt"] += request.prompts
+            columns["prompt_index"] += request.prompt_index
+            columns["sample_index"] += request.sample_index
+            columns["seed"] += [request.seed] * size
+            columns["version"] += [rollout.version] * size
+            for name, values in rollout.scores.items():
+                columns[name] += values.tolist()
+    return pa.table(columns)

@@ -1,0 +1,1 @@
+"""What improves the policy: objectives (one file an algorithm), the mathematics they share, and the central learner."""

@@ -1,0 +1,64 @@
+"""The learner actor: one process that owns the trainable policy, its optimizer and the checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.policy import Policy, PolicyConfig
+from actors.trajectories import Trajectories, Weights
+from learner import checkpoint
+from learner.batch import join
+from learner.learner import Learner, LearnerConfig, Update
+from learner.objectives import ObjectiveConfig
+
+
+class LearnerActor:
+    """Trains on rollouts out of the object store; made a Ray actor by `cluster.placement`.
+
+    Args:
+        config: The optimizer.
+        policy: The policy, as the samplers have it.
+        objective: The algorithm.
+        seed: Of the run.
+        threads: Torch threads; 0 leaves torch's own choice.
+    """
+
+    def __init__(
+        self, config: LearnerConfig, policy: PolicyConfig, objective: ObjectiveConfig, seed: int, threads: int = 0
+    ) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self._learner = Learner(config, Policy.load(policy, seed), objective.build(), seed)
+
+    def update(self, rewards: np.ndarray, *trajectories: Trajectories) -> tuple[Update, Weights]:
+        """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.
+
+        Args:
+            rewards: `(B,)` float32 over all samples in the order of `trajectories`, NaN where one was dropped.
+            trajectories: One iteration's rollouts, in request order.
+        """
+        update = self._learner.step(join(trajectories, rewards))
+        return update, self._learner.weights()
+
+    def weights(self, averaged: bool = False) -> Weights:
+        """The adapter as it is now, or its exponential average."""
+        return self._learner.weights(averaged)
+
+    def save(self, folder: str, keep: int, extra: dict[str, Any]) -> None:
+        """Write a checkpoint of this version into `folder`, with the driver's own state in it."""
+        with checkpoint.writing(Path(folder), self._learner.version, keep) as temporary:
+            self._learner.save(temporary, extra)
+
+    def restore(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Continue from a checkpoint; returns its version and the driver's state.
+
+        Raises:
+            CheckpointError: If it is damaged.
+        """
+        checkpoint.verify(Path(path))
+        extra = self._learner.restore(Path(path))
+        return self._learner.version, extra

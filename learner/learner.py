@@ -1,0 +1,175 @@
+"""The central learner: optimizer steps over an objective's parts, the exponential average, save and restore."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.training_utils import EMAModel
+from pydantic import BaseModel, Field
+
+from actors.policy import Policy
+from actors.trajectories import Weights
+from learner.batch import Batch
+from learner.objectives import Objective
+
+
+class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
+    """The optimizer."""
+
+    lr: float = Field(1e-3, gt=0, description="Learning rate of AdamW.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Of AdamW.")
+    weight_decay: float = Field(1e-4, ge=0, description="Of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    micro_batch: int = Field(96, ge=1, description="Transitions that go through the network at a time.")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="Decay of the averaged adapter per optimizer step; 0: none.")
+    ratio_tolerance: float = Field(
+        1e-5, gt=0, description="Largest |log ratio| of a fresh on-policy batch before the first update."
+    )
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one batch did to the policy."""
+
+    version: int  # of the weights after the update
+    metrics: dict[str, float]
+    started: float  # seconds since the epoch
+    seconds: float
+
+
+class RatioError(RuntimeError):
+    """The learner and the samplers disagree on the probability of what was sampled."""
+
+
+class Learner:
+    """Applies an objective to batches.
+
+    Args:
+        config: The optimizer.
+        policy: What is trained.
+        objective: How.
+        seed: Of the run; the order of timesteps and prompts is drawn from it and the version.
+
+    Attributes:
+        version: Number of batches applied so far; names the weights.
+    """
+
+    def __init__(self, config: LearnerConfig, policy: Policy, objective: Objective, seed: int = 0) -> None:
+        self.version = 0
+        self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
+        self._parameters = policy.parameters
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self._average = EMAModel(self._parameters, decay=config.ema_decay) if config.ema_decay else None
+        self._ratio_checked = False
+
+    def step(self, batch: Batch) -> Update:
+        """Apply every part of a batch: one optimizer step each.
+
+        Raises:
+            RatioError: If this is the first on-policy batch of this process and the ratios are not one.
+            FloatingPointError: If a gradient is not finite; the policy is left as it was.
+        """
+        started = time.time()
+        self._objective.begin(self._policy, self.version)
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.version)
+        history: dict[str, list[float]] = defaultdict(list)
+        for number, part in enumerate(self._objective.parts(batch, generator)):
+            self._optimizer.zero_grad(set_to_none=True)
+            metrics = self._objective.backward(self._policy, batch, part, self._config.micro_batch)
+            if number == 0:
+                self._check_ratio(batch, metrics)
+                history["ratio/first"].append(metrics.get("ratio/max_log", 0.0))
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(
+                    f"The gradient of update {number} in iteration {self.version} is {float(norm)}; lower learner.lr "
+                    "or objective.beta, or look for a reward that overflows."
+                )
+            self._optimizer.step()
+            if self._average is not None:
+                self._average.step(self._parameters)
+            for name, value in {**metrics, "grad_norm": float(norm)}.items():
+                history[name].append(value)
+        self.version += 1
+        metrics = {name: float(np.mean(values)) for name, values in history.items()}
+        metrics["updates"] = float(len(history["grad_norm"]))
+        return Update(self.version, metrics, started, time.time() - started)
+
+    def weights(self, averaged: bool = False) -> Weights:
+        """The adapter as it is published; `averaged` gives the exponential average, where one is kept."""
+        if averaged and self._average is not None:
+            with self._averaged():
+                return Weights.pack(self.version, *self._policy.weights())
+        return Weights.pack(self.version, *self._policy.weights())
+
+    def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
+        """Write all that a bit-identical continuation needs, and the adapter in diffusers' format.
+
+        Args:
+            folder: An empty folder.
+            extra: Plain values of the caller's own, given back by `restore`.
+        """
+        self._policy.save_lora(folder)
+        state: dict[str, Any] = {
+            "optimizer": self._optimizer.state_dict(),
+            "snapshots": {name: torch.from_numpy(self._policy.weights(name)[0]) for name in self._policy.snapshots},
+        }
+        if self._average is not None:
+            state["average"] = self._average.state_dict()
+            with self._averaged():
+                self._policy.save_lora(folder / "average")
+        torch.save(state, folder / "learner.pt")
+        (folder / "state.json").write_text(json.dumps({"version": self.version, "extra": extra or {}}) + "\n")
+
+    def restore(self, folder: Path) -> dict[str, Any]:
+        """Continue from what `save` wrote; returns its `extra`."""
+        self._policy.load_lora(folder)
+        state = torch.load(folder / "learner.pt", map_location=self._policy.device, weights_only=True)
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        for name, flat in state["snapshots"].items():
+            self._policy.snapshot(name)
+            self._policy.load_weights(flat.cpu().numpy(), self._policy.weights()[1], name)
+        saved = json.loads((folder / "state.json").read_text())
+        self.version = saved["version"]
+        return saved["extra"]
+
+    def _averaged(self) -> _Averaged:
+        assert self._average is not None
+        return _Averaged(self._average, self._parameters)
+
+    def _check_ratio(self, batch: Batch, metrics: dict[str, float]) -> None:
+        if self._ratio_checked or batch.version != self.version or "ratio/max_log" not in metrics:
+            return
+        self._ratio_checked = True
+        if not (largest := metrics["ratio/max_log"]) <= self._config.ratio_tolerance:
+            raise RatioError(
+                f"Before the first update the learner's log-probabilities differ from the sampler's by {largest:.1e} "
+                f"(at most {self._config.ratio_tolerance:.0e} is allowed), so every likelihood ratio would be wrong. "
+                "Usual causes: samplers and learner on different devices or library versions, a half-precision base "
+                "(raise learner.ratio_tolerance knowingly), or weights that did not arrive."
+            )
+
+
+class _Averaged:
+    """Puts the average into the parameters for the length of a block."""
+
+    def __init__(self, average: EMAModel, parameters: list[torch.nn.Parameter]) -> None:
+        self._average, self._parameters = average, parameters
+
+    def __enter__(self) -> None:
+        self._average.store(self._parameters)
+        self._average.copy_to(self._parameters)
+
+    def __exit__(self, *_: object) -> None:
+        self._average.restore(self._parameters)

@@ -1,0 +1,135 @@
+"""Likelihood ratios of stored transitions, and exact gradients of losses that couple many of them.
+
+A preference loss ties all samples of a prompt together, so it cannot simply be cut into micro-batches. Where the
+transitions of an update do not fit into one, two passes give the same gradient: the first computes every
+log-probability without a graph, the loss then gives d loss / d log-probability, and the second pass back-propagates
+that, micro-batch by micro-batch. Memory does not grow with the size of the group or the length of the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from actors.policy import Policy
+from actors.transitions import kl, log_prob
+from learner.batch import Batch
+
+# Against what a log-ratio is taken: the log-probabilities that the sampler stored, the pretrained model, or the
+# snapshot in the adapter `REFERENCE_ADAPTER`.
+Reference = Literal["behaviour", "pretrained", "snapshot"]
+REFERENCE_ADAPTER = "reference"
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """Log-probabilities of b samples at k steps, nats per dimension, `(b, k)` float32 each."""
+
+    log_prob: Tensor  # under the policy, with gradient
+    behaviour: Tensor  # under the policy that sampled
+    reference: Tensor  # under the reference
+    kl: Tensor  # KL(policy || pretrained), with gradient; zeros where it was not asked for
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """g = log pi_theta - log pi_ref."""
+        return self.log_prob - self.reference
+
+    @property
+    def anchor(self) -> Tensor:
+        """a = log pi_old - log pi_ref."""
+        return self.behaviour - self.reference
+
+
+Loss = Callable[[Likelihoods], tuple[Tensor, dict[str, float]]]
+
+
+def backward(
+    policy: Policy,
+    batch: Batch,
+    samples: Tensor,
+    columns: Tensor,
+    loss: Loss,
+    *,
+    micro_batch: int,
+    reference: Reference = "behaviour",
+    with_kl: bool = False,
+) -> dict[str, float]:
+    """Add the gradient of `loss` over samples x columns to the policy's parameters.
+
+    Args:
+        policy: Whose log-probabilities.
+        batch: The stored transitions.
+        samples: `(b,)` int64, rows of the batch.
+        columns: `(k,)` int64, which of the K stored transitions.
+        loss: Of the `Likelihoods` to (scalar, metrics).
+        micro_batch: Transitions that go through the network at a time.
+        reference: Against what the ratio is taken.
+        with_kl: Whether the loss uses `kl`.
+
+    Returns:
+        The loss's metrics, with `ratio/max_log`: the largest |log pi_theta - log pi_old| before this update.
+    """
+    shape = (len(samples), len(columns))
+    rows, cols = samples.repeat_interleave(shape[1]), columns.repeat(shape[0])
+    behaviour = batch.log_probs[rows, cols].to(policy.device)
+    pieces = torch.arange(len(rows)).split(micro_batch)
+
+    def evaluate(piece: Tensor, reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
+        result = _evaluate(policy, batch, rows[piece], cols[piece], reference, with_kl)
+        return result[0], behaviour[piece] if result[1] is None else result[1], result[2]
+
+    if len(pieces) == 1:
+        log_probs, references, kls = evaluate(pieces[0], reference)
+    else:
+        with torch.no_grad():
+            parts = [evaluate(piece, reference) for piece in pieces]
+        log_probs, references, kls = (torch.cat(part) for part in zip(*parts, strict=True))
+        log_probs, kls = log_probs.requires_grad_(), kls.requires_grad_()
+    value, metrics = loss(
+        Likelihoods(log_probs.view(shape), behaviour.view(shape), references.view(shape), kls.view(shape))
+    )
+    value.backward()
+    if len(pieces) > 1:
+        for piece in pieces:
+            again, _, kl_again = evaluate(piece, "behaviour")
+            outputs, gradients = [again], [_grad(log_probs)[piece]]
+            if with_kl:
+                outputs, gradients = [again, kl_again], [gradients[0], _grad(kls)[piece]]
+            torch.autograd.backward(outputs, gradients)
+    return {**metrics, "ratio/max_log": float((log_probs.detach() - behaviour).abs().max())}
+
+
+def _grad(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
+def _evaluate(
+    policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, reference: Reference, with_kl: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Log-probability, reference log-probability (`None`: the stored one) and KL of n transitions, `(n,)` each."""
+    x, x_next = (field[rows, cols].to(policy.device) for field in (batch.latents, batch.next_latents))
+    step = batch.steps[cols]
+    std = policy.transitions.std_at(step, x)
+    conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
+
+    def mean() -> Tensor:
+        return policy.transitions.mean(x, policy.predict(x, step, conditioning), step)
+
+    pretrained_mean, reference_log_prob = None, None
+    if reference == "pretrained" or with_kl:
+        with policy.using(None):
+            pretrained_mean = mean()
+    if reference == "pretrained" and pretrained_mean is not None:
+        reference_log_prob = log_prob(x_next, pretrained_mean, std)
+    elif reference == "snapshot":
+        with policy.using(REFERENCE_ADAPTER):
+            reference_log_prob = log_prob(x_next, mean(), std)
+    policy_mean = mean()
+    log_probs = log_prob(x_next, policy_mean, std)
+    divergence = kl(policy_mean, pretrained_mean, std) if with_kl and pretrained_mean is not None else None
+    return log_probs, reference_log_prob, torch.zeros_like(log_probs) if divergence is None else divergence

@@ -1,0 +1,45 @@
+"""The reward actor: holds the rewards of one environment and scores images out of the object store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rewards import make_reward
+from rewards.reward import Scores, to_images
+
+
+class RewardActor:
+    """Scores images under several rewards; made a Ray actor by `cluster.placement`.
+
+    Args:
+        rewards: Options of each reward by name.
+        threads: Torch threads; 0 leaves torch's own choice.
+    """
+
+    def __init__(self, rewards: Mapping[str, Mapping[str, Any]], threads: int = 0) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self._rewards = {name: make_reward(name, **options) for name, options in rewards.items()}
+
+    def ready(self) -> None:
+        """Answers once the models are loaded."""
+
+    @torch.no_grad()
+    def score(self, pixels: np.ndarray, prompts: Sequence[str], features: str | None = None) -> Scores:
+        """Score images under every reward.
+
+        A reward that cannot judge an image says NaN; one that raises ends the call, for the loop to count.
+
+        Args:
+            pixels: `(B, H, W, 3)` uint8.
+            prompts: One an image.
+            features: Also return the image features of this reward.
+        """
+        images = to_images(pixels)
+        values = [reward.score(images, prompts).float().cpu().numpy() for reward in self._rewards.values()]
+        embedding = None if features is None else self._rewards[features].embed(images).float().cpu().numpy()
+        return Scores(tuple(self._rewards), np.stack(values), embedding)

@@ -1,0 +1,68 @@
+"""The reward protocol: what every judge of images answers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Reward(ABC):
+    """Scores images against prompts; higher is better.
+
+    Images are `(B, 3, H, W)` float32 in [0, 1]. A reward keeps to its own device and moves what it is given.
+
+    Attributes:
+        differentiable: Whether gradients flow from `score` into the images.
+    """
+
+    differentiable: bool = False
+
+    @abstractmethod
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores `(B,)` float32; NaN where a sample cannot be judged."""
+
+    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Scores `(B,)` and d score / d image `(B, 3, H, W)`, float32 both.
+
+        Raises:
+            TypeError: If the reward has no gradient.
+        """
+        if not self.differentiable:
+            raise TypeError(f"{type(self).__name__} has no gradient with respect to the image.")
+        with torch.enable_grad():
+            leaf = images.detach().float().requires_grad_()
+            scores = self.score(leaf, prompts)
+            (gradient,) = torch.autograd.grad(scores.sum(), leaf)
+        return scores.detach(), gradient
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features `(B, D)` float32 in which distances between images mean something.
+
+        Raises:
+            TypeError: If the reward has none.
+        """
+        raise TypeError(f"{type(self).__name__} has no image features.")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the rewards of one actor say of B images."""
+
+    names: tuple[str, ...]  # (R,)
+    values: np.ndarray  # (R, B) float32, NaN where a sample could not be judged
+    features: np.ndarray | None = None  # (B, D) float32, of the images
+
+
+def to_images(pixels: np.ndarray) -> Tensor:
+    """`(B, H, W, 3)` uint8 as rollouts return them, to `(B, 3, H, W)` float32 in [0, 1]."""
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 255
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """`(B, 3, H, W)` in [0, 1] to `(B, H, W, 3)` uint8, rounded."""
+    return (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

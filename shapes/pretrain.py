@@ -1,0 +1,87 @@
+"""Makes everything that `shapes/pretrained` ships: `python -m shapes.pretrain` (about an hour on two cores).
+
+Run it again only to change the world itself. With the same seed, library versions and thread count it gives the same
+files; the summary that it writes beside them says how good the base model is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from tqdm import tqdm
+
+from shapes import PRETRAINED
+from shapes.captions import KINDS, Caption, sample_caption
+from shapes.fit_pipeline import fit_autoencoder, fit_denoiser, make_tokenizer, reconstruct
+from shapes.fit_scorer import fit_scorer
+from shapes.judge import gold_score
+from shapes.render import render
+
+
+def measure(pipeline: StableDiffusionPipeline, vae: AutoencoderKL, images: int, rng: random.Random) -> dict[str, float]:
+    """How often the base model is right, and what the autoencoder alone loses."""
+    summary = {}
+    for split, held_out in (("train", False), ("held_out", True)):
+        captions = [sample_caption(rng, held_out=held_out) for _ in range(images)]
+        scores = np.array([gold_score(i, c) for i, c in zip(sample(pipeline, captions), captions, strict=True)])
+        summary[f"gold/{split}"] = float(scores.mean())
+        summary[f"exact/{split}"] = float((scores == 1).mean())
+        for kind in KINDS:
+            of_kind = np.array([caption.kind == kind for caption in captions])
+            summary[f"exact/{split}/{kind}"] = float((scores[of_kind] == 1).mean())
+    renders = reconstruct(vae, np.stack([render(caption, rng) for caption in captions]))
+    scores = np.array([gold_score(i, c) for i, c in zip(renders, captions, strict=True)])
+    summary["exact/autoencoder"] = float((scores == 1).mean())
+    return summary
+
+
+def sample(
+    pipeline: StableDiffusionPipeline, captions: list[Caption], steps: int = 15, guidance: float = 2.0, batch: int = 64
+) -> np.ndarray:
+    """Images `(B, SIZE, SIZE, 3)` uint8 of the stochastic sampler (DDIM, eta 1)."""
+    pipeline.set_progress_bar_config(disable=True)
+    parts = []
+    for start in tqdm(range(0, len(captions), batch), desc="samples"):
+        prompts = [caption.text for caption in captions[start : start + batch]]
+        result = pipeline(prompts, num_inference_steps=steps, guidance_scale=guidance, eta=1.0, output_type="np")
+        parts.append((result.images * 255).round().astype(np.uint8))
+    return np.concatenate(parts)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m shapes.pretrain", description=__doc__)
+    parser.add_argument("--out", type=Path, default=PRETRAINED, help="folder to write (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--autoencoder-steps", type=int, default=1800)
+    parser.add_argument("--denoiser-steps", type=int, default=5000)
+    parser.add_argument("--scorer-steps", type=int, default=2000)
+    parser.add_argument("--pictures", type=int, default=80_000, help="renderings that the denoiser is trained on")
+    parser.add_argument("--images", type=int, default=768, help="samples a split for the summary")
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed)
+    start = time.monotonic()
+    tokenizer = make_tokenizer(args.out / "pipeline" / "tokenizer")
+    vae = fit_autoencoder(args.autoencoder_steps, 64, rng)
+    vae.save_pretrained(args.out / "pipeline" / "vae")
+    scorer = fit_scorer(vae, args.scorer_steps, 96, max(args.pictures // 3, 96), rng)
+    scorer.half().save_pretrained(args.out / "scorer")
+    pipeline = fit_denoiser(vae, tokenizer, args.denoiser_steps, 128, args.pictures, rng)
+    summary = measure(pipeline, vae, args.images, rng)
+    pipeline.to(torch.float16).save_pretrained(args.out / "pipeline")
+    summary["minutes"] = (time.monotonic() - start) / 60
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(json.dumps(summary, indent=2))
+
+
+if __name__ == "__main__":
+    main()

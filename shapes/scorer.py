@@ -1,0 +1,98 @@
+"""The world's own small ImageReward: a learned, differentiable score of how well a picture agrees with a prompt.
+
+A convolutional tower turns the picture into 8 x 8 tokens, the words of the prompt attend to them, and a linear head
+reads the score off the pooled words. Trained by `shapes.fit_scorer` with Bradley-Terry comparisons, so only differences
+of scores mean anything; one unit is one logit of "this picture fits the prompt better than that one".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from shapes.captions import BACKGROUNDS, COLOURS, NUMBERS, PLACES, SHAPES
+from shapes.render import SIZE
+
+MAX_WORDS = 16
+_GRAMMAR = sorted(
+    {"a", "an", "and", "background", *COLOURS, *SHAPES, *BACKGROUNDS, *NUMBERS.values()}
+    | {f"{shape}s" for shape in SHAPES}
+    | {word for place in PLACES.values() for word in place.split()}
+)
+# 0 pads, 1 stands for every word that the grammar does not have.
+_WORD_IDS = {word: i + 2 for i, word in enumerate(_GRAMMAR)}
+
+
+def tokenize(prompts: Sequence[str]) -> Tensor:
+    """Word ids `(B, MAX_WORDS)` int64, zero-padded; longer prompts are cut."""
+    ids = torch.zeros(len(prompts), MAX_WORDS, dtype=torch.int64)
+    for row, prompt in zip(ids, prompts, strict=True):
+        words = [_WORD_IDS.get(word.strip(".,"), 1) for word in prompt.lower().split()][:MAX_WORDS]
+        row[: len(words)] = torch.tensor(words)
+    return ids
+
+
+class Scorer(nn.Module, PyTorchModelHubMixin):
+    """Image-prompt agreement.
+
+    Args:
+        width: Channels of the picture's tokens and of the words.
+        layers: Rounds of words looking at each other and at the picture.
+    """
+
+    def __init__(self, width: int = 96, layers: int = 2) -> None:
+        super().__init__()
+        self.tower = nn.Sequential(
+            nn.Conv2d(3, 32, 3, padding=1),
+            _Residual(32),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            _Residual(64),
+            nn.Conv2d(64, width, 3, stride=2, padding=1),
+            _Residual(width),
+        )
+        self.position = nn.Parameter(0.02 * torch.randn((SIZE // 4) ** 2, width))
+        self.words = nn.Embedding(len(_GRAMMAR) + 2, width)
+        self.order = nn.Parameter(0.02 * torch.randn(MAX_WORDS, width))
+        layer = nn.TransformerDecoderLayer(
+            width, nhead=4, dim_feedforward=2 * width, dropout=0.0, batch_first=True, norm_first=True, activation="gelu"
+        )
+        self.reader = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, images: Tensor, words: Tensor) -> Tensor:
+        """Scores `(B,)` of images `(B, 3, H, W)` in [0, 1] under word ids `(B, MAX_WORDS)`."""
+        return self.read(self.tokens(images), words)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """The picture as tokens, `(B, width, SIZE / 4, SIZE / 4)`."""
+        if images.shape[-1] != SIZE:
+            images = F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)
+        return self.tower(2 * images - 1)
+
+    def read(self, tokens: Tensor, words: Tensor) -> Tensor:
+        """Scores `(B,)` of pictures that `tokens` has already seen."""
+        picture = tokens.flatten(2).mT + self.position
+        blank = words == 0
+        read = self.reader(self.words(words) + self.order, picture, tgt_key_padding_mask=blank)
+        read = read.masked_fill(blank[..., None], 0.0).sum(dim=1) / (~blank).sum(dim=1, keepdim=True)
+        return self.head(read).squeeze(-1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Unit vectors `(B, 4 * width)`: what is seen in each quarter of the picture, for distances between images."""
+        return F.normalize(F.adaptive_avg_pool2d(self.tokens(images), 2).flatten(1), dim=1)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
