@@ -30,6 +30,8 @@ class Request:
     def __post_init__(self) -> None:
         if not len(self.prompts) == len(self.prompt_index) == len(self.sample_index):
             raise ValueError("A request needs one prompt index and one sample index for every prompt.")
+        if list(self.stored_steps) != sorted(set(self.stored_steps)):
+            raise ValueError(f"The stored steps must ascend without repeats, not {self.stored_steps}.")
 
 
 # The `iteration` of evaluation rollouts: beyond every training iteration, so their seeds are never trained on.

@@ -85,11 +85,13 @@ def _resume(args: argparse.Namespace) -> tuple[Config, RunDirectory]:
 
 
 def _describe(config: Config, run: RunDirectory, console: Console) -> None:
-    objective, rewards = config.objective.name, {name: reward.weight for name, reward in config.rewards.items()}
+    rewards = ", ".join(
+        f"{n} (weight {r.weight:g})" if r.weight else f"{n} (watched)" for n, r in config.rewards.items()
+    )
     console.print(
-        f"{run.path}: {config.iterations} iterations of {objective}, each {config.prompts_per_iteration} prompts x "
-        f"{config.prompts.samples} samples = {config.batch_size} images in requests of {config.samplers.request_size}; "
-        f"{config.samplers.count} sampler(s), rewards {rewards}",
+        f"{run.path}: {config.iterations} iterations of {config.objective.name}, each {config.prompts_per_iteration} "
+        f"prompts x {config.prompts.samples} samples = {config.batch_size} images in requests of "
+        f"{config.samplers.request_size}; {config.samplers.count} sampler(s); rewards {rewards}",
         highlight=False,
         soft_wrap=True,
     )

@@ -76,7 +76,8 @@ class Learner:
 
         Raises:
             RatioError: If this is the first on-policy batch of this process and the ratios are not one.
-            FloatingPointError: If a gradient is not finite; the policy is left as it was.
+            FloatingPointError: If a gradient is not finite. It is not applied, but the batch's earlier parts have been:
+                continue from a checkpoint.
         """
         started = time.time()
         self._objective.begin(self._policy, self.version)
@@ -151,7 +152,6 @@ class Learner:
     def _check_ratio(self, batch: Batch, metrics: dict[str, float]) -> None:
         if self._ratio_checked or batch.version != self.version or "ratio/max_log" not in metrics:
             return
-        self._ratio_checked = True
         if not (largest := metrics["ratio/max_log"]) <= self._config.ratio_tolerance:
             raise RatioError(
                 f"Before the first update the learner's log-probabilities differ from the sampler's by {largest:.1e} "
@@ -159,6 +159,7 @@ class Learner:
                 "Usual causes: samplers and learner on different devices or library versions, a half-precision base "
                 "(raise learner.ratio_tolerance knowingly), or weights that did not arrive."
             )
+        self._ratio_checked = True
 
 
 class _Averaged:

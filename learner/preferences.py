@@ -68,7 +68,8 @@ def _candidates(rewards: Tensor, members: list[int], rule: PairRule) -> list[tup
         return list(zip(members[::2], members[1::2], strict=False))
     if rule == "best_worst":
         scores = rewards[members]
-        return [(members[int(scores.argmax())], members[int(scores.argmin())])]
+        # Of several worst the last, so that a group of equals is not a sample paired with itself.
+        return [(members[int(scores.argmax())], members[len(scores) - 1 - int(scores.flip(0).argmin())])]
     return list(combinations(members, 2))
 
 

@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from hypothesis import HealthCheck, settings
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from actors.policy import Policy, PolicyConfig
 from shapes.fit_pipeline import MAX_TOKENS, make_tokenizer
+
+# The same examples in every run, and no clock: a busy machine must not fail a test.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,8 @@ def _ranking_loss(config: PPODConfig, g: Tensor, anchor: Tensor, rewards: Tensor
     losses = []
     for group in groups.unique():
         members = torch.nonzero((groups == group) & rewards.isfinite()).flatten()
-        if len(members) > 1:
+        # A group that is tied throughout has no ranking; Breslow's likelihood would pull it together all the same.
+        if len(members) > 1 and rewards[members].max() - rewards[members].min() > config.min_gap:
 
             def loss(ratios: Tensor, of: Tensor = rewards[members]) -> Tensor:
                 return plackett_luce(config.beta * ratios, of, config.min_gap)

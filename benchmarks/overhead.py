@@ -1,0 +1,103 @@
+"""What the actors cost: images per second of the whole loop against a plain loop over the same functions.
+
+    python -m benchmarks.overhead [config.yaml] [key=value ...]
+
+One sampler, synchronous. The plain loop runs rollout, rewards and learner in this process, with the same config and
+requests; both are measured in turns in one run, and neither count starts before its first iteration is over (imports,
+caches). The loop's time is wall time between iterations, with records and checkpoints.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+
+from actors.policy import Policy
+from actors.rollout import rollout
+from cluster.config import Config, load_config
+from cluster.display import Display
+from cluster.loop import train
+from cluster.placement import dismiss, local, make_crew
+from cluster.prompts import make_requests, prompts_of, read_prompts
+from cluster.rundir import RunDirectory
+from learner.batch import join
+from learner.learner import Learner
+from rewards.actor import RewardActor
+from rewards.combine import Combiner
+
+ITERATIONS = 6
+ROUNDS = 2
+
+
+def plain_loop(config: Config) -> float:
+    """Seconds an iteration of the same work in one process."""
+    policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
+    objective = config.objective.build()
+    learner = Learner(config.learner, policy, objective, config.seed)
+    rewards = RewardActor({name: reward.options for name, reward in config.rewards.items()})
+    combiner = Combiner({name: reward.weight for name, reward in config.rewards.items()})
+    prompts = read_prompts(config.prompts.train)
+    times = [time.perf_counter()]
+    for iteration in range(ITERATIONS):
+        trajectories, scores = [], []
+        for request in make_requests(
+            prompts_of(prompts, iteration, config.prompts_per_iteration, config.seed),
+            config.prompts.samples,
+            config.samplers.request_size,
+            seed=config.seed,
+            iteration=iteration,
+            stored_steps=objective.trained_steps(policy.transitions.stochastic_steps),
+            share_init_noise=objective.share_init_noise,
+        ):
+            pixels, stored = rollout(policy, request, learner.version)
+            trajectories.append(stored)
+            scores.append(rewards.score(pixels, request.prompts))
+        joined = np.concatenate([score.values for score in scores], axis=1)
+        combined = combiner.combine(dict(zip(scores[0].names, joined, strict=True)))
+        learner.step(join(trajectories, combined))
+        times.append(time.perf_counter())
+    return statistics.median(np.diff(times[1:]))
+
+
+def whole_loop(config: Config) -> float:
+    """Seconds an iteration of `cluster.loop`, through Ray."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = config.model_copy(update={"folder": folder, "name": "overhead"})
+        run = RunDirectory.create(config)
+        crew = make_crew(config, local(config))
+        with Display(Console(quiet=True), config.iterations) as display:
+            train(config, crew, run, display)
+        dismiss(crew)
+        ray.shutdown()
+        parts = sorted(Path(folder).glob("overhead/metrics.parquet/*.parquet"))[1:-1]  # evaluations left out
+        times = [pq.read_table(part)["time"][0].as_py() for part in parts]
+        return statistics.median(np.diff(times))
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print."""
+    path = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
+    overrides = [f"iterations={ITERATIONS + 1}", "evaluation.every=0", "evaluation.samples=2"]
+    config = load_config(path, [*arguments[path is not None :], *overrides, "evaluation.held_out_samples=2"])
+    ratios = []
+    for turn in range(ROUNDS):
+        plain, whole = plain_loop(config), whole_loop(config)
+        ratios.append(plain / whole)
+        print(
+            f"round {turn + 1}: plain {config.batch_size / plain:.2f} images/s, whole loop "
+            f"{config.batch_size / whole:.2f} images/s, ratio {plain / whole:.3f}",
+            flush=True,
+        )
+    print(f"median ratio {statistics.median(ratios):.3f} (at least 0.90 is the aim)")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,62 @@
+"""Chooses the prompt lists that `prompts/` ships: `python -m shapes.choose_prompts`, after `shapes.pretrain`.
+
+`hard.txt` holds, of each kind, the training prompts on which the base model scores worst without being hopeless;
+`held_out.txt` a random draw of held-out combinations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+from shapes import PIPELINE
+from shapes.captions import KINDS, Caption, all_captions
+from shapes.judge import gold_score
+from shapes.pretrain import sample
+
+_HOPELESS = 0.35  # below this there is hardly a right sample to prefer
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m shapes.choose_prompts", description=__doc__)
+    parser.add_argument("--pipeline", type=Path, default=PIPELINE)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prompts")
+    parser.add_argument("--candidates", type=int, default=24, help="training prompts of each kind that are tried")
+    parser.add_argument("--samples", type=int, default=16, help="images of each")
+    parser.add_argument("--hard", type=int, default=3, help="chosen of each kind")
+    parser.add_argument("--held-out", type=int, default=8, help="held-out prompts of each kind")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    rng = random.Random(0)
+    pipeline = StableDiffusionPipeline.from_pretrained(args.pipeline, dtype=torch.float32)
+    hard, held_out = [], []
+    for kind in KINDS:
+        captions = all_captions(kind, backgrounds=False)
+        training = [caption for caption in captions if not caption.held_out]
+        candidates = rng.sample(training, min(args.candidates, len(training)))
+        repeated = [caption for caption in candidates for _ in range(args.samples)]
+        scores = np.array([gold_score(i, c) for i, c in zip(sample(pipeline, repeated), repeated, strict=True)])
+        means = scores.reshape(len(candidates), args.samples).mean(axis=1)
+        ranked = [candidates[i] for i in means.argsort() if means[i] >= _HOPELESS]
+        hard += ranked[: args.hard]
+        others = [caption for caption in captions if caption.held_out]
+        held_out += rng.sample(others, min(args.held_out, len(others)))
+        print(kind, {candidates[i].text: round(float(means[i]), 2) for i in means.argsort()[: args.hard + 2]})
+    _write(args.out / "hard.txt", hard)
+    _write(args.out / "held_out.txt", held_out)
+
+
+def _write(path: Path, captions: list[Caption]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{caption.text}\n" for caption in captions))
+
+
+if __name__ == "__main__":
+    main()

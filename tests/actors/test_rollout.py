@@ -1,0 +1,154 @@
+"""Noise that is a function of its key alone, and rollouts that are a function of weights and request alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.policy import Policy, PolicyConfig
+from actors.rollout import noise, rollout
+from actors.trajectories import EVALUATION, Request
+
+SHAPE = (4, 8, 8)
+REQUEST = Request(
+    seed=7, iteration=3, prompts=("a red circle",) * 2 + ("two blue squares",) * 2, prompt_index=(5, 5, 6, 6),
+    sample_index=(0, 1, 0, 1), stored_steps=(0, 1, 2, 3, 4),
+)  # fmt: skip
+
+Nudge = Callable[[Policy], None]
+
+
+def select(request: Request, rows: list[int]) -> Request:
+    """Those samples of a request, in that order."""
+    return replace(
+        request,
+        prompts=tuple(request.prompts[row] for row in rows),
+        prompt_index=tuple(request.prompt_index[row] for row in rows),
+        sample_index=tuple(request.sample_index[row] for row in rows),
+    )
+
+
+@given(
+    rows=st.lists(st.integers(0, 3), min_size=1, max_size=6), step=st.integers(0, 20), share_init_noise=st.booleans()
+)
+def test_noise_does_not_depend_on_neighbours_or_order(rows: list[int], step: int, share_init_noise: bool) -> None:
+    request = replace(REQUEST, share_init_noise=share_init_noise)
+    assert torch.equal(noise(select(request, rows), step, SHAPE), noise(request, step, SHAPE)[rows])
+
+
+def test_every_part_of_the_key_gives_fresh_standard_normal_noise() -> None:
+    """Keys that hold the same numbers in other places included."""
+    keys = [
+        (seed, iteration, prompt, sample, step)
+        for seed in (0, 1)
+        for iteration in (0, 1, EVALUATION)
+        for prompt in (0, 1)
+        for sample in (0, 1)
+        for step in (0, 1)
+    ]
+    draws = torch.cat(
+        [noise(Request(s, i, ("",), (p,), (n,)), step, (4, 32, 32)).flatten(1) for s, i, p, n, step in keys]
+    )
+    assert draws.mean(dim=1).abs().max() < 4.5 / math.sqrt(draws.shape[1])
+    assert (draws.std(dim=1) - 1).abs().max() < 4.5 / math.sqrt(2 * draws.shape[1])
+    correlations = torch.corrcoef(draws) - torch.eye(len(keys))
+    assert correlations.abs().max() < 5 / math.sqrt(draws.shape[1])
+
+
+def test_sharing_the_initial_noise_shares_nothing_else() -> None:
+    shared = replace(REQUEST, share_init_noise=True)
+    start = noise(shared, 0, SHAPE)
+    assert torch.equal(start[0], start[1])
+    assert torch.equal(start[2], start[3])
+    assert not torch.equal(start[0], start[2])
+    for step in range(1, 6):
+        assert torch.equal(noise(shared, step, SHAPE), noise(REQUEST, step, SHAPE))
+        assert len(noise(shared, step, SHAPE).flatten(1).unique(dim=0)) == 4
+
+
+def test_a_rollout_repeats_bit_for_bit_whatever_the_process_has_drawn(policy: Policy) -> None:
+    torch.manual_seed(1)
+    images, first = rollout(policy, REQUEST)
+    torch.manual_seed(2)
+    np.random.seed(2)  # noqa: NPY002
+    again, second = rollout(policy, REQUEST)
+    assert np.array_equal(images, again)
+    for field in ("latents", "next_latents", "log_probs"):
+        assert np.array_equal(getattr(first, field), getattr(second, field)), field
+
+
+def test_a_rollout_leaves_the_global_generators_alone(policy: Policy) -> None:
+    before = torch.get_rng_state()
+    rollout(policy, REQUEST)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_samples_do_not_depend_on_their_neighbours(policy: Policy) -> None:
+    """To rounding: the network's kernels change with the batch shape."""
+    _, together = rollout(policy, REQUEST)
+    _, some = rollout(policy, select(REQUEST, [3, 0]))
+    np.testing.assert_allclose(some.next_latents, together.next_latents[[3, 0]], atol=1e-4)
+
+
+def test_transitions_chain_from_the_noise_to_the_image(policy: Policy) -> None:
+    images, chain = rollout(policy, REQUEST, version=4)
+    assert np.array_equal(chain.latents[:, 0], noise(REQUEST, 0, SHAPE).numpy())
+    assert np.array_equal(chain.latents[:, 1:], chain.next_latents[:, :-1])
+    with torch.no_grad():
+        decoded = policy.decode(torch.from_numpy(chain.next_latents[:, -1])).permute(0, 2, 3, 1).numpy()
+    assert images.dtype == np.uint8
+    assert np.abs(images / 255 - decoded).max() <= 0.5 / 255 + 1e-6
+    assert images.shape == (4, 16, 16, 3)
+    assert chain.version == 4
+    assert chain.prompt_index.tolist() == [5, 5, 6, 6]
+    assert all(getattr(chain, name).dtype == np.float32 for name in ("latents", "next_latents", "log_probs"))
+
+
+def test_log_probs_are_those_of_the_noise_that_was_added(policy: Policy, nudge: Nudge) -> None:
+    """A closed form without the network: x_next - mean is std z."""
+    nudge(policy)
+    _, chain = rollout(policy, REQUEST)
+    for step, std in enumerate(policy.transitions.std.tolist()):
+        z = noise(REQUEST, step + 1, SHAPE)
+        expected = -(z**2).mean(dim=(1, 2, 3)) / 2 - math.log(std) - 0.5 * math.log(2 * math.pi)
+        np.testing.assert_allclose(chain.log_probs[:, step], expected, atol=1e-5)
+
+
+def test_storing_fewer_steps_changes_nothing_else(policy: Policy) -> None:
+    images, full = rollout(policy, REQUEST)
+    same, some = rollout(policy, replace(REQUEST, stored_steps=(3, 1)))
+    assert np.array_equal(images, same)
+    assert some.steps.tolist() == [1, 3]
+    for field in ("latents", "next_latents", "log_probs"):
+        assert np.array_equal(getattr(some, field), getattr(full, field)[:, [1, 3]]), field
+
+
+def test_a_rollout_for_its_images_alone_stores_no_transition(policy: Policy) -> None:
+    images, chain = rollout(policy, replace(REQUEST, stored_steps=()))
+    assert chain.latents.shape == (4, 0, *SHAPE)
+    assert chain.log_probs.shape == (4, 0)
+    assert len(images) == 4
+
+
+def test_samples_of_a_prompt_that_share_their_start_still_differ(policy: Policy) -> None:
+    _, chain = rollout(policy, replace(REQUEST, share_init_noise=True))
+    assert np.array_equal(chain.latents[0, 0], chain.latents[1, 0])
+    assert np.abs(chain.next_latents[0, 0] - chain.next_latents[1, 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_the_weights_and_the_prompt_act(policy_config: PolicyConfig, nudge: Nudge, sampler: str) -> None:
+    policy = Policy.load(policy_config.model_copy(update={"sampler": sampler}))
+    _, before = rollout(policy, REQUEST)
+    _, renamed = rollout(policy, replace(REQUEST, prompts=("a green star",) * 4))
+    nudge(policy)
+    _, after = rollout(policy, REQUEST)
+    assert np.abs(after.next_latents - before.next_latents).max() > 1e-3
+    assert np.abs(renamed.next_latents - before.next_latents).max() > 1e-3

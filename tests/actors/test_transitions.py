@@ -1,0 +1,182 @@
+"""The transition tables, the log-density and the KL, against closed forms and against diffusers' own step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from actors.transitions import Transitions, kl, log_prob, make_transitions
+
+
+def sd15(**overrides: Any) -> DDIMScheduler:
+    """Stable Diffusion 1.5's scheduler."""
+    config = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1} | overrides
+    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **config)
+
+
+@pytest.fixture
+def half_to_four_fifths() -> Transitions:
+    """A chain whose first step goes from alpha_bar 0.5 to 0.8, as in T3, and whose second adds no noise."""
+    betas = DDIMScheduler(num_train_timesteps=2, trained_betas=[0.2, 0.375], clip_sample=False, set_alpha_to_one=False)
+    return make_transitions(betas, 2)
+
+
+def image(*values: float) -> Tensor:
+    """A 1 x 1 x 1 latent for each value, as a batch."""
+    return torch.tensor(values).view(-1, 1, 1, 1)
+
+
+def test_alpha_bar_of_stable_diffusion() -> None:
+    """T1."""
+    chain = make_transitions(sd15(steps_offset=0), 1000)
+    found = chain.alpha_bar[[999 - t for t in (0, 500, 999)]]
+    torch.testing.assert_close(found, torch.tensor([0.99915, 0.2763326838, 0.0046600985]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "timestep", "sigma", "log_ratio_weight"),
+    [
+        (50, 981, 0.45446327, 0.131),
+        (50, 481, 0.28768527, 0.071),
+        (50, 21, 0.03947955, 5.36),
+        (50, 1, 0.02064832, 0.503),
+        (20, 951, 0.64439101, 0.364),
+        (20, 451, 0.40155296, 0.194),
+        (20, 51, 0.04059673, 14.7),
+        (20, 1, 0.02064832, 0.503),
+    ],
+)
+def test_sigma_of_stable_diffusion(steps: int, timestep: int, sigma: float, log_ratio_weight: float) -> None:
+    """T1, and the weights c^2 / 2 sigma^2 of an epsilon error in a log-ratio."""
+    chain = make_transitions(sd15(), steps)
+    at = chain.timesteps.tolist().index(timestep)
+    assert float(chain.std[at]) == pytest.approx(sigma, abs=1e-5)
+    assert float(chain.noise_weight[at] ** 2 / (2 * chain.std[at] ** 2)) == pytest.approx(log_ratio_weight, rel=7e-3)
+
+
+def test_log_prob_of_a_known_difference() -> None:
+    """T2: the mean over dimensions, not the sum."""
+    difference = torch.tensor([0.1, -0.2, 0.3, 0.0]).view(1, 1, 2, 2)
+    assert float(log_prob(difference, torch.zeros(1, 1, 2, 2), image(0.5))) == pytest.approx(-0.2957913526, abs=1e-6)
+
+
+def test_ddim_step_by_hand(half_to_four_fifths: Transitions) -> None:
+    """T3."""
+    chain, step = half_to_four_fifths, torch.tensor([0])
+    mean = chain.mean(image(1.0), image(0.5), step)
+    std = chain.std_at(step, mean)
+    assert float(chain.alpha_bar[0]) == pytest.approx(0.5, abs=1e-6)
+    assert float(std**2) == pytest.approx(0.15, abs=1e-6)
+    assert float(mean) == pytest.approx(0.9295008674, abs=1e-6)
+    assert float(chain.noise_weight[0]) == pytest.approx(-0.6708203932, abs=1e-6)
+    assert float(log_prob(image(1.0), mean, std)) == pytest.approx(0.0130543669, abs=1e-6)
+
+
+def test_kl_by_hand(half_to_four_fifths: Transitions) -> None:
+    """T3: predictions that differ by 0.1."""
+    chain, step = half_to_four_fifths, torch.tensor([0])
+    mean, reference = (chain.mean(image(1.0), image(eps), step) for eps in (0.6, 0.5))
+    assert float(kl(mean, reference, chain.std_at(step, mean))) == pytest.approx(0.015, abs=1e-6)
+
+
+def test_log_ratio_by_hand_in_both_forms(half_to_four_fifths: Transitions) -> None:
+    """T3: from the densities, and from the distances to the noise that would have led to x_next."""
+    chain, step, x, x_next = half_to_four_fifths, torch.tensor([0]), image(1.0), image(1.0)
+    std, slope = chain.std_at(step, x), chain.noise_weight[0]
+    mean, reference = (chain.mean(x, image(eps), step) for eps in (0.6, 0.5))
+    direct = log_prob(x_next, mean, std) - log_prob(x_next, reference, std)
+    ideal = (x_next - chain.state_weight[0] * x) / slope
+    by_noise = -(slope**2) / (2 * std**2) * ((ideal - 0.6) ** 2 - (ideal - 0.5) ** 2)
+    assert float(direct) == pytest.approx(-0.0465281706, abs=1e-6)
+    assert float(by_noise) == pytest.approx(-0.0465281706, abs=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("set_alpha_to_one", [False, True])
+def test_every_step_is_the_one_of_diffusers(prediction: str, eta: float, set_alpha_to_one: bool) -> None:
+    scheduler = sd15(prediction_type=prediction, set_alpha_to_one=set_alpha_to_one)
+    chain = make_transitions(scheduler, 10, "ddim", eta)
+    x, output, z = torch.randn(3, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for step, timestep in enumerate(chain.timesteps.tolist()):
+        at = torch.full((2,), step)
+        ours = chain.mean(x, output, at) + chain.std_at(at, x) * z
+        theirs = scheduler.step(output, timestep, x, eta=eta, variance_noise=z if eta else None).prev_sample
+        torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [5, 20, 50])
+def test_ddim_with_all_the_noise_is_ddpm(steps: int) -> None:
+    ddim, ddpm = make_transitions(sd15(), steps, "ddim", 1.0), make_transitions(sd15(), steps, "ddpm")
+    for table in ("state_weight", "noise_weight", "std"):
+        torch.testing.assert_close(getattr(ddim, table), getattr(ddpm, table), rtol=1.2e-7, atol=0)  # one float32 ulp
+
+
+def test_velocity_and_noise_describe_the_same_mean() -> None:
+    by_noise = make_transitions(sd15(), 8)
+    by_velocity = make_transitions(sd15(prediction_type="v_prediction"), 8)
+    step = torch.arange(8)
+    clean, eps = torch.randn(2, 8, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    signal, spread = (v.view(-1, 1, 1, 1) for v in (by_noise.alpha_bar.sqrt(), (1 - by_noise.alpha_bar).sqrt()))
+    x, velocity = signal * clean + spread * eps, signal * eps - spread * clean
+    torch.testing.assert_close(by_velocity.noise(x, velocity, step), eps, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(by_velocity.mean(x, velocity, step), by_noise.mean(x, eps, step), atol=1e-5, rtol=1e-5)
+
+
+def test_each_row_of_a_batch_takes_its_own_step() -> None:
+    chain, order = make_transitions(sd15(), 5), torch.tensor([4, 0, 2])
+    x, eps = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    alone = [chain.mean(x[i : i + 1], eps[i : i + 1], order[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(chain.mean(x, eps, order), torch.cat(alone), rtol=0, atol=0)
+    assert chain.std_at(order, x).flatten().tolist() == chain.std[order].tolist()
+
+
+@pytest.mark.parametrize("overrides", [{"clip_sample": True}, {"thresholding": True}])
+def test_a_scheduler_that_clips_is_refused(overrides: dict[str, bool]) -> None:
+    with pytest.raises(ValueError, match="no density"):
+        make_transitions(sd15(**overrides), 5)
+
+
+def test_a_scheduler_that_predicts_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="'sample'"):
+        make_transitions(sd15(prediction_type="sample"), 5)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "eta", "expected"),
+    [
+        (sd15(), 1.0, (0, 1, 2, 3)),
+        (sd15(), 0.0, ()),
+        (sd15(set_alpha_to_one=True), 1.0, (0, 1, 2)),  # ends at alpha_bar 1, without noise
+    ],
+)
+def test_only_steps_with_noise_have_a_density(scheduler: DDIMScheduler, eta: float, expected: tuple[int, ...]) -> None:
+    assert make_transitions(scheduler, 4, "ddim", eta).stochastic_steps == expected
+
+
+def test_log_prob_is_the_gaussian_density() -> None:
+    x_next, mean = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    std = image(0.02, 0.5, 2.0)
+    expected = torch.distributions.Normal(mean, std).log_prob(x_next).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(log_prob(x_next, mean, std), expected)
+
+
+def test_the_sampled_action_and_the_reference_carry_no_gradient() -> None:
+    x_next, mean, reference = (torch.randn(2, 1, 2, 2, requires_grad=True) for _ in range(3))
+    (log_prob(x_next, mean, image(0.5, 0.5)) + kl(mean, reference, image(0.5, 0.5))).sum().backward()
+    assert x_next.grad is None
+    assert reference.grad is None
+    assert mean.grad is not None
+    assert mean.grad.abs().sum() > 0
+
+
+def test_kl_is_the_mean_log_ratio() -> None:
+    """Exactly so over the antithetic draws mean + std z and mean - std z."""
+    mean, reference, z = torch.randn(3, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    std = torch.full((4, 1, 1, 1), 0.7)
+    ratios = [log_prob(x, mean, std) - log_prob(x, reference, std) for x in (mean + std * z, mean - std * z)]
+    torch.testing.assert_close(kl(mean, reference, std), sum(ratios) / 2)

@@ -1,0 +1,162 @@
+"""The configuration: layers, what a rewards list means, and every refusal in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.config import Config, ConfigError, load_config
+
+Make = Callable[..., Config]
+
+
+def refusal(make_config: Make, *overrides: str) -> str:
+    """The one line that a configuration is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        make_config(*overrides)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    assert "pydantic" not in message.lower()
+    return message
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path, base: list[str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("iterations: 7\nlearner: {lr: 5e-4, weight_decay: 0}\n")
+    config = load_config(path, [*base, "learner.lr=1e-4"])
+    assert (config.iterations, config.learner.lr, config.learner.weight_decay) == (7, 1e-4, 0)
+    assert config.learner.max_grad_norm == Config.model_fields["learner"].default.max_grad_norm
+
+
+def test_saved_config_reads_back_equal(tmp_path: Path, make_config: Make) -> None:
+    config = make_config(
+        "objective.name=d3po",
+        "objective.beta=0.3",
+        "rewards.jpeg_compressibility.weight=0.5",
+        "learner.betas=[0.8,0.9]",
+    )
+    config.save(tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
+def test_saved_config_keeps_a_prompt_file_whose_name_is_not_ascii(tmp_path: Path, make_config: Make) -> None:
+    (tmp_path / "prömpts ☃.txt").write_text("a red circle\n", encoding="utf-8")
+    config = make_config(f"prompts.train={tmp_path / 'prömpts ☃.txt'}")
+    config.save(tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml").prompts.train == config.prompts.train
+
+
+def test_config_cannot_be_changed(make_config: Make) -> None:
+    config = make_config()
+    with pytest.raises(ValidationError):
+        config.learner.lr = 1.0  # type: ignore[misc]
+
+
+def test_an_override_of_one_reward_keeps_the_default_ones(make_config: Make) -> None:
+    rewards = make_config("rewards.shapes_gold.weight=2").rewards
+    assert {name: reward.weight for name, reward in rewards.items()} == {"shapes_agreement": 1.0, "shapes_gold": 2.0}
+
+
+def test_a_file_that_lists_rewards_replaces_the_default_ones(tmp_path: Path, base: list[str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("rewards: {jpeg_compressibility: {weight: 2}}\nevaluation: {features: null}\n")
+    assert list(load_config(path, base).rewards) == ["jpeg_compressibility"]
+
+
+def test_an_objective_brings_its_own_defaults(make_config: Make) -> None:
+    ppod, d3po = make_config().objective, make_config("objective.name=d3po").objective
+    assert (ppod.name, ppod.clip, ppod.share_init_noise) == ("ppod", "pessimistic", False)
+    assert (d3po.name, d3po.clip, d3po.share_init_noise) == ("d3po", "hard", True)
+    assert make_config("objective.name=d3po", "objective.beta=0.5").objective.clip == "hard"
+
+
+def test_batch_size_is_prompts_times_samples(make_config: Make) -> None:
+    assert make_config().batch_size == 3 * 4
+    assert make_config("prompts.per_iteration=2").batch_size == 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("iteration", "iterations"),
+        ("learner.lrr", "learner.lr"),
+        ("learner.learning_rte", "learner"),
+        ("samplers.max_stalness", "samplers.max_staleness"),
+        ("sampler.max_staleness", "samplers"),
+        ("objective.bta", "objective.beta"),
+        ("objective.clip_rnge", "objective.clip_range"),
+        ("prompts.per_iteraton", "prompts.per_iteration"),
+        ("rewards.shapes_gold.wieght", "rewards.shapes_gold.weight"),
+    ],
+)
+def test_unknown_key_names_the_nearest(make_config: Make, key: str, nearest: str) -> None:
+    message = refusal(make_config, f"{key}=1")
+    assert repr(key) in message or repr(key.split(".")[0]) in message
+    assert f"did you mean '{nearest}" in message
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_unknown_key_is_refused_wherever_it_is_given(tmp_path: Path, base: list[str], file: bool) -> None:
+    (tmp_path / "run.yaml").write_text("learner: {lrr: 1}\n" if file else "{}\n")
+    with pytest.raises(ConfigError, match=r"'learner\.lrr'.*'learner\.lr'"):
+        load_config(tmp_path / "run.yaml", base if file else [*base, "learner.lrr=1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["learner.lr=fast"], ["'learner.lr'", "'fast'"]),
+        (["iterations=0"], ["'iterations'", "greater than or equal to 1"]),
+        (["policy.sampler=euler"], ["'policy.sampler'", "'ddim'"]),
+        (["objective.name=ppo"], ["'ppo'", "'ppod'"]),
+        (["objective.clip=soft"], ["'objective.clip'", "'pessimistic'"]),
+        (["objective.form=trajectory"], ["objective", "steps_per_update=null"]),
+        (["objective.name=d3po", "objective.clip_range=2"], ["'objective.clip_range'"]),
+        (["prompts.samples=1"], ["prompts.samples is 1", "ppod", "at least 2"]),
+        (["rewards.shapes_goldd.weight=1"], ["'shapes_goldd'", "'shapes_gold'"]),
+        (["rewards.zzz.weight=1"], ["'zzz'", "shapes_agreement", "jpeg_compressibility"]),
+        (["rewards.shapes_agreement.weight=0"], ["weight 0"]),
+        (["evaluation.features=jpeg_compressibility"], ["'jpeg_compressibility'", "not among the rewards"]),
+        (["prompts.per_iteration=4"], ["prompts.per_iteration is 4", "has 3"]),
+        (["samplers.request_size=5"], ["request_size=5", "12 samples", "4 does"]),
+        (["samplers.request_size=48"], ["request_size=48", "12 samples", "12 does"]),
+        (["learner.lr"], ["'learner.lr'", "key=value"]),
+        (["learner.betas=[0.9"], ["learner.betas"]),
+        (["name=${nowhere}"], ["nowhere"]),
+        (["policy=3"], ["'policy'"]),
+        (["learner.lr.x=3"], ["learner.lr"]),
+        (["policy.model=/no/such/model"], ["/no/such/model", "policy.model"]),
+        (["prompts.held_out=/no/such.txt"], ["/no/such.txt"]),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(make_config: Make, overrides: list[str], words: list[str]) -> None:
+    message = refusal(make_config, *overrides)
+    assert all(word in message for word in words), message
+
+
+def test_the_suggested_request_size_works(make_config: Make) -> None:
+    message = refusal(make_config, "samplers.request_size=7")
+    suggestion = message.split("; ")[-1].split(" ")[0]
+    assert make_config(f"samplers.request_size={suggestion}").samplers.request_size == 6
+
+
+@pytest.mark.parametrize(
+    "content", [b"- a\n- list\n", b"learner: {lr: [\n", b"name: \xff\xfe\n", b"3\n", b"a: 1\na: 2\n", b"a: ${\n", None]
+)
+def test_an_unreadable_config_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "broken.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "broken.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_config_file_is_the_defaults(tmp_path: Path, base: list[str]) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(tmp_path / "empty.yaml", base) == load_config(None, base)

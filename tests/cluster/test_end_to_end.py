@@ -1,0 +1,232 @@
+"""The whole loop with real Ray actors on a tiny pipeline: same weights however many samplers, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from cluster.config import Config, load_config
+from cluster.display import Display
+from cluster.loop import RunStopped, train
+from cluster.placement import Crew, Placement, dismiss, make_crew
+from cluster.prompts import make_requests
+from cluster.rollouts import Rollouts
+from cluster.rundir import RunDirectory
+from learner import checkpoint
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+PLACEMENT = Placement({"num_cpus": 0}, {"num_cpus": 0}, {"num_cpus": 0}, 1, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config file: 2 prompts x 4 samples an iteration in 4 requests, 4 iterations, a checkpoint every second one."""
+    folder = tmp_path_factory.mktemp("settings")
+    (folder / "prompts.txt").write_text("a red circle\nfour blue stars\n")
+    (folder / "config.yaml").write_text(f"""
+iterations: 4
+policy: {{model: {tiny_pipeline}, device: cpu, steps: 4, lora_rank: 2, lora_alpha: 2}}
+prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, samples: 4}}
+rewards: {{jpeg_compressibility: {{weight: 1.0}}, shapes_gold: {{weight: 0.0}}}}
+samplers: {{request_size: 2}}
+learner: {{lr: 0.01, ema_decay: 0.5}}
+evaluation: {{every: 2, samples: 2, held_out_samples: 2, features: null}}
+checkpoints: {{every: 2}}
+""")
+    return folder / "config.yaml"
+
+
+def make_run(settings: Path, folder: Path, *overrides: str) -> tuple[Config, RunDirectory]:
+    config = load_config(settings, [f"folder={folder}", "name=run", *overrides])
+    return config, RunDirectory.create(config)
+
+
+def carry_out(config: Config, run: RunDirectory, crew: Crew) -> dict[str, np.ndarray]:
+    with Display(Console(quiet=True), config.iterations) as display:
+        train(config, crew, run, display)
+    return adapter(run)
+
+
+def adapter(run: RunDirectory) -> dict[str, np.ndarray]:
+    return load_file(checkpoint.newest(run.checkpoints) / "pytorch_lora_weights.safetensors")
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def kill(role: str, when: Path) -> threading.Thread:
+    """Kill -9 one actor process of a role as soon as a file exists."""
+
+    def work() -> None:
+        while not when.exists():
+            time.sleep(0.01)
+        raylet = psutil.Process(ray._private.worker._global_node.all_processes["raylet"][0].process.pid)
+        victims = [p for p in raylet.children(recursive=True) if f"ray::{role}" in " ".join(p.cmdline())]
+        os.kill(victims[0].pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunDirectory, dict]]:
+    """The run that all others must equal: one sampler, nothing killed."""
+    config, run = make_run(settings, tmp_path_factory.mktemp("undisturbed"))
+    crew = make_crew(config, PLACEMENT)
+    yield run, carry_out(config, run, crew)
+    dismiss(crew)
+
+
+def test_ratios_are_one_and_nothing_is_clipped_before_the_first_update(undisturbed: tuple[RunDirectory, dict]) -> None:
+    metrics = undisturbed[0].metrics()
+    assert all(value <= 1e-5 for _, value in metrics["ratio/first"])
+    assert all(value == 0 for _, value in metrics["staleness"])
+
+
+def test_training_changes_the_weights_and_records_everything(undisturbed: tuple[RunDirectory, dict]) -> None:
+    run, final = undisturbed
+    assert any(np.abs(array).max() > 0 for name, array in final.items() if "lora_B" in name or "lora.up" in name)
+    assert [i for i, _ in run.metrics()["eval/train/jpeg_compressibility"]] == [0, 2, 4]
+    assert {p.name for p in (run.path / "images").glob("*.png")} >= {"train-000000.png", "held_out-000004.png"}
+
+
+def test_three_samplers_give_the_same_weights_as_one(
+    settings: Path, tmp_path: Path, undisturbed: tuple[RunDirectory, dict]
+) -> None:
+    config, run = make_run(settings, tmp_path, "samplers.count=3")
+    crew = make_crew(config, PLACEMENT)
+    final = carry_out(config, run, crew)
+    dismiss(crew)
+    assert same(final, undisturbed[1])
+
+
+@pytest.mark.parametrize("role", ["Sampler", "RewardActor"])
+def test_a_killed_actor_changes_nothing(
+    settings: Path, tmp_path: Path, undisturbed: tuple[RunDirectory, dict], role: str
+) -> None:
+    config, run = make_run(settings, tmp_path)
+    crew = make_crew(config, PLACEMENT)
+    killer = kill(role, run.path / "metrics.parquet" / "000001.parquet")
+    final = carry_out(config, run, crew)
+    killer.join(timeout=10)
+    pool = crew.samplers if role == "Sampler" else crew.rewards
+    dismiss(crew)
+    assert pool.deaths == 1
+    assert same(final, undisturbed[1])
+
+
+def test_a_killed_learner_continues_from_its_checkpoint(
+    settings: Path, tmp_path: Path, undisturbed: tuple[RunDirectory, dict]
+) -> None:
+    config, run = make_run(settings, tmp_path)
+    crew = make_crew(config, PLACEMENT)
+    kill("LearnerActor", run.path / "metrics.parquet" / "000003.parquet")
+    with pytest.raises(ray.exceptions.RayActorError):
+        carry_out(config, run, crew)
+    dismiss(crew)
+    crew = make_crew(config, PLACEMENT)
+    final = carry_out(config, run, crew)
+    dismiss(crew)
+    assert same(final, undisturbed[1])
+
+
+def test_a_killed_driver_resumes_to_the_same_weights(
+    settings: Path, tmp_path: Path, undisturbed: tuple[RunDirectory, dict]
+) -> None:
+    command = [sys.executable, "-m", "cluster.local"]
+    driver = subprocess.Popen(
+        [*command, str(settings), f"folder={tmp_path}", "name=run"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        while not (tmp_path / "run" / "metrics.parquet" / "000003.parquet").exists():
+            assert driver.poll() is None, driver.communicate()[1].decode()
+            time.sleep(0.01)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert checkpoint.verify(checkpoint.newest(tmp_path / "run" / "checkpoints")) == 2
+    done = subprocess.run([*command, "--resume", str(tmp_path / "run")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    run = RunDirectory(tmp_path / "run")
+    assert same(adapter(run), undisturbed[1])
+    assert [i for i, _ in run.metrics()["loss"]] == [1, 2, 3, 4]
+    assert (run.path / "report.html").is_file()
+
+
+def test_offline_runs_draw_once_from_the_pretrained_model_and_resume_the_same(settings: Path, tmp_path: Path) -> None:
+    overrides = ("objective.offline_batches=2", "objective.reference=pretrained")
+    finals = []
+    for name, stops in (("straight", (4,)), ("stopped", (2, 4))):
+        for iterations in stops:
+            config = load_config(
+                settings, [f"folder={tmp_path}", f"name={name}", f"iterations={iterations}", *overrides]
+            )
+            run = RunDirectory(tmp_path / name) if (tmp_path / name).exists() else RunDirectory.create(config)
+            crew = make_crew(config, PLACEMENT)
+            final = carry_out(config, run, crew)
+            dismiss(crew)
+        finals.append(final)
+        assert [value for _, value in run.metrics()["staleness"]] == [0, 1, 2, 3]
+    assert same(*finals)
+
+
+def test_a_pipelined_run_stays_within_its_staleness(settings: Path, tmp_path: Path) -> None:
+    config, run = make_run(settings, tmp_path, "samplers.max_staleness=1")
+    crew = make_crew(config, PLACEMENT)
+    carry_out(config, run, crew)
+    dismiss(crew)
+    staleness = [value for _, value in run.metrics()["staleness"]]
+    assert len(staleness) == 4
+    assert max(staleness) == 1
+
+
+def test_samplers_act_with_what_the_learner_published(settings: Path, tmp_path: Path) -> None:
+    config, _ = make_run(settings, tmp_path)
+    crew = make_crew(config, PLACEMENT)
+    rollouts = Rollouts(crew.samplers, crew.rewards, tuple(config.rewards))
+    (request,) = make_requests(("a red circle",), 4, 4, seed=0, iteration=0, stored_steps=(0, 1, 2))
+
+    def trajectories(version: int):  # type: ignore[no-untyped-def]
+        rollouts.submit(version, request, version)
+        while (done := rollouts.take(version)) is None:
+            rollouts.wait()
+        return ray.get(done.trajectories)
+
+    weights = crew.learner.weights.remote()
+    ray.get(crew.store.publish.remote(weights, [weights]))
+    before = trajectories(0)
+    rewards = np.array([3.0, -1.0, 2.0, 0.5], np.float32)
+    update, weights = crew.learner.update.options(num_returns=2).remote(rewards, before)
+    ray.get(crew.store.publish.remote(weights, [weights]))
+    after = trajectories(ray.get(update).version)
+    dismiss(crew)
+    assert (before.version, after.version) == (0, 1)
+    assert np.array_equal(before.latents[:, 0], after.latents[:, 0])  # the same x_T
+    assert not np.array_equal(before.next_latents[:, 1], after.next_latents[:, 1])
+
+
+def test_a_run_without_rewards_stops_with_a_sentence(settings: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\nan unreadable prompt\n")
+    config, run = make_run(
+        settings, tmp_path, f"prompts.train={tmp_path}/prompts.txt", "rewards.shapes_gold.weight=1.0"
+    )
+    crew = make_crew(config, PLACEMENT)
+    with pytest.raises(RunStopped, match="50% of an iteration's samples got no reward"):
+        carry_out(config, run, crew)
+    dismiss(crew)

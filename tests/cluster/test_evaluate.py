@@ -1,0 +1,145 @@
+"""Evaluation: closed forms of diversity, and what is asked of the rollouts and made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.trajectories import EVALUATION, Request
+from cluster.config import Config
+from cluster.evaluate import diversity, evaluate, mean_pairwise_distance
+from cluster.prompts import make_requests
+from cluster.rollouts import Rollout
+
+Make = Callable[..., Config]
+
+
+def rollout(request: Request, scores: dict[str, Any], features: Any = None) -> Rollout:
+    arrays = {name: np.asarray(values, np.float32) for name, values in scores.items()}
+    embedding = None if features is None else np.asarray(features, np.float32)
+    return Rollout(request, 3, 0.0, 1.0, None, None, arrays, embedding)  # type: ignore[arg-type]
+
+
+def test_corners_of_a_simplex_are_root_two_apart() -> None:
+    assert mean_pairwise_distance(np.eye(5)) == pytest.approx(math.sqrt(2))
+
+
+def test_points_on_a_line_wherever_it_lies() -> None:
+    points = np.array([[0.0, 0.0], [3.0, 4.0], [9.0, 12.0]])  # distances 5, 10 and 15
+    assert mean_pairwise_distance(points) == pytest.approx(10)
+    assert mean_pairwise_distance(points + 100) == pytest.approx(10)
+    assert mean_pairwise_distance(-2 * points) == pytest.approx(20)
+
+
+def test_equal_images_have_no_diversity() -> None:
+    assert mean_pairwise_distance(np.ones((4, 3))) == 0
+
+
+def features_of(points: dict[int, list[float]], size: int) -> list[Rollout]:
+    """Rollouts of requests of some size whose samples lie on a line, by prompt."""
+    samples = len(next(iter(points.values())))
+    rows = np.array([[x] for prompt in sorted(points) for x in points[prompt]])
+    requests = make_requests(tuple(f"p{i}" for i in points), samples, size, seed=0)
+    return [rollout(r, {}, rows[i * size : i * size + len(r.prompts)]) for i, r in enumerate(requests)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 6])
+def test_diversity_compares_within_a_prompt_however_requests_are_cut(size: int) -> None:
+    # Mean distances 2/3 and 20/3; the thousand between the prompts plays no part.
+    found = diversity(features_of({0: [0, 0, 1], 1: [1000, 1000, 1010]}, size))
+    assert found == pytest.approx((2 / 3 + 20 / 3) / 2)
+
+
+def test_every_prompt_counts_the_same_when_samples_are_missing() -> None:
+    rollouts = features_of({0: [0, 1, 2, 3], 1: [0, 8, 0, 8]}, 2)
+    lost = rollout(rollouts[3].request, {})
+    # Prompt 0: (1+2+3+1+2+1)/6; prompt 1: one pair is left, 8 apart.
+    assert diversity([*rollouts[:3], lost]) == pytest.approx((10 / 6 + 8) / 2)
+
+
+def test_a_prompt_with_one_sample_left_takes_no_part() -> None:
+    rollouts = features_of({0: [0, 4, 0], 1: [0, 8, 9]}, 4)  # the second request holds two samples of prompt 1
+    lost = rollout(rollouts[1].request, {})
+    assert diversity([rollouts[0], lost]) == pytest.approx(8 / 3)
+
+
+def test_diversity_is_unknown_when_no_features_could_be_computed() -> None:
+    lost = [rollout(request, {}) for request in make_requests(("a", "b"), 2, 2, seed=0)]
+    assert math.isnan(diversity(lost))
+
+
+class FakeRollouts:
+    """Finishes evaluation requests last first; sample i of every prompt scores i, and one of them cannot be judged."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, Request, int, Any, Any]] = []
+        self.done: dict[Any, Rollout] = {}
+
+    def submit(self, key: Any, request: Request, version: int, weights: Any = None, features: Any = None) -> None:
+        self.asked.append((key, request, version, weights, features))
+
+    def wait(self) -> None:
+        key, request, *_ = self.asked[-1 - sum(1 for _ in self.done)]
+        index = np.array(request.sample_index, np.float32)
+        scores = {"shapes_agreement": np.where(index == 3, np.nan, index), "shapes_gold": index * 10}
+        self.done[key] = rollout(request, scores, index[:, None])
+        self.ready = {key}
+
+    def take(self, key: Any) -> Rollout | None:
+        assert key != "training"
+        if key in self.ready:
+            self.ready.remove(key)
+            return self.done[key]
+        return None
+
+
+@pytest.fixture
+def config(make_config: Make) -> Config:
+    return make_config("evaluation.samples=4", "evaluation.held_out_samples=2", "seed=5")
+
+
+def test_every_prompt_of_both_lists_is_sampled_and_scored(config: Config) -> None:
+    rollouts = FakeRollouts()
+    metrics, splits = evaluate(config, rollouts, version=3)  # type: ignore[arg-type]
+    assert metrics["eval/train/shapes_agreement"] == pytest.approx((0 + 1 + 2) / 3)  # NaN left out
+    assert metrics["eval/train/shapes_gold"] == pytest.approx(15)
+    assert metrics["eval/held_out/shapes_agreement"] == pytest.approx(0.5)
+    assert metrics["eval/train/diversity"] == pytest.approx(10 / 6)
+    assert metrics["eval/held_out/diversity"] == pytest.approx(1)
+    rows = {
+        split: [row for r in found for row in zip(r.request.prompt_index, r.request.sample_index, strict=True)]
+        for split, found in splits.items()
+    }
+    assert rows == {
+        "train": [(p, s) for p in range(3) for s in range(4)],
+        "held_out": [(p, s) for p in range(2) for s in range(2)],
+    }
+
+
+def test_evaluation_noise_is_fixed_and_shared_with_nothing_else(config: Config) -> None:
+    first, second = FakeRollouts(), FakeRollouts()
+    evaluate(config, first, version=3)  # type: ignore[arg-type]
+    evaluate(config, second, version=4)  # type: ignore[arg-type]
+    requests = [request for _, request, *_ in first.asked]
+    assert requests == [request for _, request, *_ in second.asked]
+    assert {request.seed for request in requests} == {5}
+    assert min(request.iteration for request in requests) >= EVALUATION
+    keys = [(r.iteration, p, s) for r in requests for p, s in zip(r.prompt_index, r.sample_index, strict=True)]
+    assert len(set(keys)) == len(keys) == 3 * 4 + 2 * 2
+
+
+def test_version_weights_and_features_are_passed_on(config: Config, make_config: Make) -> None:
+    rollouts, averaged = FakeRollouts(), object()
+    evaluate(config, rollouts, 3, averaged)  # type: ignore[arg-type]
+    assert {tuple(rest) for _, _, *rest in rollouts.asked} == {(3, averaged, "shapes_agreement")}
+
+
+def test_without_features_there_is_no_diversity(make_config: Make) -> None:
+    rollouts = FakeRollouts()
+    metrics, _ = evaluate(make_config("evaluation.features=null"), rollouts, 3)  # type: ignore[arg-type]
+    assert {features for *_, features in rollouts.asked} == {None}
+    assert not [name for name in metrics if name.endswith("diversity")]

@@ -1,0 +1,62 @@
+"""An iteration's metrics, computed by hand for six samples."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cluster.metrics import iteration_metrics
+from cluster.prompts import make_requests
+from cluster.rollouts import Rollout
+from learner.learner import Update
+
+NAN = float("nan")
+
+
+def metrics(
+    rewards: list[float], scores: dict[str, list[float]], versions: tuple[int, int] = (4, 3)
+) -> dict[str, float]:
+    requests = make_requests(("a", "b"), 3, 3, seed=0)
+    batch = [Rollout(r, v, 0.0, 1.5, None, None, {}) for r, v in zip(requests, versions, strict=True)]  # type: ignore[arg-type]
+    arrays = {name: np.array(values, np.float32) for name, values in scores.items()}
+    return iteration_metrics(Update(5, {"loss": 0.5}, 0.0, 2.0), batch, arrays, np.array(rewards, np.float32), 12.0)
+
+
+def test_an_iteration_is_summed_up() -> None:
+    found = metrics([1, 2, 3, 4, 5, 6], {"gold": [0, 1, 0, 1, 0, 1]})
+    assert found == pytest.approx(
+        {
+            "loss": 0.5,
+            "reward/mean": 3.5,
+            "reward/std": math.sqrt(35 / 12),
+            "score/gold": 0.5,
+            "samples": 6,
+            "dropped": 0,
+            "staleness": 1,
+            "time/sample": 3.0,
+            "time/learn": 2.0,
+            "time/iteration": 12.0,
+            "images_per_second": 0.5,
+        }
+    )
+
+
+def test_dropped_samples_are_counted_and_spoil_no_mean() -> None:
+    found = metrics([1, NAN, 3, NAN, NAN, 5], {"gold": [0, NAN, 1, 1, NAN, 0], "jpeg": [NAN] * 6})
+    assert found["dropped"] == pytest.approx(0.5)
+    assert found["reward/mean"] == pytest.approx(3)
+    assert found["score/gold"] == pytest.approx(0.5)
+    assert math.isnan(found["score/jpeg"])
+
+
+def test_an_infinite_score_spoils_no_mean() -> None:
+    found = metrics([1, NAN, 3, 1, 3, 2], {"gold": [0, float("inf"), 1, 1, 0, 0.5]})
+    assert found["score/gold"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("versions", "staleness"), [((4, 4), 0), ((4, 2), 2), ((0, 4), 4)])
+def test_staleness_is_that_of_the_stalest_sample(versions: tuple[int, int], staleness: int) -> None:
+    # The update made version 5, so what was sampled under version 4 is fresh.
+    assert metrics([1] * 6, {}, versions)["staleness"] == staleness

@@ -1,0 +1,89 @@
+"""Image grids: every sample in its place, captions that fit, and nothing fetched that is not shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+
+from cluster import pictures
+from cluster.pictures import before_after, grid, sample_grid
+from cluster.prompts import make_requests
+from cluster.rollouts import Rollout
+
+
+def plain(rows: int, columns: int, side: int = 8) -> np.ndarray:
+    """Images of one colour each: red says the row, green the column."""
+    pixels = np.zeros((rows, columns, side, side, 3), np.uint8)
+    pixels[..., 0] = 40 + 10 * np.arange(rows)[:, None, None, None]
+    pixels[..., 1] = 40 + 10 * np.arange(columns)[None, :, None, None]
+    return pixels
+
+
+def colours(sheet: Image.Image) -> list[tuple[int, int]]:
+    """Row and column of every cell on a sheet of `plain` images, from top left to bottom right."""
+    flat = np.asarray(sheet)
+    cells: dict[tuple[int, int], tuple[int, int]] = {}
+    for y, x in np.argwhere(flat[..., 2] == 0):
+        if flat[y, x, 0] >= 40 and flat[y, x, 1] >= 40:
+            cells.setdefault(tuple(map(int, (flat[y, x, :2] - 40) // 10)), (int(y), int(x)))  # type: ignore[arg-type]
+    return sorted(cells, key=cells.__getitem__)
+
+
+@pytest.mark.parametrize("side", [4, 16, 40])
+def test_each_sample_is_in_its_row_and_column(side: int) -> None:
+    sheet = grid(plain(3, 2, side), ["a", "b", "c"], cell=16)
+    assert colours(sheet) == [(row, column) for row in range(3) for column in range(2)]
+    assert (np.asarray(sheet)[..., 2] == 0).sum() >= 3 * 2 * 16 * 16
+
+
+def test_small_images_keep_hard_edges_and_large_ones_are_averaged() -> None:
+    stripes = np.zeros((1, 1, 8, 8, 3), np.uint8)
+    stripes[..., ::2, :] = 255
+    assert set(np.unique(np.asarray(grid(stripes, [""], cell=32)))) == {0, 255}
+    shrunk = np.asarray(grid(np.tile(stripes, (1, 1, 8, 8, 1)), [""], cell=8))
+    assert 120 < np.median(shrunk[shrunk[..., 0] < 250]) < 136
+
+
+def test_a_prompt_is_written_above_its_row_and_cut_to_the_width() -> None:
+    without = grid(plain(2, 1), ["", ""], cell=48)
+    written = grid(plain(2, 1), ["", "a very long prompt that no cell of this size has room for"], cell=48)
+    assert written.size == without.size
+    box = ImageChops.difference(written, without).getbbox()
+    assert box is not None
+    left, top, right, bottom = box
+    assert written.height // 2 - 4 <= top < bottom <= written.height - 48
+    assert 0 < left < right <= written.width - 4
+
+
+def fakes(prompts: int, samples: int, size: int) -> tuple[list[Rollout], dict[int, np.ndarray]]:
+    """Rollouts whose images stay behind references, here their number."""
+    requests = make_requests(tuple(f"p{i}" for i in range(prompts)), samples, size, seed=0)
+    images = plain(prompts, samples)
+    stored = {
+        number: np.stack([images[p, s] for p, s in zip(r.prompt_index, r.sample_index, strict=True)])
+        for number, r in enumerate(requests)
+    }
+    return [Rollout(r, 0, 0.0, 1.0, i, None, {}) for i, r in enumerate(requests)], stored  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [2, 5, 12])
+def test_a_sample_grid_puts_requests_together_and_fetches_only_what_it_shows(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollouts, stored = fakes(prompts=4, samples=3, size=size)
+    fetched: list[int] = []
+    monkeypatch.setattr(pictures.ray, "get", lambda number: fetched.append(number) or stored[number])
+    sheet = sample_grid(rollouts, rows=2, columns=2)
+    assert colours(sheet) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    shown = {0, 1, 3, 4}  # samples in request order
+    assert sorted(fetched) == sorted({row // size for row in shown})
+
+
+def test_before_and_after_stand_side_by_side_unchanged() -> None:
+    before, after = Image.new("RGB", (30, 40), "red"), Image.new("RGB", (50, 20), "blue")
+    sheet = np.asarray(before_after(before, after))
+    for colour, area, left in (((255, 0, 0), 30 * 40, True), ((0, 0, 255), 50 * 20, False)):
+        ys, xs = np.nonzero((sheet == colour).all(-1))
+        assert len(ys) == area
+        assert (xs.max() < 30) if left else (xs.min() > 30)

@@ -1,0 +1,136 @@
+"""The run directory: what is recorded, replaced and forgotten, and that a reader never sees half of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import rundir
+from cluster.config import Config, ConfigError, load_config
+from cluster.prompts import make_requests
+from cluster.rollouts import Rollout
+from cluster.rundir import RunDirectory
+
+Make = Callable[..., Config]
+
+
+@pytest.fixture
+def run(make_config: Make) -> RunDirectory:
+    return RunDirectory.create(make_config("name=first"))
+
+
+def splits(score: float = 0.0) -> dict[str, list[Rollout]]:
+    requests = make_requests(("a", "b"), 2, 3, seed=7, iteration=1)
+    return {
+        "training": [
+            Rollout(r, 5, 0.0, 1.0, None, None, {"gold": np.full(len(r.prompts), score, np.float32)})  # type: ignore[arg-type]
+            for r in requests
+        ]
+    }
+
+
+def samples(run: RunDirectory) -> list[dict]:
+    return pq.read_table(run.path / "samples.parquet").to_pylist()
+
+
+def test_a_new_run_saves_its_configuration_and_takes_no_folder_that_exists(make_config: Make) -> None:
+    config = make_config("name=first", "learner.lr=3e-4")
+    run = RunDirectory.create(config)
+    assert load_config(run.path / "config.yaml") == config
+    with pytest.raises(ConfigError, match=f"{run.path} exists already; continue it with --resume {run.path}"):
+        RunDirectory.create(config)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_sentence(make_config: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file"):
+        RunDirectory.create(make_config("name=first", f"folder={tmp_path / 'file'}"))
+
+
+def test_a_run_without_a_name_is_called_after_its_objective(make_config: Make) -> None:
+    assert RunDirectory.create(make_config("objective.name=d3po")).path.name.startswith("d3po-")
+
+
+def test_metrics_read_back_in_order_whatever_the_order_of_writing(run: RunDirectory) -> None:
+    run.record(10, {"loss": 0.25, "late": 1}, {})
+    run.record(0, {"loss": 1.0}, {})
+    run.record(2, {"loss": 0.5}, {})
+    assert run.metrics() == {"loss": [(0, 1.0), (2, 0.5), (10, 0.25)], "late": [(10, 1.0)]}
+    assert [run.has(i) for i in (0, 1, 2, 10)] == [True, False, True, True]
+
+
+def test_every_sample_is_recorded_with_what_it_takes_to_draw_it_again(run: RunDirectory) -> None:
+    run.record(1, {"loss": 1.0}, splits(score=0.5))
+    expected = [
+        {"prompt": prompt, "prompt_index": i, "sample_index": s} for i, prompt in enumerate("ab") for s in range(2)
+    ]
+    common = {"iteration": 1, "split": "training", "seed": 7, "version": 5, "gold": 0.5}
+    assert samples(run) == [common | row for row in expected]
+
+
+def test_a_data_set_is_a_folder_that_other_programs_read(run: RunDirectory) -> None:
+    for iteration in range(3):
+        run.record(iteration, {"loss": iteration}, splits())
+    metrics, drawn = (pandas.read_parquet(run.path / f"{name}.parquet") for name in ("metrics", "samples"))
+    assert sorted(metrics["iteration"]) == [0, 1, 2]
+    assert len(drawn) == 12
+    assert set(metrics.columns) == {"iteration", "name", "value", "time"}
+
+
+def test_recording_an_iteration_again_replaces_it(run: RunDirectory) -> None:
+    run.record(1, {"loss": 1.0, "old": 1.0}, splits(0.0))
+    run.record(1, {"loss": 2.0}, splits(1.0))
+    assert run.metrics() == {"loss": [(1, 2.0)]}
+    assert [row["gold"] for row in samples(run)] == [1.0] * 4
+
+
+def test_rewinding_forgets_what_came_after_and_nothing_else(run: RunDirectory) -> None:
+    for iteration in (0, 1, 9, 10, 11):
+        run.record(iteration, {"loss": iteration}, splits())
+    run.rewind(9)
+    assert [iteration for iteration, _ in run.metrics()["loss"]] == [0, 1, 9]
+    assert {row["iteration"] for row in samples(run)} == {0, 1, 9}
+    assert run.has(9)
+    assert not run.has(10)
+    run.rewind(9)
+    assert (run.path / "config.yaml").is_file()
+
+
+def test_a_crash_while_writing_leaves_what_was_there(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.record(0, {"loss": 1.0}, splits(0.0))
+    run.record(1, {"loss": 2.0}, splits(0.0))
+
+    def torn(table: pa.Table, path: Path) -> None:
+        Path(path).write_bytes(b"PAR1 half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rundir.pq, "write_table", torn)
+    for iteration in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            run.record(iteration, {"loss": 9.0}, splits(1.0))
+    monkeypatch.undo()
+    assert run.metrics() == {"loss": [(0, 1.0), (1, 2.0)]}
+    assert {row["gold"] for row in samples(run)} == {0.0}
+    assert not run.has(2)
+
+
+def test_an_iteration_counts_as_recorded_only_when_its_samples_are(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = pq.write_table
+
+    def second_fails(table: pa.Table, path: Path) -> None:
+        if list(run.path.glob("*.parquet/*.parquet")):
+            raise OSError("disk full")
+        write(table, path)
+
+    monkeypatch.setattr(rundir.pq, "write_table", second_fails)
+    with pytest.raises(OSError, match="disk full"):
+        run.record(0, {"loss": 1.0}, splits())
+    assert not run.has(0)

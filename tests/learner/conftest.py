@@ -1,0 +1,43 @@
+"""What the tests of the learner share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from actors.policy import Policy
+from actors.rollout import rollout
+from actors.trajectories import Request
+from learner.batch import Batch, join
+
+REWARDS = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4], np.float32)
+
+
+@pytest.fixture
+def nudge() -> Callable[[Policy], None]:
+    """Moves a policy's adapter away from where it is, as training would."""
+    generator = torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def move(policy: Policy, size: float = 0.3) -> None:
+        for parameter in policy.parameters:
+            parameter += size * torch.randn(parameter.shape, generator=generator)
+
+    return move
+
+
+@pytest.fixture
+def draw() -> Callable[..., Batch]:
+    """Samples an on-policy batch: two prompts, three samples each, four of the five steps."""
+
+    def sample(policy: Policy, version: int = 0, iteration: int = 0) -> Batch:
+        request = Request(
+            seed=0, iteration=iteration, prompts=("a red circle",) * 3 + ("two blue squares",) * 3,
+            prompt_index=(0, 0, 0, 1, 1, 1), sample_index=(0, 1, 2) * 2, stored_steps=(0, 1, 2, 3),
+        )  # fmt: skip
+        return join([rollout(policy, request, version)[1]], REWARDS)
+
+    return sample

@@ -1,0 +1,247 @@
+"""The central learner: that steps learn, that damage is refused, and that a restored one continues bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from actors.policy import Policy, PolicyConfig
+from learner.batch import Batch
+from learner.learner import Learner, LearnerConfig, RatioError
+from learner.likelihood import REFERENCE_ADAPTER
+from learner.objectives.d3po import D3POConfig
+from learner.objectives.ppod import PPODConfig
+
+Nudge = Callable[..., None]
+Draw = Callable[..., Batch]
+
+
+def learner(policy: Policy, objective: dict[str, Any] | None = None, seed: int = 0, **config: Any) -> Learner:
+    """A learner that takes one optimizer step a batch, unless the objective says otherwise."""
+    settings = {"steps_per_update": None, **(objective or {})}
+    kind = D3POConfig if settings.get("name") == "d3po" else PPODConfig
+    return Learner(LearnerConfig(**config), policy, kind.model_validate(settings).build(), seed)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {},
+        {"loss": "hinge"},
+        {"loss": "ipo", "pairs": "best_worst"},
+        {"pairs": "ranking"},
+        {"form": "trajectory", "beta": 20},
+        {"reference": "pretrained", "clip": "one_sided"},
+        {"name": "d3po", "prompts_per_update": None, "pairs": "all_pairs"},
+    ],
+    ids=str,
+)
+def test_steps_on_a_batch_raise_its_margin(policy: Policy, draw: Draw, objective: dict[str, Any]) -> None:
+    batch, trained = draw(policy), learner(policy, objective, lr=1e-2)
+    updates = [trained.step(batch).metrics for _ in range(6)]
+    assert updates[-1]["loss"] < updates[0]["loss"]
+    assert updates[-1]["margin/mean"] > updates[0]["margin/mean"] + 1e-3
+    assert updates[-1]["margin/accuracy"] > 0.6
+
+
+def test_versions_count_batches_and_metrics_count_updates(policy: Policy, draw: Draw) -> None:
+    trained = learner(policy, {"steps_per_update": 1, "prompts_per_update": 1})
+    assert trained.weights().version == 0
+    for version in (1, 2):
+        update = trained.step(draw(policy, trained.version))
+        assert update.version == trained.version == trained.weights().version == version
+        assert update.metrics["updates"] == 4 * 2
+
+
+def test_published_weights_are_the_policy_and_stay_as_they_were(policy: Policy, draw: Draw) -> None:
+    trained = learner(policy)
+    batch = draw(policy)
+    trained.step(batch)
+    published = trained.weights()
+    assert np.array_equal(published.flat, policy.weights()[0])
+    trained.step(batch)
+    published.verify()
+    assert not np.array_equal(published.flat, policy.weights()[0])
+
+
+def test_the_seed_and_the_version_order_the_updates(policy_config: PolicyConfig, draw: Draw) -> None:
+    def after(seed: int) -> np.ndarray:
+        policy = Policy.load(policy_config)
+        trained = learner(policy, {"steps_per_update": 1}, seed)
+        trained.step(draw(policy))
+        return trained.weights().flat
+
+    assert np.array_equal(after(0), after(0))
+    assert not np.array_equal(after(0), after(1))
+
+
+def test_gradients_are_clipped(policy: Policy, draw: Draw) -> None:
+    metrics = learner(policy, max_grad_norm=1e-3).step(draw(policy)).metrics
+    norm = torch.stack([p.grad.norm() for p in policy.parameters if p.grad is not None]).norm()
+    assert metrics["grad_norm"] > 1e-2  # as it was before
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_log_probs_that_are_off_are_refused(policy: Policy, draw: Draw) -> None:
+    batch, before = draw(policy), policy.weights()[0]
+    batch.log_probs[:] += 1e-3
+    with pytest.raises(RatioError, match=r"1\.0e-03"):
+        learner(policy).step(batch)
+    assert np.array_equal(policy.weights()[0], before)
+
+
+def test_a_nan_log_prob_is_refused(policy: Policy, draw: Draw) -> None:
+    batch = draw(policy)
+    batch.log_probs[0, 0] = torch.nan
+    with pytest.raises((RatioError, FloatingPointError)):
+        learner(policy).step(batch)
+
+
+def test_a_refused_batch_is_refused_again(policy: Policy, draw: Draw) -> None:
+    """A retry must not slip past the check."""
+    batch, trained = draw(policy), learner(policy)
+    batch.log_probs[:] += 1e-3
+    for _ in range(2):
+        with pytest.raises(RatioError):
+            trained.step(batch)
+
+
+def test_the_ratio_of_stale_data_need_not_be_one(policy: Policy, nudge: Nudge, draw: Draw) -> None:
+    trained = learner(policy)
+    trained.step(draw(policy))
+    nudge(policy)
+    stale = draw(policy, version=0)
+    nudge(policy)
+    assert trained.step(stale).metrics["ratio/first"] > 1e-3
+
+
+def poison(trained: Learner, monkeypatch: pytest.MonkeyPatch, policy: Policy, from_part: int) -> None:
+    """Make gradients NaN from one of the batch's parts on."""
+    objective = trained._objective
+    backward, calls = objective.backward, []
+
+    def poisoned(*args: Any) -> dict[str, float]:
+        metrics = backward(*args)
+        calls.append(args)
+        if len(calls) > from_part:
+            gradient = policy.parameters[3].grad
+            assert gradient is not None
+            gradient[0] = torch.nan
+        return metrics
+
+    monkeypatch.setattr(objective, "backward", poisoned)
+
+
+@pytest.mark.parametrize("from_part", [0, 1])
+def test_a_gradient_that_is_nan_is_never_applied(
+    policy: Policy, draw: Draw, monkeypatch: pytest.MonkeyPatch, from_part: int
+) -> None:
+    trained = learner(policy, {"steps_per_update": 2}, ema_decay=0.5)
+    batch = draw(policy)
+    poison(trained, monkeypatch, policy, from_part)
+    before = [trained.weights(averaged).flat for averaged in (False, True)]
+    with pytest.raises(FloatingPointError, match=f"update {from_part} in iteration 0"):
+        trained.step(batch)
+    after = [trained.weights(averaged).flat for averaged in (False, True)]
+    assert trained.version == 0
+    assert np.isfinite(after).all()
+    assert np.array_equal(after, before) == (from_part == 0)  # earlier parts of the batch have been applied
+
+
+def test_the_average_follows_the_policy(policy: Policy, draw: Draw) -> None:
+    """A fifth of the old average and four fifths of the new weights, once the decay has warmed up to its 0.2."""
+    trained, batch = learner(policy, lr=1e-2, ema_decay=0.2), draw(policy)
+    for _ in range(3):
+        trained.step(batch)
+    average = trained.weights(averaged=True).flat
+    trained.step(batch)
+    plain = trained.weights().flat
+    np.testing.assert_allclose(trained.weights(averaged=True).flat, 0.2 * average + 0.8 * plain, atol=1e-6)
+    assert np.array_equal(trained.weights().flat, plain)  # asking for the average leaves the policy alone
+    assert np.abs(average - plain).max() > 1e-3
+
+
+def test_without_an_average_the_weights_themselves_are_given(policy: Policy) -> None:
+    trained = learner(policy)
+    assert np.array_equal(trained.weights(averaged=True).flat, trained.weights().flat)
+
+
+def test_a_restored_learner_continues_bit_for_bit(
+    policy_config: PolicyConfig, policy: Policy, draw: Draw, tmp_path: Path
+) -> None:
+    """With optimizer moments, an average, the snapshot of a round that is under way, and the order of the updates."""
+    objective = {"round_length": 3, "kl_weight": 0.1, "steps_per_update": 1, "beta": 50}
+    straight = learner(policy, objective, seed=4, ema_decay=0.9, lr=5e-3)
+    for version in range(2):
+        straight.step(draw(policy, version, iteration=version))
+    straight.save(tmp_path, {"cursor": 17, "name": "run"})
+    batches = []
+    expected = []
+    for version in (2, 3):
+        batches.append(draw(policy, version, iteration=version))
+        expected.append(straight.step(batches[-1]).metrics)
+
+    other = Policy.load(policy_config, seed=9)
+    restored = learner(other, objective, seed=4, ema_decay=0.9, lr=5e-3)
+    assert restored.restore(tmp_path) == {"cursor": 17, "name": "run"}
+    assert restored.version == 2
+    assert [restored.step(batch).metrics for batch in batches] == expected
+    assert restored.version == straight.version == 4
+    assert restored.weights().crc32 == straight.weights().crc32
+    assert restored.weights(averaged=True).crc32 == straight.weights(averaged=True).crc32
+    assert np.array_equal(other.weights(REFERENCE_ADAPTER)[0], policy.weights(REFERENCE_ADAPTER)[0])
+
+
+def test_the_snapshot_of_a_round_under_way_is_restored(
+    policy_config: PolicyConfig, policy: Policy, draw: Draw, tmp_path: Path
+) -> None:
+    straight = learner(policy, {"round_length": 9}, lr=1e-2)
+    start = policy.weights()[0]
+    straight.step(draw(policy))
+    straight.save(tmp_path)
+    other = Policy.load(policy_config, seed=9)
+    learner(other, {"round_length": 9}, lr=1e-2).restore(tmp_path)
+    assert np.array_equal(other.weights(REFERENCE_ADAPTER)[0], start)
+    assert not np.array_equal(other.weights()[0], start)
+
+
+def test_the_average_is_saved_as_an_adapter(
+    policy_config: PolicyConfig, policy: Policy, draw: Draw, tmp_path: Path
+) -> None:
+    trained, batch = learner(policy, lr=1e-2, ema_decay=0.5), draw(policy)
+    for _ in range(3):
+        trained.step(batch)
+    trained.save(tmp_path)
+    for folder, averaged in ((tmp_path, False), (tmp_path / "average", True)):
+        other = Policy.load(policy_config, seed=1)
+        other.load_lora(folder)
+        assert np.array_equal(other.weights()[0], trained.weights(averaged).flat)
+    assert trained.weights().crc32 != trained.weights(averaged=True).crc32
+
+
+def test_a_batch_without_preferences_goes_through(policy: Policy, draw: Draw) -> None:
+    update = learner(policy, weight_decay=0.0).step(replace(draw(policy), rewards=torch.full((6,), torch.nan)))
+    assert update.version == 1
+    assert update.metrics["pairs"] == update.metrics["grad_norm"] == 0
+
+
+def test_the_pretrained_model_survives_training_bit_for_bit(policy: Policy, draw: Draw) -> None:
+    """Structural."""
+    batch = draw(policy)
+    trained = learner(policy, {"round_length": 2, "kl_weight": 0.1}, lr=1e-2)
+
+    def pretrained() -> Tensor:
+        with policy.using(None):
+            return policy.predict(batch.latents[:, 0], batch.steps[0].repeat(6), policy.encode(batch.prompts))
+
+    before = pretrained()
+    for _ in range(2):
+        trained.step(batch)
+    assert torch.equal(pretrained(), before)

@@ -1,0 +1,103 @@
+"""The reward actor as the plain class that it is."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rewards import make_reward
+from rewards.actor import RewardActor
+from rewards.reward import to_images
+from shapes.captions import parse
+from shapes.render import render
+from shapes.scorer import Scorer
+
+PROMPTS = ["a red circle", "four blue stars", "a yellow star on the left"]
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """Read-only, as arrays from the object store are."""
+    images = np.stack([render(parse(prompt), random.Random(0)) for prompt in PROMPTS])
+    images.flags.writeable = False
+    return images
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    folder: Path = tmp_path_factory.mktemp("scorer")
+    Scorer(width=16, layers=1).save_pretrained(folder)
+    return str(folder)
+
+
+def test_every_reward_answers_in_its_own_row(pixels: np.ndarray, checkpoint: str) -> None:
+    options = {
+        "shapes_gold": {},
+        "jpeg_compressibility": {"quality": 50},
+        "shapes_agreement": {"checkpoint": checkpoint},
+    }
+    scores = RewardActor(options).score(pixels, PROMPTS)
+    assert scores.names == tuple(options)
+    assert scores.values.shape == (3, 3)
+    assert scores.values.dtype == np.float32
+    assert scores.features is None
+    for row, (name, keywords) in zip(scores.values, options.items(), strict=True):
+        np.testing.assert_allclose(row, make_reward(name, **keywords).score(to_images(pixels), PROMPTS))
+    assert scores.values[0].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_features_are_those_of_the_reward_that_is_named(pixels: np.ndarray, checkpoint: str) -> None:
+    options = {"shapes_gold": {}, "shapes_agreement": {"checkpoint": checkpoint}}
+    features = RewardActor(options).score(pixels, PROMPTS, features="shapes_agreement").features
+    assert features is not None
+    assert features.dtype == np.float32
+    expected = make_reward("shapes_agreement", checkpoint=checkpoint).embed(to_images(pixels))
+    np.testing.assert_allclose(features, expected, rtol=1e-5)
+
+
+def test_features_of_a_reward_that_has_none_are_refused(pixels: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="no image features"):
+        RewardActor({"shapes_gold": {}}).score(pixels, PROMPTS, features="shapes_gold")
+
+
+def test_a_prompt_that_cannot_be_judged_is_nan_under_that_reward_alone(pixels: np.ndarray) -> None:
+    actor = RewardActor({"shapes_gold": {}, "jpeg_compressibility": {}})
+    scores = actor.score(pixels, ["a dog", *PROMPTS[1:]])
+    assert np.isnan(scores.values).tolist() == [[True, False, False], [False, False, False]]
+
+
+def test_a_reward_that_raises_ends_the_call(pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        raise RuntimeError("the server is down")
+
+    monkeypatch.setattr("rewards.jpeg.JpegCompressibility.score", broken)
+    actor = RewardActor({"shapes_gold": {}, "jpeg_compressibility": {}})
+    with pytest.raises(RuntimeError, match="the server is down"):
+        actor.score(pixels, PROMPTS)
+
+
+def test_an_unknown_reward_is_refused_before_anything_is_scored() -> None:
+    with pytest.raises(KeyError, match="shapes_gold"):
+        RewardActor({"shapes_golden": {}})
+
+
+def test_scores_travel(pixels: np.ndarray) -> None:
+    scores = RewardActor({"shapes_gold": {}}).score(pixels, PROMPTS)
+    again = pickle.loads(pickle.dumps(scores))
+    assert again.names == scores.names
+    np.testing.assert_array_equal(again.values, scores.values)
+
+
+@pytest.mark.parametrize(("threads", "set_to"), [(3, [3]), (0, [])])
+def test_threads_are_set_only_when_asked_for(threads: int, set_to: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    RewardActor({"shapes_gold": {}}, threads=threads)
+    assert calls == set_to

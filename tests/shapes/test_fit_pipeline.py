@@ -1,0 +1,166 @@
+"""The training of the world's Stable Diffusion, a few steps of it: tokenizer, autoencoder, denoiser."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from shapes import fit_pipeline
+from shapes.captions import KINDS, Caption, all_captions, sample_caption
+from shapes.fit_pipeline import (
+    MAX_TOKENS,
+    encode,
+    fit_autoencoder,
+    fit_denoiser,
+    make_tokenizer,
+    reconstruct,
+    to_tensor,
+)
+from shapes.render import SIZE, render
+
+TEXTS = [caption.text for kind in KINDS for caption in all_captions(kind)]
+WORDS = sorted({word for text in TEXTS for word in text.split()})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    torch.manual_seed(0)
+    return fit_autoencoder(2, 2, random.Random(0))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    rng = random.Random(1)
+    return np.stack([render(sample_caption(rng, held_out=None), rng) for _ in range(128)])
+
+
+@pytest.fixture(scope="module")
+def pipeline(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    torch.manual_seed(0)
+    return fit_denoiser(vae, tokenizer, 2, 2, 4, random.Random(0))
+
+
+def test_every_word_of_the_grammar_is_one_token_of_its_own(tokenizer: CLIPTokenizer) -> None:
+    ids = [tokenizer(word, add_special_tokens=False).input_ids for word in WORDS]
+    assert [word for word, tokens in zip(WORDS, ids, strict=True) if len(tokens) != 1] == []
+    assert len({tokens[0] for tokens in ids}) == len(WORDS)
+
+
+def test_captions_come_back_from_their_tokens(tokenizer: CLIPTokenizer) -> None:
+    ids = tokenizer(TEXTS, padding="max_length", max_length=MAX_TOKENS).input_ids
+    assert {len(row) for row in ids} == {MAX_TOKENS}
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == TEXTS
+
+
+def test_captions_keep_their_begin_and_end(tokenizer: CLIPTokenizer) -> None:
+    for text in TEXTS[::50]:
+        ids = tokenizer(text).input_ids
+        assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        assert len(ids) == len(text.split()) + 2
+
+
+def test_words_outside_the_grammar_are_spelt(tokenizer: CLIPTokenizer) -> None:
+    ids = tokenizer("zebra", add_special_tokens=False).input_ids
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids) == "zebra"
+
+
+def test_a_reloaded_tokenizer_gives_the_same_tokens(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    assert CLIPTokenizer.from_pretrained(tmp_path)(TEXTS[::20]).input_ids == tokenizer(TEXTS[::20]).input_ids
+
+
+def test_making_the_tokenizer_again_gives_the_same_files(tmp_path: Path) -> None:
+    """The text encoder's weights are tied to the ids, and pretraining promises the same files for a seed."""
+    for i in range(6):
+        make_tokenizer(tmp_path / str(i))
+    for name in ("vocab.json", "merges.txt"):
+        assert len({(tmp_path / str(i) / name).read_text() for i in range(6)}) == 1, name
+
+
+def test_to_tensor_maps_bytes_to_minus_one_and_one() -> None:
+    pixels = np.array([0, 255, 51], np.uint8).reshape(1, 1, 1, 3)
+    torch.testing.assert_close(to_tensor(pixels).flatten(), torch.tensor([-1.0, 1.0, -0.6]))
+
+
+def test_latents_are_a_quarter_wide_and_of_unit_scale(vae: AutoencoderKL, pictures: np.ndarray) -> None:
+    """The factor that makes it so travels in the autoencoder's config, as in Stable Diffusion."""
+    latents = encode(vae, pictures)
+    assert latents.shape == (len(pictures), 4, SIZE // 4, SIZE // 4)
+    assert latents.std().item() == pytest.approx(1.0, rel=0.05)
+
+
+def test_the_autoencoder_comes_out_frozen(vae: AutoencoderKL) -> None:
+    assert not vae.training
+    assert not any(parameter.requires_grad for parameter in vae.parameters())
+
+
+def test_encoding_does_not_depend_on_the_batch_size(vae: AutoencoderKL, pictures: np.ndarray) -> None:
+    torch.testing.assert_close(encode(vae, pictures[:5], batch=2), encode(vae, pictures[:5]), rtol=1e-3, atol=1e-4)
+
+
+def test_reconstructions_are_pictures(vae: AutoencoderKL, pictures: np.ndarray) -> None:
+    again = reconstruct(vae, pictures[:5], batch=2)
+    assert again.shape == (5, SIZE, SIZE, 3)
+    assert again.dtype == np.uint8
+    whole = reconstruct(vae, pictures[:5])
+    assert np.abs(again.astype(int) - whole.astype(int)).max() <= 1
+
+
+@pytest.mark.slow
+def test_the_autoencoder_learns_to_reconstruct(pictures: np.ndarray) -> None:
+    """Better than the best single colour of each picture."""
+    torch.manual_seed(0)
+    again = reconstruct(fit_autoencoder(150, 16, random.Random(0)), pictures)
+    flat = np.median(pictures, axis=(1, 2), keepdims=True)
+    assert np.abs(again - pictures.astype(float)).mean() < 0.8 * np.abs(flat - pictures).mean()
+
+
+def test_the_denoiser_never_sees_a_held_out_caption(
+    vae: AutoencoderKL, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Caption] = []
+
+    def spy(caption: Caption, rng: random.Random) -> np.ndarray:
+        drawn.append(caption)
+        return render(caption, rng)
+
+    monkeypatch.setattr(fit_pipeline, "render", spy)
+    fit_denoiser(vae, tokenizer, 2, 2, 100, random.Random(0))
+    assert len(drawn) == 100
+    assert not any(caption.held_out for caption in drawn)
+
+
+def test_the_pipeline_draws_and_survives_being_saved(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
+    def images(of: StableDiffusionPipeline) -> np.ndarray:
+        of.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(0)
+        prompts = ["a green circle", "four blue stars on a black background"]
+        return of(prompts, num_inference_steps=2, generator=generator, output_type="np").images
+
+    pipeline.save_pretrained(tmp_path)
+    first = images(pipeline)
+    assert first.shape == (2, SIZE, SIZE, 3)
+    np.testing.assert_allclose(images(StableDiffusionPipeline.from_pretrained(tmp_path)), first, atol=1e-4)
+
+
+def test_the_prompt_reaches_the_denoiser(pipeline: StableDiffusionPipeline) -> None:
+    noise = torch.randn(1, 4, SIZE // 4, SIZE // 4, generator=torch.Generator().manual_seed(0))
+
+    def predict(prompt: str) -> torch.Tensor:
+        ids = pipeline.tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
+        with torch.no_grad():
+            return pipeline.unet(noise, 500, pipeline.text_encoder(ids).last_hidden_state).sample
+
+    assert not torch.allclose(predict("a green circle"), predict("four blue stars"), atol=1e-5)

@@ -1,0 +1,55 @@
+"""The import rules of the architecture, read off the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "shapes": {"actors", "rewards", "learner", "cluster"},
+    "actors": {"shapes", "rewards", "learner", "cluster"},
+    "rewards": {"actors", "learner", "cluster"},
+    "learner": {"shapes", "rewards", "cluster"},
+    "cluster": set(),
+}
+FILES = [file.relative_to(ROOT) for package in FORBIDDEN for file in sorted((ROOT / package).rglob("*.py"))]
+everywhere = pytest.mark.parametrize("file", FILES, ids=str)
+
+
+def imported_packages(source: str) -> set[str]:
+    """Top-level names of what a file imports, inside functions too; a relative import is the package's own."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_every_package_was_found() -> None:
+    assert {file.parts[0] for file in FILES} == set(FORBIDDEN)
+
+
+@everywhere
+def test_imports_stay_within_what_the_package_may_use(file: Path) -> None:
+    assert not imported_packages((ROOT / file).read_text()) & FORBIDDEN[file.parts[0]]
+
+
+@everywhere
+def test_ray_is_imported_only_where_it_runs(file: Path) -> None:
+    allowed = file == Path("actors/sampler.py") or file.parts[0] == "cluster"
+    assert allowed or "ray" not in imported_packages((ROOT / file).read_text())
+
+
+@everywhere
+def test_files_have_at_most_400_lines(file: Path) -> None:
+    assert len((ROOT / file).read_text().splitlines()) <= 400
+
+
+def test_the_reader_of_imports_sees_every_form_of_them() -> None:
+    source = "import a.b, c\nfrom d.e import f\nfrom . import g\ndef h():\n    from i import j\n    import k as l"
+    assert imported_packages(source) == {"a", "c", "d", "i", "k"}
