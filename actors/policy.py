@@ -33,7 +33,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of the frozen base weights.")
     device: str = Field("auto", description="A torch device; 'auto' is cuda where there is one, else cpu.")
-    steps: int = Field(15, ge=1, description="Denoising steps of a rollout.")
+    steps: int = Field(12, ge=1, description="Denoising steps of a rollout.")
     guidance: float = Field(2.0, ge=0, description="Classifier-free guidance scale; 1 is no guidance.")
     sampler: Literal["ddim", "ddpm"] = Field("ddim", description="The transition.")
     eta: float = Field(1.0, ge=0, le=1, description="Share of the DDPM noise in ddim.")

@@ -36,6 +36,7 @@ def main() -> None:
     torch.manual_seed(0)
     rng = random.Random(0)
     pipeline = StableDiffusionPipeline.from_pretrained(args.pipeline, dtype=torch.float32)
+    pipeline.unet.to(memory_format=torch.channels_last)
     hard, held_out = [], []
     for kind in KINDS:
         captions = all_captions(kind, backgrounds=False)

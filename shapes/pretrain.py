@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from shapes.judge import gold_score
 from shapes.render import render
 
 
-def measure(pipeline: StableDiffusionPipeline, vae: AutoencoderKL, images: int, rng: random.Random) -> dict[str, float]:
+def measure(pipeline: StableDiffusionPipeline, images: int, rng: random.Random) -> dict[str, float]:
     """How often the base model is right, and what the autoencoder alone loses."""
     summary = {}
     for split, held_out in (("train", False), ("held_out", True)):
@@ -36,14 +35,14 @@ def measure(pipeline: StableDiffusionPipeline, vae: AutoencoderKL, images: int, 
         for kind in KINDS:
             of_kind = np.array([caption.kind == kind for caption in captions])
             summary[f"exact/{split}/{kind}"] = float((scores[of_kind] == 1).mean())
-    renders = reconstruct(vae, np.stack([render(caption, rng) for caption in captions]))
+    renders = reconstruct(pipeline.vae, np.stack([render(caption, rng) for caption in captions]))
     scores = np.array([gold_score(i, c) for i, c in zip(renders, captions, strict=True)])
     summary["exact/autoencoder"] = float((scores == 1).mean())
     return summary
 
 
 def sample(
-    pipeline: StableDiffusionPipeline, captions: list[Caption], steps: int = 15, guidance: float = 2.0, batch: int = 64
+    pipeline: StableDiffusionPipeline, captions: list[Caption], steps: int = 12, guidance: float = 2.0, batch: int = 64
 ) -> np.ndarray:
     """Images `(B, SIZE, SIZE, 3)` uint8 of the stochastic sampler (DDIM, eta 1)."""
     pipeline.set_progress_bar_config(disable=True)
@@ -63,29 +62,35 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=1800)
     parser.add_argument("--denoiser-steps", type=int, default=2400)
     parser.add_argument("--scorer-steps", type=int, default=2000)
-    parser.add_argument("--denoiser-only", action="store_true", help="keep the autoencoder and scorer that are there")
+    parser.add_argument(
+        "--start",
+        choices=("autoencoder", "denoiser", "summary"),
+        default="autoencoder",
+        help="first stage to run; keeps what the earlier ones left in the folder (every stage has a seed of its own)",
+    )
     parser.add_argument("--pictures", type=int, default=80_000, help="renderings that the denoiser is trained on")
     parser.add_argument("--images", type=int, default=768, help="samples a split for the summary")
     args = parser.parse_args()
 
-    start = time.monotonic()
-    tokenizer = make_tokenizer(args.out / "pipeline" / "tokenizer")
-    folder = args.out / "pipeline" / "vae"
-    if not args.denoiser_only:
+    folder = args.out / "pipeline"
+    if args.start == "autoencoder":
         torch.manual_seed(args.seed)
         rng = random.Random(args.seed)
         autoencoder = fit_autoencoder(args.autoencoder_steps, 64, rng)
         scorer = fit_scorer(autoencoder, args.scorer_steps, 96, max(args.pictures // 3, 96), rng)
         scorer.half().save_pretrained(args.out / "scorer")
-        autoencoder.half().save_pretrained(folder)
-    vae = AutoencoderKL.from_pretrained(folder, dtype=torch.float32).requires_grad_(False)
-    # Seeded anew, so that the denoiser can be trained again alone.
-    torch.manual_seed(args.seed + 1)
-    rng = random.Random(args.seed + 1)
-    pipeline = fit_denoiser(vae, tokenizer, args.denoiser_steps, 128, args.pictures, rng)
-    summary = measure(pipeline, vae, args.images, rng)
-    pipeline.to(torch.float16).save_pretrained(args.out / "pipeline")
-    summary["minutes"] = (time.monotonic() - start) / 60
+        autoencoder.half().save_pretrained(folder / "vae")
+    if args.start != "summary":
+        torch.manual_seed(args.seed + 1)
+        vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).requires_grad_(False)
+        tokenizer = make_tokenizer(folder / "tokenizer")
+        rng = random.Random(args.seed + 1)
+        pipeline = fit_denoiser(vae, tokenizer, args.denoiser_steps, 128, args.pictures, rng)
+        pipeline.to(torch.float16).save_pretrained(folder)
+    torch.manual_seed(args.seed + 2)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.unet.to(memory_format=torch.channels_last)
+    summary = measure(pipeline, args.images, random.Random(args.seed + 2))
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(json.dumps(summary, indent=2))
 

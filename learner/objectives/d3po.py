@@ -3,8 +3,8 @@
     L = -log sigmoid( beta ( y_0 log rho_0 + y_1 log rho_1 ) ),   rho = clamp(pi_theta / pi_ref, 1 - eps, 1 + eps)
 
 Samples of a pair start from the same noise, the reference stays the pretrained model, a tie (y = 0, 0) counts in the
-mean as the constant ln 2, and one optimizer step sees one prompt at all of its steps. Defaults are the released code's; it
-compares a *vector* of rewards by Pareto dominance, here the combined reward decides.
+mean as the constant ln 2, and one optimizer step sees one prompt at all of its steps. Defaults are the released code's;
+it compares a *vector* of rewards by Pareto dominance, here the combined reward decides.
 """
 
 from __future__ import annotations

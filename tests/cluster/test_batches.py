@@ -170,6 +170,7 @@ def test_rollouts_go_on_while_the_driver_waits_for_the_learner(make_config: Make
 
     config = make_config(*SIZES, "samplers.max_staleness=1")
     rollouts = Busy(config)
+    rollouts.random.choice = min  # type: ignore[method-assign]
     batches = Batches(config, rollouts, 0)  # type: ignore[arg-type]
     batches.batch(0)
     assert rollouts.pending

@@ -120,11 +120,11 @@ def test_reconstructions_are_pictures(vae: AutoencoderKL, pictures: np.ndarray) 
 
 @pytest.mark.slow
 def test_the_autoencoder_learns_to_reconstruct(pictures: np.ndarray) -> None:
-    """Better than the best single colour of each picture."""
+    """Clearly better than the plain background, in squared error: all but the objects is right there already."""
     torch.manual_seed(0)
     again = reconstruct(fit_autoencoder(150, 16, random.Random(0)), pictures)
     flat = np.median(pictures, axis=(1, 2), keepdims=True)
-    assert np.abs(again - pictures.astype(float)).mean() < 0.8 * np.abs(flat - pictures).mean()
+    assert np.square(again - pictures.astype(float)).mean() < 0.7 * np.square(flat - pictures).mean()
 
 
 def test_the_denoiser_never_sees_a_held_out_caption(
