@@ -37,8 +37,8 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     guidance: float = Field(2.0, ge=0, description="Classifier-free guidance scale; 1 is no guidance.")
     sampler: Literal["ddim", "ddpm"] = Field("ddim", description="The transition.")
     eta: float = Field(1.0, ge=0, le=1, description="Share of the DDPM noise in ddim.")
-    lora_rank: int = Field(8, ge=1, description="Rank of the adapter.")
-    lora_alpha: int = Field(8, gt=0, description="The adapter's output is scaled by lora_alpha / lora_rank.")
+    lora_rank: int = Field(4, ge=1, description="Rank of the adapter.")
+    lora_alpha: int = Field(4, gt=0, description="The adapter's output is scaled by lora_alpha / lora_rank.")
     lora_targets: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0"), description="Names of the UNet's linear layers that are adapted."
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -22,7 +22,7 @@ from cluster.prompts import read_prompts
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
-from rewards import reward_class
+from rewards import REWARDS, reward_class
 from shapes import PIPELINE
 
 
@@ -45,14 +45,14 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
     )
     held_out: str = Field("shapes:held_out", description="The same, for evaluation only.")
     per_iteration: int | None = Field(None, ge=1, description="Prompts of an iteration; null is all of them.")
-    samples: int = Field(12, ge=1, description="Samples of each prompt in an iteration (the group).")
+    samples: int = Field(24, ge=1, description="Samples of each prompt in an iteration (the group).")
 
 
 class SamplersConfig(BaseModel, frozen=True, extra="forbid"):
     """The sampler actors and how far ahead they work."""
 
     count: int = Field(1, ge=1, description="Sampler actors.")
-    request_size: int = Field(48, ge=1, description="Samples of one rollout call, the same wherever it runs.")
+    request_size: int = Field(96, ge=1, description="Samples of one rollout call, the same wherever it runs.")
     max_staleness: int = Field(0, ge=0, description="Versions a rollout may lag behind; 0 is synchronous.")
     cpus: float = Field(1, ge=0, description="CPUs that each reserves on a cluster.")
     gpus: float = Field(0, ge=0, description="GPUs that each reserves on a cluster.")
@@ -76,8 +76,8 @@ class LearnerActorConfig(LearnerConfig, frozen=True, extra="forbid"):
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
     """Evaluation with fixed prompts and seeds that are never trained on; before, during and after."""
 
-    every: int = Field(10, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
-    samples: int = Field(16, ge=2, description="Images of each training prompt.")
+    every: int = Field(6, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
+    samples: int = Field(32, ge=2, description="Images of each training prompt.")
     held_out_samples: int = Field(8, ge=2, description="Images of each held-out prompt.")
     features: str | None = Field(
         "shapes_agreement", description="Reward whose image features measure diversity within a prompt; null: none."
@@ -104,7 +104,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     name: str | None = Field(None, description="Of the run's folder; null makes one from objective and time.")
     folder: str = Field("runs", description="Where runs are kept.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of everything that is random.")
-    iterations: int = Field(20, ge=1, description="Batches to train on.")
+    iterations: int = Field(18, ge=1, description="Batches to train on.")
     policy: PolicyConfig = PolicyConfig()
     objective: ObjectiveConfig = PPODConfig()
     rewards: dict[str, RewardConfig] = {
@@ -142,7 +142,10 @@ class Config(BaseModel, frozen=True, extra="forbid"):
                 f"evaluation.features names {self.evaluation.features!r}, which is not among the rewards; add it with "
                 "weight 0, or set evaluation.features=null"
             )
-        check_model(self.pipeline)
+        try:
+            check_model(self.pipeline)
+        except FileNotFoundError as error:
+            raise ValueError(str(error).rstrip(".")) from None
         prompts = read_prompts(self.prompts.train)
         read_prompts(self.prompts.held_out)
         if self.prompts.per_iteration and self.prompts.per_iteration > len(prompts):
@@ -196,16 +199,22 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     if "rewards" not in given:
         defaults["rewards"] = Config.model_fields["rewards"].default
         defaults["rewards"] = {name: reward.model_dump() for name, reward in defaults["rewards"].items()}
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"{override!r} is not an override; write key=value, such as learner.lr=1e-4.")
+    merged = OmegaConf.merge(defaults, given, *[_override(text) for text in overrides])
     try:
-        merged = OmegaConf.merge(defaults, given, OmegaConf.from_dotlist(list(overrides)))
         return Config.model_validate(OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"The overrides cannot be merged: {' '.join(str(error).split())}.") from error
+        raise ConfigError(f"The configuration cannot be resolved: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
         raise ConfigError(" ".join(_sentence(detail) for detail in error.errors()[:3])) from None
+
+
+def _override(text: str) -> DictConfig:
+    if "=" not in text:
+        raise ConfigError(f"{text!r} is not an override; write key=value, such as learner.lr=1e-4.")
+    try:
+        return OmegaConf.from_dotlist([text])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"The override {text!r} cannot be read: {' '.join(str(error).split())}.") from error
 
 
 def _sentence(detail: Any) -> str:
@@ -225,7 +234,10 @@ def _sentence(detail: Any) -> str:
         return f"There is no objective {detail['input'].get('name')!r}; {hint}"
     if detail["type"] == "value_error":
         message = str(detail["ctx"]["error"])
-        return f"{key}: {message}." if key else f"{message[0].upper()}{message[1:]}."
+        if key:
+            return f"{key}: {message}."
+        is_setting = "." in message.split()[0]
+        return f"{message}." if is_setting else f"{message[0].upper()}{message[1:]}."
     return f"The setting {key!r} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
 
 
@@ -237,6 +249,9 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every dotted key of the configuration."""
     for name, field in model.model_fields.items():
         yield prefix + name
+        if name == "rewards":
+            for reward in REWARDS:
+                yield from _keys(RewardConfig, f"{prefix}{name}.{reward}.")
         nested = _objectives() if name == "objective" else (field.annotation,)
         for inner in nested:
             if isinstance(inner, type) and issubclass(inner, BaseModel):

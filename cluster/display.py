@@ -55,7 +55,7 @@ class Display:
         ):
             if name in metrics:
                 words.append(f"{label} {metrics[name]:{form}}")
-        self._console.print("   ".join(words), highlight=False)
+        self._console.print("   ".join(words), highlight=False, soft_wrap=True)
         self._progress.update(self._task, completed=iteration)
 
     def evaluation(self, iteration: int, metrics: Mapping[str, float]) -> None:

@@ -65,15 +65,19 @@ def evaluate(
 def diversity(rollouts: Sequence[Rollout]) -> float:
     """Mean distance between the image features of two samples of the same prompt, averaged over prompts.
 
-    Samples whose features could not be computed take no part.
+    Samples whose features could not be computed take no part, nor do prompts with fewer than two others; NaN if nothing
+    is left.
     """
-    scored = [rollout for rollout in rollouts if rollout.features is not None]
-    features = np.concatenate([rollout.features for rollout in scored if rollout.features is not None])
-    groups = np.concatenate([rollout.request.prompt_index for rollout in scored])
-    return float(np.mean([mean_pairwise_distance(features[groups == group]) for group in np.unique(groups)]))
+    scored = [(r.features, r.request.prompt_index) for r in rollouts if r.features is not None]
+    if not scored:
+        return float("nan")
+    features, groups = (np.concatenate(column) for column in zip(*scored, strict=True))
+    pairs = [features[groups == group] for group in np.unique(groups)]
+    distances = [mean_pairwise_distance(group) for group in pairs if len(group) > 1]
+    return float(np.mean(distances)) if distances else float("nan")
 
 
 def mean_pairwise_distance(features: np.ndarray) -> float:
-    """Mean Euclidean distance over all pairs of rows of `(n, D)`."""
+    """Mean Euclidean distance over all pairs of rows of `(n, D)`, n at least 2."""
     rows, columns = np.triu_indices(len(features), k=1)
     return float(np.linalg.norm(features[rows] - features[columns], axis=1).mean())

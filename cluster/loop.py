@@ -75,7 +75,8 @@ def _publish(crew: Crew, weights: ray.ObjectRef) -> None:
 
 
 def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:
-    if not run.checkpoints.is_dir():
+    if not checkpoint.list_all(run.checkpoints):
+        run.rewind(-1)
         return 0
     newest = checkpoint.newest(run.checkpoints).absolute()
     version, extra = cast(tuple[int, dict[str, Any]], ray.get(crew.learner.restore.remote(str(newest))))

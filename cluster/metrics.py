@@ -26,7 +26,8 @@ def iteration_metrics(
     metrics = dict(update.metrics)
     metrics["reward/mean"], metrics["reward/std"] = float(kept.mean()), float(kept.std())
     for name, values in scores.items():
-        metrics[f"score/{name}"] = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        finite = values[np.isfinite(values)]
+        metrics[f"score/{name}"] = float(finite.mean()) if finite.size else float("nan")
     metrics["samples"] = float(len(rewards))
     metrics["dropped"] = float(1 - len(kept) / len(rewards))
     metrics["staleness"] = float(update.version - 1 - min(rollout.version for rollout in batch))

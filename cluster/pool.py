@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ class Pool:
             actor = self._probes.pop(reference)
             try:
                 ray.get(reference)
+            except ActorUnavailableError:
+                self._probe(actor)  # still on its way back, not another death
             except RayActorError as error:
                 self._lost(actor, error)
             self._dispatch()
@@ -101,6 +103,9 @@ class Pool:
                 f"Actors of the role {self._role!r} died {self.deaths} times, more than failures.max_deaths="
                 f"{self._max_deaths} allows; the last one said: {str(error).splitlines()[0]}"
             ) from error
+        self._probe(actor)
+
+    def _probe(self, actor: int) -> None:
         # Answered when Ray has restarted the actor and its model is loaded again.
         self._probes[self.actors[actor].ready.remote()] = actor
 

@@ -20,7 +20,7 @@ def read_prompts(source: str) -> tuple[str, ...]:
     """
     path = _EMBEDDED.get(source, Path(source))
     try:
-        prompts = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        prompts = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except UnicodeDecodeError as error:
         raise ValueError(f"the prompt file {path} is not UTF-8 (byte {error.start})") from error
     except OSError as error:

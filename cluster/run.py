@@ -59,7 +59,7 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
         log.debug("raised in an actor", exc_info=error)
         return 1
     except KeyboardInterrupt:
-        print(f"stopped; continue with: {program} --resume {run.path}", file=sys.stderr)
+        print(f"stopped; --resume continues a run: {program} --resume RUN", file=sys.stderr)
         return 130
     finally:
         ray.shutdown()
@@ -79,7 +79,7 @@ def _resume(args: argparse.Namespace) -> tuple[Config, RunDirectory]:
     if not (args.resume / "config.yaml").is_file():
         raise ConfigError(f"There is no run in {args.resume} (no config.yaml).")
     config, run = load_config(args.resume / "config.yaml"), RunDirectory(args.resume)
-    if run.checkpoints.is_dir():
+    if checkpoint.list_all(run.checkpoints):
         checkpoint.newest(run.checkpoints)  # refuse an unreadable one before any actor starts
     return config, run
 

@@ -52,6 +52,8 @@ class RunDirectory:
             raise ConfigError(
                 f"{path} exists already; continue it with --resume {path}, or set another name."
             ) from None
+        except OSError as error:
+            raise ConfigError(f"The run folder {path} cannot be made ({error.strerror}).") from error
         config.save(path / "config.yaml")
         return cls(path)
 

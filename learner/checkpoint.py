@@ -52,7 +52,7 @@ def writing(folder: Path, iteration: int, keep: int = 0) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     if keep:
-        for old in _all(folder)[:-keep]:
+        for old in list_all(folder)[:-keep]:
             shutil.rmtree(old)
 
 
@@ -82,7 +82,7 @@ def newest(folder: Path) -> Path:
     Raises:
         CheckpointError: If there is none.
     """
-    for checkpoint in reversed(_all(folder)):
+    for checkpoint in reversed(list_all(folder)):
         try:
             verify(checkpoint)
             return checkpoint
@@ -91,7 +91,8 @@ def newest(folder: Path) -> Path:
     raise CheckpointError(f"There is no usable checkpoint in {folder}.")
 
 
-def _all(folder: Path) -> list[Path]:
+def list_all(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first; none where there is no folder."""
     return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
 
 

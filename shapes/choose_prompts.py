@@ -27,9 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m shapes.choose_prompts", description=__doc__)
     parser.add_argument("--pipeline", type=Path, default=PIPELINE)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prompts")
-    parser.add_argument("--candidates", type=int, default=24, help="training prompts of each kind that are tried")
+    parser.add_argument("--candidates", type=int, default=20, help="training prompts of each kind that are tried")
     parser.add_argument("--samples", type=int, default=16, help="images of each")
-    parser.add_argument("--hard", type=int, default=3, help="chosen of each kind")
+    parser.add_argument("--hard", type=int, default=2, help="chosen of each kind")
     parser.add_argument("--held-out", type=int, default=8, help="held-out prompts of each kind")
     args = parser.parse_args()
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -31,24 +32,30 @@ _CAPTION_DROPOUT = 0.1  # trains the unconditional branch of classifier-free gui
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
     """A CLIP tokenizer whose byte-pair merges make one token of every word of the grammar."""
     words = sorted({word for kind in KINDS for caption in all_captions(kind) for word in caption.text.split()})
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000, min_frequency=1, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False
-    )
-    bpe.train_from_iterator([" ".join(words)] * 2, trainer)
-    learned = json.loads(bpe.to_str())["model"]
-    vocabulary = [*letters, *(f"{c}</w>" for c in letters)]
-    vocabulary += [token for token in learned["vocab"] if token not in vocabulary]
+    merges = _learn_merges(words)
+    vocabulary = [*letters, *(f"{c}</w>" for c in letters), *("".join(pair) for pair in merges)]
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    merges = [" ".join(pair) for pair in learned["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until every word is one token; ties go by the alphabet, so that every run learns the same."""
+    pieces = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
+    merges = []
+    while counts := Counter(pair for word in pieces for pair in pairwise(word)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        for word in pieces:
+            for i in range(len(word) - 2, -1, -1):
+                if tuple(word[i : i + 2]) == best:
+                    word[i : i + 2] = ["".join(best)]
+    return merges
 
 
 def to_tensor(images: np.ndarray) -> Tensor:

@@ -66,14 +66,14 @@ def damage(scene: Scene, rng: random.Random) -> np.ndarray:
         angle = rng.uniform(0, 2 * np.pi)
         side = np.cos(angle) * (columns - victim.x) + np.sin(angle) * (rows - victim.y)
         keep = np.clip(side + rng.uniform(-0.3, 0.3) * victim.radius + 0.5, 0, 1)[..., None]
-        return (keep * draw(scene) + (1 - keep) * gone).astype(np.uint8)
+        return np.round(keep * draw(scene) + (1 - keep) * gone).astype(np.uint8)
     if kind == "blend shape":
         other = replace(victim.thing, shape=_other(victim.thing.shape, SHAPES, rng))
     else:
         other = replace(victim.thing, colour=_other(victim.thing.colour, tuple(PALETTE), rng))
     objects = (*scene.objects[:index], replace(victim, thing=other), *scene.objects[index + 1 :])
     share = rng.uniform(0.35, 0.65)
-    return (share * draw(scene) + (1 - share) * draw(replace(scene, objects=objects))).astype(np.uint8)
+    return np.round(share * draw(scene) + (1 - share) * draw(replace(scene, objects=objects))).astype(np.uint8)
 
 
 def _other(value: Any, options: Sequence[Any], rng: random.Random) -> Any:

@@ -89,7 +89,10 @@ def _object_score(seen: tuple[Seen, ...], wanted: tuple[Thing, ...]) -> float:
 
 
 def _is_at(seen: Seen, place: str) -> bool:
-    return {"left": seen.x < 0.4, "right": seen.x > 0.6, "top": seen.y < 0.4, "bottom": seen.y > 0.6}[place]
+    # A tenth off the centre, and further that way than the other: what is at the top is not on the right as well.
+    x, y = seen.x - 0.5, seen.y - 0.5
+    towards, across = {"left": (-x, y), "right": (x, y), "top": (-y, x), "bottom": (y, x)}[place]
+    return towards > 0.1 and towards > abs(across)
 
 
 def _nearest(colours: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> list[str]:

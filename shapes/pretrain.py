@@ -86,7 +86,10 @@ def main() -> None:
         tokenizer = make_tokenizer(folder / "tokenizer")
         rng = random.Random(args.seed + 1)
         pipeline = fit_denoiser(vae, tokenizer, args.denoiser_steps, 128, args.pictures, rng)
-        pipeline.to(torch.float16).save_pretrained(folder)
+        pipeline.to(torch.float16)
+        # Transformers loads what is on disk, diffusers float32: a half-precision text encoder would need options.
+        pipeline.text_encoder.float()
+        pipeline.save_pretrained(folder)
     torch.manual_seed(args.seed + 2)
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.unet.to(memory_format=torch.channels_last)

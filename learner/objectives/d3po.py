@@ -28,6 +28,8 @@ class D3POConfig(PPODConfig, frozen=True, extra="forbid"):
     pairs: Literal["consecutive", "best_worst", "all_pairs", "ranking"] = Field(
         "consecutive", description="Who meets whom."
     )
+    min_gap: float = Field(0.0, ge=0, description="Rewards that differ by no more than this are tied.")
+    kl_weight: float = Field(0.0, ge=0, description="Weight of KL(policy || pretrained) per step.")
     ties: Literal["drop", "keep"] = Field("keep", description="Ties count in the mean, without gradient.")
     share_init_noise: bool = Field(True, description="All samples of a prompt start from the same x_T.")
     step_fraction: float = Field(1.0, gt=0, le=1, description="Share of the steps that is trained, from the noisy end.")

@@ -45,16 +45,18 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
         "round", description="Reference policy: the pretrained model, or a snapshot taken at the start of each round."
     )
     round_length: int = Field(1, ge=1, description="Iterations of a round, for reference=round.")
-    kl_weight: float = Field(0.0, ge=0, description="Weight of KL(policy || pretrained) per step.")
+    kl_weight: float = Field(1.0, ge=0, description="Weight of KL(policy || pretrained) per step.")
     pairs: Literal["consecutive", "best_worst", "all_pairs", "ranking"] = Field(
         "all_pairs", description="Who is compared with whom among the samples of a prompt."
     )
-    min_gap: float = Field(0.0, ge=0, description="Rewards that differ by no more than this are tied.")
+    min_gap: float = Field(0.7, ge=0, description="Rewards that differ by no more than this are tied.")
     ties: Literal["drop", "keep"] = Field("drop", description="keep: ties count in the mean, without gradient.")
     share_init_noise: bool = Field(False, description="All samples of a prompt start from the same x_T.")
     form: Literal["step", "trajectory"] = Field("step", description="Loss per step, or of the whole chain.")
-    step_fraction: float = Field(0.6, gt=0, le=1, description="Share of the steps that is trained, from the noisy end.")
-    steps_per_update: int | None = Field(2, ge=1, description="Sampler steps of one optimizer step; null is all.")
+    step_fraction: float = Field(
+        0.25, gt=0, le=1, description="Share of the steps that is trained, from the noisy end."
+    )
+    steps_per_update: int | None = Field(1, ge=1, description="Sampler steps of one optimizer step; null is all.")
     prompts_per_update: int | None = Field(None, ge=1, description="Prompts of one optimizer step; null is all.")
     epochs: int = Field(1, ge=1, description="Passes over a batch.")
     offline_batches: int = Field(

@@ -25,7 +25,7 @@ Draw = Callable[..., Batch]
 
 def learner(policy: Policy, objective: dict[str, Any] | None = None, seed: int = 0, **config: Any) -> Learner:
     """A learner that takes one optimizer step a batch, unless the objective says otherwise."""
-    settings = {"steps_per_update": None, **(objective or {})}
+    settings = {"steps_per_update": None, "step_fraction": 0.6, "min_gap": 0.0, "kl_weight": 0.0, **(objective or {})}
     kind = D3POConfig if settings.get("name") == "d3po" else PPODConfig
     return Learner(LearnerConfig(**config), policy, kind.model_validate(settings).build(), seed)
 
