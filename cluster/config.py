@@ -76,7 +76,7 @@ class LearnerActorConfig(LearnerConfig, frozen=True, extra="forbid"):
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
     """Evaluation with fixed prompts and seeds that are never trained on; before, during and after."""
 
-    every: int = Field(6, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
+    every: int = Field(10, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
     samples: int = Field(32, ge=2, description="Images of each training prompt.")
     held_out_samples: int = Field(8, ge=2, description="Images of each held-out prompt.")
     features: str | None = Field(
@@ -104,7 +104,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     name: str | None = Field(None, description="Of the run's folder; null makes one from objective and time.")
     folder: str = Field("runs", description="Where runs are kept.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of everything that is random.")
-    iterations: int = Field(18, ge=1, description="Batches to train on.")
+    iterations: int = Field(20, ge=1, description="Batches to train on.")
     policy: PolicyConfig = PolicyConfig()
     objective: ObjectiveConfig = PPODConfig()
     rewards: dict[str, RewardConfig] = {

@@ -26,6 +26,7 @@ _PANELS = (
     ("Margin", "nats per dimension", ("margin/mean", "margin/std")),
     ("Implicit accuracy", "share of pairs", ("margin/accuracy",)),
     ("Clipped", "share of transitions", ("clip/winner", "clip/loser")),
+    ("KL to the pretrained model, a step", "nats per dimension", ("kl/pretrained",)),
     ("Seconds of an iteration", "s", ("time/sample", "time/learn")),
 )
 

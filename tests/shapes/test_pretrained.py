@@ -74,7 +74,6 @@ def test_the_scorer_ranks_the_true_caption_above_a_near_miss(scorer: Scorer, hel
     assert (true > false).float().mean() >= 0.85
 
 
-@pytest.mark.slow
 def test_the_pipeline_follows_its_prompts() -> None:
     """Far better under the prompt than under another image's, and neither hopeless nor finished."""
     torch.manual_seed(0)
