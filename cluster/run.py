@@ -45,6 +45,7 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
     args = parser.parse_args(arguments)
     console = Console()
+    run = None
     logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     try:
         config, run = _resume(args) if args.resume else _start(args.overrides)
@@ -59,7 +60,7 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
         log.debug("raised in an actor", exc_info=error)
         return 1
     except KeyboardInterrupt:
-        print(f"stopped; --resume continues a run: {program} --resume RUN", file=sys.stderr)
+        print(f"stopped; continue with: {program} --resume {run.path}" if run else "stopped", file=sys.stderr)
         return 130
     finally:
         ray.shutdown()

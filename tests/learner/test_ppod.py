@@ -250,7 +250,7 @@ def first_update(policy: Policy, batch: Batch, **settings: Any) -> dict[str, flo
         ({"loss": "bt"}, 0.6931471806),
         ({"loss": "hinge"}, 1),
         ({"loss": "ipo", "beta": 0.1}, 25),
-        ({"pairs": "ranking"}, 1.791759469 / 2),
+        ({"pairs": "ranking", "min_gap": 0.0}, 1.791759469 / 2),
         ({"form": "trajectory"}, 0.6931471806),
     ],
 )

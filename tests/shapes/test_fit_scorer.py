@@ -119,14 +119,14 @@ def test_fitting_is_reproducible(vae: AutoencoderKL) -> None:
 
 
 @pytest.mark.slow
-def test_fitting_learns_to_tell_colours_apart(vae: AutoencoderKL) -> None:
+def test_fitting_learns_which_of_two_captions_is_true(vae: AutoencoderKL) -> None:
     torch.manual_seed(0)
-    rng = random.Random(0)
-    scorer = fit_scorer(vae, steps=120, batch=12, pictures=512, rng=rng)
-    caption = parse("a red circle on a white background")
-    shown = np.stack([draw(arrange(caption, rng)) for _ in range(64)])
+    scorer = fit_scorer(vae, steps=120, batch=16, pictures=32, rng=random.Random(0))
+    rng = random.Random(0)  # the captions and near misses that it was shown, in pictures that it was not
+    captions = [sample_caption(rng, held_out=None) for _ in range(32)]
+    misses = [corrupt(caption, rng) for caption in captions]
+    shown = np.stack([draw(arrange(caption, rng)) for caption in captions])
     images = torch.from_numpy(shown).permute(0, 3, 1, 2).float() / 255
-    words = tokenize([caption.text] * 64)
-    wrong = tokenize(["a blue circle on a white background"] * 64)
     with torch.no_grad():
-        assert (scorer(images, words) > scorer(images, wrong)).float().mean() > 0.9
+        true, false = (scorer(images, tokenize([c.text for c in which])) for which in (captions, misses))
+    assert (true > false).float().mean() > 0.8
