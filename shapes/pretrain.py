@@ -1,4 +1,4 @@
-"""Makes everything that `shapes/pretrained` ships: `python -m shapes.pretrain` (about an hour on two cores).
+"""Makes everything that `shapes/pretrained` ships: `python -m shapes.pretrain` (about 40 minutes on two cores).
 
 Run it again only to change the world itself. With the same seed, library versions and thread count it gives the same
 files; the summary that it writes beside them says how good the base model is.
