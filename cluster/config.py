@@ -78,7 +78,7 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
 
     every: int = Field(10, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
     samples: int = Field(32, ge=2, description="Images of each training prompt.")
-    held_out_samples: int = Field(8, ge=2, description="Images of each held-out prompt.")
+    held_out_samples: int = Field(9, ge=2, description="Images of each held-out prompt.")
     features: str | None = Field(
         "shapes_agreement", description="Reward whose image features measure diversity within a prompt; null: none."
     )
