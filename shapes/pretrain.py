@@ -83,6 +83,7 @@ def main() -> None:
     if args.start != "summary":
         torch.manual_seed(args.seed + 1)
         vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).requires_grad_(False)
+        vae.register_to_config(_name_or_path="")  # where it lay is nobody's business
         tokenizer = make_tokenizer(folder / "tokenizer")
         rng = random.Random(args.seed + 1)
         pipeline = fit_denoiser(vae, tokenizer, args.denoiser_steps, 128, args.pictures, rng)

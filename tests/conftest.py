@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,16 @@ def policy_config(tiny_pipeline: Path) -> PolicyConfig:
 def policy(policy_config: PolicyConfig) -> Policy:
     """A fresh policy over the tiny pipeline."""
     return Policy.load(policy_config)
+
+
+@pytest.fixture
+def nudge() -> Callable[[Policy], None]:
+    """Moves a policy's adapter away from where it is, as training would."""
+    generator = torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def move(policy: Policy, size: float = 0.3) -> None:
+        for parameter in policy.parameters:
+            parameter += size * torch.randn(parameter.shape, generator=generator)
+
+    return move

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from actors.policy import Policy
 from actors.rollout import rollout
@@ -14,19 +13,6 @@ from actors.trajectories import Request
 from learner.batch import Batch, join
 
 REWARDS = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4], np.float32)
-
-
-@pytest.fixture
-def nudge() -> Callable[[Policy], None]:
-    """Moves a policy's adapter away from where it is, as training would."""
-    generator = torch.Generator().manual_seed(0)
-
-    @torch.no_grad()
-    def move(policy: Policy, size: float = 0.3) -> None:
-        for parameter in policy.parameters:
-            parameter += size * torch.randn(parameter.shape, generator=generator)
-
-    return move
 
 
 @pytest.fixture
