@@ -1,7 +1,7 @@
 """Makes everything that `shapes/pretrained` ships: `python -m shapes.pretrain` (about 40 minutes on two cores).
 
-Run it again only to change the world itself. With the same seed, library versions and thread count it gives the same
-files; the summary that it writes beside them says how good the base model is.
+Run it again only to change the world itself. Every stage has a seed; the summary that it writes beside the files says how
+good the base model is.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
     if args.start != "summary":
         torch.manual_seed(args.seed + 1)
         vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).requires_grad_(False)
-        vae.register_to_config(_name_or_path="")  # where it lay is nobody's business
+        vae.register_to_config(_name_or_path="")  # keeps a local path out of the saved config
         tokenizer = make_tokenizer(folder / "tokenizer")
         rng = random.Random(args.seed + 1)
         pipeline = fit_denoiser(vae, tokenizer, args.denoiser_steps, 128, args.pictures, rng)
