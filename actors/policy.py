@@ -130,10 +130,24 @@ class Policy:
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
+    def clean(self, x: Tensor, state: Tensor, conditioning: Tensor) -> Tensor:
+        """The image's latents `(B, C, H, W)` that the guided prediction sees in states `(B,)` in [0, T].
+
+        State T is the image already, and comes back as it is.
+        """
+        step = state.clamp(max=len(self.transitions) - 1)
+        noise = self.transitions.noise(x, self.predict(x, step, conditioning), step)
+        return self.transitions.clean(x, noise, state)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` float32 in [0, 1] of latents `(B, C, h, w)`."""
         scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype, memory_format=torch.channels_last)
         return (self._vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def text_width(self) -> int:
+        """D, the width of the prompts' embeddings."""
+        return self.unet.config.cross_attention_dim
 
     # ------------------------------------------------------------------ adapters
 

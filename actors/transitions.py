@@ -26,7 +26,7 @@ class Transitions:
 
     Args:
         timesteps: `(T,)` int64, training timesteps in the order of sampling.
-        alpha_bar: `(T,)` float32, cumulative alpha of the state that each step starts from.
+        alpha_bar: `(T + 1,)` float32, cumulative alpha of each state, from x_T (state 0) to the image (state T).
         state_weight: `(T,)` float32, a_t above.
         noise_weight: `(T,)` float32, b_t above (negative).
         std: `(T,)` float32; 0 makes a step deterministic.
@@ -65,6 +65,26 @@ class Transitions:
             return prediction
         alpha_bar = _at(self.alpha_bar, step, x)
         return alpha_bar.sqrt() * prediction + (1 - alpha_bar).sqrt() * x
+
+    def clean(self, x: Tensor, noise: Tensor, state: Tensor) -> Tensor:
+        """The image that is predicted at a state: x0 = (x - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar).
+
+        Args:
+            x: `(B, C, H, W)` float32, the state.
+            noise: The same shape, the predicted noise.
+            state: `(B,)` int64 in [0, T]; state T is the image itself.
+        """
+        alpha_bar = _at(self.alpha_bar, state, x)
+        clean = (x - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+        return torch.where((state == len(self)).to(x.device).view(-1, 1, 1, 1), x, clean)
+
+    def score_weight(self, step: Tensor, like: Tensor) -> Tensor:
+        """kappa of `d log p(x_next | x_t) / d x_next`: scores of two policies differ by kappa (eps_1 - eps_2).
+
+        The sampled noise cancels in the difference, so this form keeps its precision where 1 / std is large.
+        `(B, 1, 1, 1)`; infinite at a step without noise.
+        """
+        return _at(self.noise_weight / self.std**2, step, like)
 
     def std_at(self, step: Tensor, like: Tensor) -> Tensor:
         """Standard deviations `(B, 1, 1, 1)` on the device of `like`."""
@@ -111,7 +131,12 @@ def make_transitions(
         # The clamp only absorbs rounding at a final alpha of 1, where both terms vanish.
         noise_weight = (1 - then - std**2).clamp(min=0).sqrt() - (then * (1 - now) / now).sqrt()
     return Transitions(
-        timesteps, now.float(), state_weight.float(), noise_weight.float(), std.float(), config.prediction_type
+        timesteps,
+        torch.cat([now, then[-1:]]).float(),
+        state_weight.float(),
+        noise_weight.float(),
+        std.float(),
+        config.prediction_type,
     )
 
 

@@ -10,7 +10,7 @@ import difflib
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -58,10 +58,15 @@ class SamplersConfig(BaseModel, frozen=True, extra="forbid"):
     gpus: float = Field(0, ge=0, description="GPUs that each reserves on a cluster.")
 
 
-class ActorConfig(BaseModel, frozen=True, extra="forbid"):
-    """What the learner, or each reward actor, reserves on a cluster."""
+class RewardActorsConfig(BaseModel, frozen=True, extra="forbid"):
+    """The reward actors, and what each reserves on a cluster."""
 
     count: int = Field(1, ge=1, description="Actors.")
+    gradients: Literal["learner", "actors"] = Field(
+        "learner",
+        description="Where objectives that ask for more than scores get it: from copies of the rewards in the "
+        "learner's own process, or from the reward actors (images and gradients then cross the wire).",
+    )
     cpus: float = Field(1, ge=0, description="CPUs that each reserves on a cluster.")
     gpus: float = Field(0, ge=0, description="GPUs that each reserves on a cluster.")
 
@@ -111,10 +116,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         "shapes_agreement": RewardConfig(),
         "shapes_gold": RewardConfig(weight=0.0),
     }
-    normalise_rewards: bool = Field(
-        True, description="Standardise each reward by its running moments before weighting."
+    normalise_rewards: bool | None = Field(
+        None,
+        description="Standardise each reward by its running moments before weighting; null does so for objectives that "
+        "only compare samples, and not for those whose target is exp(beta r).",
     )
-    reward_actors: ActorConfig = ActorConfig()
+    reward_actors: RewardActorsConfig = RewardActorsConfig()
     prompts: PromptsConfig = PromptsConfig()
     samplers: SamplersConfig = SamplersConfig()
     learner: LearnerActorConfig = LearnerActorConfig()
@@ -137,6 +144,18 @@ class Config(BaseModel, frozen=True, extra="forbid"):
                 raise ValueError(error.args[0].rstrip(".")) from None
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError("every reward has weight 0, so there is nothing to learn from; give one a weight")
+        if objective.needs_reward == "gradients":
+            for name, reward in self.rewards.items():
+                if reward.weight and not reward_class(name).differentiable:
+                    raise ValueError(
+                        f"rewards.{name} has no gradient with respect to the image, which {self.objective.name} needs; "
+                        "give it weight 0 to watch it, or choose another objective"
+                    )
+        if objective.needs_reward != "nothing" and self.normalise_rewards:
+            raise ValueError(
+                f"{self.objective.name} trains on the reward itself, which a running normalisation would move; "
+                "leave normalise_rewards null, or set it to false"
+            )
         if self.evaluation.features is not None and self.evaluation.features not in self.rewards:
             raise ValueError(
                 f"evaluation.features names {self.evaluation.features!r}, which is not among the rewards; add it with "
@@ -159,6 +178,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
                 f"an iteration; {fits} does"
             )
         return self
+
+    @property
+    def normalises(self) -> bool:
+        """Whether rewards are standardised before weighting."""
+        compares = self.objective.build().needs_reward == "nothing"
+        return compares if self.normalise_rewards is None else self.normalise_rewards
 
     @property
     def prompts_per_iteration(self) -> int:

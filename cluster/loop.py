@@ -14,7 +14,7 @@ import ray
 from cluster.batches import Batches
 from cluster.config import Config
 from cluster.display import Display
-from cluster.evaluate import evaluate
+from cluster.evaluate import evaluate, features
 from cluster.metrics import iteration_metrics
 from cluster.pictures import sample_grid
 from cluster.placement import Crew
@@ -38,7 +38,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             checkpoint.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards, tuple(config.rewards))
-    combiner = Combiner({name: r.weight for name, r in config.rewards.items()}, config.normalise_rewards)
+    combiner = Combiner({name: r.weight for name, r in config.rewards.items()}, config.normalises)
     version = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)
     batches.draw_offline()
@@ -95,7 +95,11 @@ def _evaluate(
 ) -> tuple[dict[str, float], dict[str, list[Rollout]]]:
     display.status("evaluation")
     averaged = crew.learner.weights.remote(True) if config.learner.ema_decay else None
-    metrics, splits = evaluate(config, rollouts, version, averaged)
+    metrics, splits = evaluate(config, rollouts, version, averaged, run.pretrained() if version else None)
+    if version == 0 and config.evaluation.features is not None:
+        found = {split: features(sampled) for split, sampled in splits.items()}
+        if all(of_split is not None for of_split in found.values()):
+            run.write_pretrained(cast(dict[str, np.ndarray], found))
     display.evaluation(version, metrics)
     for split, sampled in splits.items():
         run.write_image(f"{split}-{version:06d}", sample_grid(sampled))

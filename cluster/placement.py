@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,9 +17,12 @@ from ray.actor import ActorHandle
 from actors.sampler import Sampler
 from cluster.config import Config
 from cluster.pool import Pool
+from cluster.remote_reward import RemoteReward
 from cluster.weights import WeightStore
 from learner.actor import LearnerActor
+from learner.guidance import RewardModel
 from rewards.actor import RewardActor
+from rewards.weighted import WeightedSum
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,6 @@ def make_crew(config: Config, placement: Placement) -> Crew:
     # name is unique, so that no earlier run on the same cluster is in the way.
     store_name = f"weights-{uuid.uuid4().hex}"
     store = _start(WeightStore, {"num_cpus": 0, "name": store_name})
-    learner = _start(
-        LearnerActor,
-        placement.learner,
-        config.learner,
-        policy,
-        config.objective,
-        config.seed,
-        placement.learner_threads,
-    )
     # Ray brings these back; their lost calls are run again by the pool, which knows that they may go elsewhere.
     restarting = {"max_restarts": -1, "max_task_retries": 0}
     samplers = [
@@ -111,6 +106,23 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         _start(RewardActor, {**placement.reward, **restarting}, options, placement.reward_threads)
         for _ in range(config.reward_actors.count)
     ]
+    weights = {name: reward.weight for name, reward in config.rewards.items()}
+    reward: Callable[[], RewardModel] | None = None
+    if config.objective.build().needs_reward != "nothing":
+        with_learner = config.reward_actors.gradients == "learner"
+        reward = (
+            partial(WeightedSum.make, options, weights) if with_learner else partial(RemoteReward, rewards, weights)
+        )
+    learner = _start(
+        LearnerActor,
+        placement.learner,
+        config.learner,
+        policy,
+        config.objective,
+        config.seed,
+        placement.learner_threads,
+        reward,
+    )
     ray.get([actor.ready.remote() for actor in (*samplers, *rewards)] + [learner.weights.remote()])
     deaths = config.failures.max_deaths
     return Crew(store, learner, Pool("sampler", samplers, deaths), Pool("reward", rewards, deaths))

@@ -3,6 +3,7 @@
     config.yaml                    the resolved configuration
     metrics.parquet/               one part an iteration: iteration, name, value, time
     samples.parquet/               one part an iteration: split, prompt, seed, version, every reward
+    pretrained.npz                 image features of the first evaluation, which distances are measured from
     images/                        grids of fixed prompts and seeds, by iteration
     checkpoints/                   see learner.checkpoint
     report.html
@@ -19,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -86,6 +88,17 @@ class RunDirectory:
         for row in table.to_pylist():
             series.setdefault(row["name"], []).append((row["iteration"], row["value"]))
         return series
+
+    def write_pretrained(self, features: Mapping[str, np.ndarray]) -> None:
+        """Keep the image features of the first evaluation, by split."""
+        temporary = self.path / f".pretrained.{os.getpid()}.npz"
+        np.savez(temporary, allow_pickle=False, **features)
+        temporary.replace(self.path / "pretrained.npz")
+
+    def pretrained(self) -> dict[str, np.ndarray] | None:
+        """What `write_pretrained` kept, if it did."""
+        path = self.path / "pretrained.npz"
+        return dict(np.load(path)) if path.is_file() else None
 
     def write_image(self, name: str, image: Image.Image) -> None:
         """Write `images/<name>.png`."""

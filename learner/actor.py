@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from actors.policy import Policy, PolicyConfig
 from actors.trajectories import Trajectories, Weights
 from learner import checkpoint
 from learner.batch import join
+from learner.guidance import RewardModel
 from learner.learner import Learner, LearnerConfig, Update
 from learner.objectives import ObjectiveConfig
 
@@ -25,14 +27,22 @@ class LearnerActor:
         objective: The algorithm.
         seed: Of the run.
         threads: Torch threads; 0 leaves torch's own choice.
+        reward: Makes the reward model that the objective asks while it trains; `None` where it asks for none.
     """
 
     def __init__(
-        self, config: LearnerConfig, policy: PolicyConfig, objective: ObjectiveConfig, seed: int, threads: int = 0
+        self,
+        config: LearnerConfig,
+        policy: PolicyConfig,
+        objective: ObjectiveConfig,
+        seed: int,
+        threads: int = 0,
+        reward: Callable[[], RewardModel] | None = None,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
-        self._learner = Learner(config, Policy.load(policy, seed), objective.build(), seed)
+        made = reward() if reward else None
+        self._learner = Learner(config, Policy.load(policy, seed), objective.build(), seed, made)
 
     def update(self, rewards: np.ndarray, *trajectories: Trajectories) -> tuple[Update, Weights]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from actors.policy import Policy
 from actors.trajectories import Weights
 from learner.batch import Batch
+from learner.guidance import RewardModel
 from learner.objectives import Objective
 
 
@@ -57,17 +58,27 @@ class Learner:
         config: The optimizer.
         policy: What is trained.
         objective: How.
+        reward: The run's weighted reward, for objectives that ask for more of it than the samples' scores.
         seed: Of the run; the order of timesteps and prompts is drawn from it and the version.
 
     Attributes:
         version: Number of batches applied so far; names the weights.
     """
 
-    def __init__(self, config: LearnerConfig, policy: Policy, objective: Objective, seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: LearnerConfig,
+        policy: Policy,
+        objective: Objective,
+        seed: int = 0,
+        reward: RewardModel | None = None,
+    ) -> None:
         self.version = 0
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
+        objective.attach(policy, reward)
+        self._flow = objective.flow
         self._parameters = policy.parameters
-        self._optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
         self._average = EMAModel(self._parameters, decay=config.ema_decay) if config.ema_decay else None
@@ -86,7 +97,9 @@ class Learner:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.version)
         history: dict[str, list[float]] = defaultdict(list)
         for number, part in enumerate(self._objective.parts(batch, generator)):
-            self._optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
+            if self._flow is not None:
+                self._flow.optimizer.zero_grad(set_to_none=True)
             metrics = self._objective.backward(self._policy, batch, part, self._config.micro_batch)
             if number == 0:
                 self._check_ratio(batch, metrics)
@@ -97,7 +110,9 @@ class Learner:
                     f"The gradient of update {number} in iteration {self.version} is {float(norm)}; lower learner.lr "
                     "or objective.beta, or look for a reward that overflows."
                 )
-            self._optimizer.step()
+            if self._flow is not None:
+                metrics["grad_norm/flow"] = self._flow.step()
+            self.optimizer.step()
             if self._average is not None:
                 self._average.step(self._parameters)
             for name, value in {**metrics, "grad_norm": float(norm)}.items():
@@ -123,9 +138,11 @@ class Learner:
         """
         self._policy.save_lora(folder)
         state: dict[str, Any] = {
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "snapshots": {name: torch.from_numpy(self._policy.weights(name)[0]) for name in self._policy.snapshots},
         }
+        if self._flow is not None:
+            state["flow"] = self._flow.state_dict()
         if self._average is not None:
             state["average"] = self._average.state_dict()
             with self._averaged():
@@ -137,9 +154,11 @@ class Learner:
         """Continue from what `save` wrote; returns its `extra`."""
         self._policy.load_lora(folder)
         state = torch.load(folder / "learner.pt", map_location=self._policy.device, weights_only=True)
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+        if self._flow is not None:
+            self._flow.load_state_dict(state["flow"])
         for name, flat in state["snapshots"].items():
             self._policy.snapshot(name)
             self._policy.load_weights(flat.cpu().numpy(), self._policy.weights()[1], name)

@@ -10,6 +10,7 @@ import torch
 
 from rewards import make_reward
 from rewards.reward import Scores, to_images
+from rewards.weighted import WeightedSum
 
 
 class RewardActor:
@@ -43,3 +44,25 @@ class RewardActor:
         values = [reward.score(images, prompts).float().cpu().numpy() for reward in self._rewards.values()]
         embedding = None if features is None else self._rewards[features].embed(images).float().cpu().numpy()
         return Scores(tuple(self._rewards), np.stack(values), embedding)
+
+    def judge(
+        self, images: np.ndarray, prompts: Sequence[str], weights: Mapping[str, float], gradient: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The weighted sum of the rewards, each on its own scale, and its gradient where that is asked for.
+
+        Args:
+            images: `(B, 3, H, W)` float32 in [0, 1].
+            prompts: One an image.
+            weights: Of each reward by name.
+            gradient: Whether to differentiate.
+
+        Returns:
+            Scores `(B,)` and d score / d image `(B, 3, H, W)`, float32.
+        """
+        reward = WeightedSum([(weight, self._rewards[name]) for name, weight in weights.items() if weight])
+        pixels = torch.from_numpy(np.array(images))
+        if not gradient:
+            with torch.no_grad():
+                return reward.score(pixels, prompts).float().cpu().numpy(), None
+        scores, gradients = reward.score_and_grad(pixels, prompts)
+        return scores.float().cpu().numpy(), gradients.float().cpu().numpy()

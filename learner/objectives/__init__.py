@@ -5,9 +5,25 @@ from typing import Annotated
 from pydantic import Field
 
 from learner.objectives.d3po import D3POConfig
+from learner.objectives.dag_db import DAGDBConfig
+from learner.objectives.nabla_db import NablaDBConfig
 from learner.objectives.objective import Objective
 from learner.objectives.ppod import PPODConfig
+from learner.objectives.refl import ReFLConfig
+from learner.objectives.residual_db import ResidualDBConfig
+from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
+from learner.objectives.residual_nabla_db_release import ResidualNablaDBReleaseConfig
 
-ObjectiveConfig = Annotated[PPODConfig | D3POConfig, Field(discriminator="name")]
+ObjectiveConfig = Annotated[
+    PPODConfig
+    | D3POConfig
+    | ResidualNablaDBConfig
+    | ResidualNablaDBReleaseConfig
+    | NablaDBConfig
+    | ResidualDBConfig
+    | DAGDBConfig
+    | ReFLConfig,
+    Field(discriminator="name"),
+]
 
 __all__ = ["Objective", "ObjectiveConfig"]

@@ -5,21 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from actors.policy import Policy
 from learner.batch import Batch
+from learner.flow import Flow
+from learner.guidance import RewardModel
 
 
 @dataclass(frozen=True)
 class Part:
-    """The share of a batch that one optimizer step trains on: samples x columns of stored transitions."""
+    """The share of a batch that one optimizer step trains on: k of the stored transitions of each of b samples."""
 
-    samples: Tensor  # (b,) int64
-    columns: Tensor  # (k,) int64
+    samples: Tensor  # (b,) int64, rows of the batch
+    columns: Tensor  # (k,) int64, columns of the batch, the same for every sample; or (b, k), each its own
 
 
 class Objective(ABC):
@@ -29,15 +31,28 @@ class Objective(ABC):
         needs_groups: Whether it compares samples of the same prompt (then there must be at least two).
         share_init_noise: Whether all samples of a prompt start from the same x_T.
         offline_batches: Train on this many batches, drawn once from the pretrained model; 0 is online.
+        needs_reward: What it asks of the reward model while it trains: nothing, `scores` of other images than the
+            sampled ones, or their `gradients` too. Such a method aims at exp(beta r), so r must not be normalised.
+        flow: The flow function that it trains beside the policy, if it has one; made by `attach`.
     """
 
     needs_groups: ClassVar[bool] = False
+    needs_reward: ClassVar[Literal["nothing", "scores", "gradients"]] = "nothing"
+    flow: Flow | None = None
     share_init_noise: bool = False
     offline_batches: int = 0
 
     @abstractmethod
     def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
         """The sampler steps whose transitions are to be stored, out of those that have a density."""
+
+    def attach(self, policy: Policy, reward: RewardModel | None) -> None:  # noqa: B027
+        """Called once, before anything else: make what depends on the policy, and keep the reward model.
+
+        Args:
+            policy: What will be trained.
+            reward: The run's weighted reward, for objectives that need it; `None` where none does.
+        """
 
     def begin(self, policy: Policy, version: int) -> None:  # noqa: B027
         """Called before the update of each batch; moves a reference where there is one."""

@@ -121,7 +121,9 @@ def test_velocity_and_noise_describe_the_same_mean() -> None:
     by_velocity = make_transitions(sd15(prediction_type="v_prediction"), 8)
     step = torch.arange(8)
     clean, eps = torch.randn(2, 8, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    signal, spread = (v.view(-1, 1, 1, 1) for v in (by_noise.alpha_bar.sqrt(), (1 - by_noise.alpha_bar).sqrt()))
+    signal, spread = (
+        v.view(-1, 1, 1, 1) for v in (by_noise.alpha_bar[:-1].sqrt(), (1 - by_noise.alpha_bar[:-1]).sqrt())
+    )
     x, velocity = signal * clean + spread * eps, signal * eps - spread * clean
     torch.testing.assert_close(by_velocity.noise(x, velocity, step), eps, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(by_velocity.mean(x, velocity, step), by_noise.mean(x, eps, step), atol=1e-5, rtol=1e-5)
@@ -133,6 +135,30 @@ def test_each_row_of_a_batch_takes_its_own_step() -> None:
     alone = [chain.mean(x[i : i + 1], eps[i : i + 1], order[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(chain.mean(x, eps, order), torch.cat(alone), rtol=0, atol=0)
     assert chain.std_at(order, x).flatten().tolist() == chain.std[order].tolist()
+
+
+def test_the_clean_image_is_what_was_noised_and_the_last_state_is_clean() -> None:
+    chain, states = make_transitions(sd15(), 8), torch.arange(9)
+    clean, eps = torch.randn(2, 9, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    alpha_bar = chain.alpha_bar.view(-1, 1, 1, 1)
+    x = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
+    found = chain.clean(x, eps, states)
+    torch.testing.assert_close(found[:-1], clean[:-1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[-1], x[-1], rtol=0, atol=0)
+    assert float(chain.alpha_bar[-1]) == pytest.approx(0.99915, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("timestep", "kappa"), [(981, 1.13), (481, 1.31), (81, 4.84), (41, 10.2), (21, 82.9), (1, 48.6)]
+)
+def test_score_weights_of_stable_diffusion(timestep: int, kappa: float) -> None:
+    chain = make_transitions(sd15(), 50)
+    step = torch.tensor([chain.timesteps.tolist().index(timestep)])
+    found = float(chain.score_weight(step, image(0.0)))
+    assert -found == pytest.approx(kappa, rel=5e-3)
+    now, then = chain.alpha_bar[step].double(), chain.alpha_bar[step + 1].double()
+    expected = -(then.sqrt() * (1 - now).sqrt()) / (now.sqrt() * (1 - then))
+    assert found == pytest.approx(float(expected), rel=2e-4)
 
 
 @pytest.mark.parametrize("overrides", [{"clip_sample": True}, {"thresholding": True}])

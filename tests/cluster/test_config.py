@@ -160,3 +160,30 @@ def test_an_unreadable_config_file_is_refused_by_name(tmp_path: Path, content: b
 def test_an_empty_config_file_is_the_defaults(tmp_path: Path, base: list[str]) -> None:
     (tmp_path / "empty.yaml").write_text("")
     assert load_config(tmp_path / "empty.yaml", base) == load_config(None, base)
+
+
+def test_a_reward_without_gradient_is_refused_by_name_where_one_is_needed(make_config: Make) -> None:
+    message = refusal(make_config, "objective.name=residual_nabla_db", "rewards.jpeg_compressibility.weight=0.5")
+    assert message.startswith("rewards.jpeg_compressibility has no gradient")
+    assert "residual_nabla_db" in message
+    make_config("objective.name=residual_nabla_db", "rewards.jpeg_compressibility.weight=0")
+    make_config("objective.name=residual_db", "rewards.jpeg_compressibility.weight=0.5")  # scores are enough
+
+
+def test_rewards_are_normalised_unless_the_objective_tilts_by_them(make_config: Make) -> None:
+    assert make_config().normalises
+    assert not make_config("normalise_rewards=false").normalises
+    assert not make_config("objective.name=residual_nabla_db").normalises
+    message = refusal(make_config, "objective.name=residual_nabla_db", "normalise_rewards=true")
+    assert "leave normalise_rewards null" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ppod", "d3po", "residual_nabla_db", "residual_nabla_db_release", "nabla_db", "residual_db", "dag_db", "refl"],
+)
+def test_every_objective_can_be_chosen_by_its_name(make_config: Make, tmp_path: Path, name: str) -> None:
+    config = make_config(f"objective.name={name}")
+    assert config.objective.name == name
+    config.save(tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config

@@ -230,3 +230,40 @@ def test_a_run_without_rewards_stops_with_a_sentence(settings: Path, tmp_path: P
     with pytest.raises(RunStopped, match="50% of an iteration's samples got no reward"):
         carry_out(config, run, crew)
     dismiss(crew)
+
+
+def test_gradients_from_reward_actors_are_those_of_the_learners_own_rewards(settings: Path, tmp_path: Path) -> None:
+    nabla = [
+        "objective={name: residual_nabla_db, step_fraction: 0.5, flow: {widths: [8], heads: 2, groups: 4}}",
+        "rewards={jpeg_compressibility: {weight: 0}, shapes_agreement: {weight: 1}}",
+        "reward_actors.count=2",
+        "iterations=2",
+    ]
+    found = []
+    for place in ("learner", "actors"):
+        config, run = make_run(settings, tmp_path / place, *nabla, f"reward_actors.gradients={place}")
+        crew = make_crew(config, PLACEMENT)
+        try:
+            found.append(carry_out(config, run, crew))
+        finally:
+            dismiss(crew)
+    for name, values in found[0].items():
+        np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-5)
+    assert any(values.any() for name, values in found[0].items() if "lora_B" in name or "up" in name)
+
+
+def test_a_gradient_informed_run_resumes_with_its_flow_function(settings: Path, tmp_path: Path) -> None:
+    nabla = [
+        "objective={name: residual_nabla_db, step_fraction: 0.5, flow: {widths: [8], heads: 2, groups: 4}}",
+        "rewards={jpeg_compressibility: {weight: 0}, shapes_agreement: {weight: 1}}",
+    ]
+    config, run = make_run(settings, tmp_path / "whole", *nabla)
+    crew = make_crew(config, PLACEMENT)
+    whole = carry_out(config, run, crew)
+    dismiss(crew)
+    _, first = make_run(settings, tmp_path / "halves", *nabla)
+    for iterations in (2, 4):
+        crew = make_crew(config, PLACEMENT)
+        halves = carry_out(config.model_copy(update={"iterations": iterations}), first, crew)
+        dismiss(crew)
+    assert same(whole, halves)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import energy_distance
 
 from actors.trajectories import EVALUATION, Request
 from cluster.config import Config
-from cluster.evaluate import diversity, evaluate, mean_pairwise_distance
+from cluster.evaluate import distance, diversity, evaluate, features, mean_pairwise_distance
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout
 
@@ -70,6 +71,36 @@ def test_a_prompt_with_one_sample_left_takes_no_part() -> None:
 def test_diversity_is_unknown_when_no_features_could_be_computed() -> None:
     lost = [rollout(request, {}) for request in make_requests(("a", "b"), 2, 2, seed=0)]
     assert math.isnan(diversity(lost))
+
+
+def test_nothing_has_moved_from_itself_but_for_the_pairs_of_one_seed() -> None:
+    rollouts = features_of({0: [0, 1, 5], 1: [2, 4, 9]}, 2)
+    base = features(rollouts)
+    assert base is not None
+    assert distance(rollouts, base) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_energy_distance_of_two_far_points_is_twice_their_distance() -> None:
+    rollouts = features_of({0: [7, 7, 7], 1: [3, 3, 3]}, 3)
+    base = np.array([[1.0]] * 3 + [[1.0]] * 3, np.float32)
+    assert distance(rollouts, base) == pytest.approx((2 * 6 + 2 * 2) / 2)
+
+
+def test_the_distance_agrees_with_the_two_sample_statistic_in_one_dimension() -> None:
+    rng = np.random.default_rng(0)
+    now, before = rng.normal(1, 1, 400), rng.normal(0, 1, 400)
+    rollouts = features_of({0: list(now)}, 400)
+    # Szekely's statistic in one dimension is twice the integral of the squared difference of distribution functions.
+    assert distance(rollouts, before[:, None].astype(np.float32)) == pytest.approx(
+        energy_distance(now, before) ** 2, abs=0.02
+    )
+
+
+def test_lost_features_of_either_side_are_left_out() -> None:
+    rollouts = features_of({0: [0, 4, 8, 8]}, 2)
+    base = np.array([[0.0], [4.0], [np.nan], [8.0]], np.float32)
+    assert distance(rollouts, base) == pytest.approx(0, abs=1e-6)
+    assert math.isnan(distance([rollout(rollouts[0].request, {})], base[:2]))
 
 
 class FakeRollouts:
@@ -136,6 +167,16 @@ def test_version_weights_and_features_are_passed_on(config: Config, make_config:
     rollouts, averaged = FakeRollouts(), object()
     evaluate(config, rollouts, 3, averaged)  # type: ignore[arg-type]
     assert {tuple(rest) for _, _, *rest in rollouts.asked} == {(3, averaged, "shapes_agreement")}
+
+
+def test_the_distance_is_measured_once_there_is_something_to_measure_from(config: Config) -> None:
+    _, splits = evaluate(config, FakeRollouts(), 0)  # type: ignore[arg-type]
+    base = {split: features(found) for split, found in splits.items()}
+    metrics, _ = evaluate(config, FakeRollouts(), 3, None, base)  # type: ignore[arg-type]
+    assert metrics["eval/train/distance"] == pytest.approx(0, abs=1e-6)
+    assert metrics["eval/held_out/distance"] == pytest.approx(0, abs=1e-6)
+    moved = {split: values + 100 for split, values in base.items() if values is not None}
+    assert evaluate(config, FakeRollouts(), 3, None, moved)[0]["eval/train/distance"] > 100  # type: ignore[arg-type]
 
 
 def test_without_features_there_is_no_diversity(make_config: Make) -> None:

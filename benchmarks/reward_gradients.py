@@ -1,0 +1,72 @@
+"""Where reward gradients are best computed: in the learner's process, or in reward actors.
+
+    python -m benchmarks.reward_gradients [config.yaml] [key=value ...]
+
+Times `score_and_grad` of the run's weighted reward on one micro-batch of images, both ways in turns in one run, and one
+optimizer step of the objective with each.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from functools import partial
+
+import ray
+import torch
+
+from actors.policy import Policy
+from actors.rollout import rollout
+from cluster.config import load_config
+from cluster.placement import local
+from cluster.prompts import make_requests, read_prompts
+from cluster.remote_reward import RemoteReward
+from learner.batch import join
+from learner.learner import Learner
+from rewards.actor import RewardActor
+from rewards.weighted import WeightedSum
+
+ROUNDS = 7
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print."""
+    config = load_config(None, ["objective.name=residual_nabla_db", *arguments])
+    placement = local(config)
+    options = {name: reward.options for name, reward in config.rewards.items()}
+    weights = {name: reward.weight for name, reward in config.rewards.items()}
+    actors = [
+        ray.remote(RewardActor).options(**placement.reward).remote(options, placement.learner_threads)
+        for _ in range(config.reward_actors.count)
+    ]
+    ways = {"learner": WeightedSum.make(options, weights), "actors": RemoteReward(actors, weights)}
+    policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
+    prompts = (read_prompts(config.prompts.train) * config.learner.micro_batch)[: config.learner.micro_batch]
+    images = torch.rand(len(prompts), 3, policy.latent_shape[1] * 4, policy.latent_shape[2] * 4)
+    times = {
+        name: [_timed(partial(way.score_and_grad, images, prompts)) for _ in range(ROUNDS)]
+        for name, way in ways.items()
+    }
+    for name, found in times.items():
+        print(f"{name:8s} {len(prompts)} images: {1000 * statistics.median(found):.0f} ms")
+
+    steps = config.objective.build().trained_steps(policy.transitions.stochastic_steps)
+    request = make_requests(prompts[:16], 1, 16, seed=0, stored_steps=steps)[0]
+    pixels, trajectories = rollout(policy, request)
+    scores = ray.get(actors[0].score.remote(pixels, request.prompts)).values[0]
+    for name, way in ways.items():
+        learner = Learner(config.learner, policy, config.objective.build(), config.seed, way)
+        found = [_timed(partial(learner.step, join([trajectories], scores))) for _ in range(3)]
+        print(f"{name:8s} an update of {len(request.prompts)} samples: {statistics.median(found):.2f} s")
+    ray.shutdown()
+
+
+def _timed(call: partial) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,118 @@
+"""Flow functions of GFlowNets: small networks beside the policy, with an optimizer of their own.
+
+A *vector* flow g_phi(x_t, t, c) has the shape of the state and stands for (what is left of) a gradient of the log flow;
+a *scalar* flow h_phi(x_t, t, c) is one number a sample and stands for the log flow itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from diffusers import UNet2DConditionModel
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from actors.policy import Policy
+
+
+class FlowConfig(BaseModel, frozen=True, extra="forbid"):
+    """The flow function and its optimizer."""
+
+    widths: tuple[int, ...] = Field((32, 64), min_length=1, description="Channels of each resolution of its UNet.")
+    layers: int = Field(1, ge=1, description="Layers a block.")
+    heads: int = Field(4, ge=1, description="Width of an attention head.")
+    groups: int = Field(8, ge=1, description="Of group normalisation.")
+    scale: float = Field(1.0, gt=0, description="The output is multiplied by this; choose the size of beta dr/dx.")
+    zero: Literal["output", "bias"] = Field(
+        "output", description="What starts at zero: the whole output, or (as in the published code) its bias alone."
+    )
+    lr: float = Field(1e-3, gt=0, description="Learning rate of AdamW.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Of AdamW.")
+    weight_decay: float = Field(1e-2, ge=0, description="Of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+
+
+class Flow:
+    """A network of (x, state, conditioning) and its optimizer.
+
+    Args:
+        network: Takes x `(B, C, H, W)`, training timesteps `(B,)` and the prompts' embedding `(B, L, D)`.
+        config: Of the optimizer.
+        timesteps: `(T + 1,)` int64, the training timestep of every state.
+    """
+
+    def __init__(self, network: nn.Module, config: FlowConfig, timesteps: Tensor) -> None:
+        self.network = network
+        self._config, self._timesteps = config, timesteps
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+
+    def __call__(self, x: Tensor, state: Tensor, conditioning: Tensor) -> Tensor:
+        """The flow at states `(B,)` in [0, T]; of `conditioning` only the prompt's half is used: no guidance here."""
+        timestep = self._timesteps[state.cpu()].to(x.device)
+        return self._config.scale * self.network(x, timestep, conditioning[1].float())
+
+    def step(self) -> float:
+        """One optimizer step with clipped gradients; returns their norm before clipping.
+
+        Raises:
+            FloatingPointError: If it is not finite; nothing is applied.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self._config.max_grad_norm))
+        if norm != norm or norm == float("inf"):
+            raise FloatingPointError(
+                f"The gradient of the flow function is {norm}; lower objective.flow.lr or objective.beta, or look for "
+                "a reward whose gradient overflows."
+            )
+        self.optimizer.step()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network and optimizer."""
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def make_flow(config: FlowConfig, policy: Policy, kind: Literal["vector", "scalar"], seed: int = 0) -> Flow:
+    """A flow function for a policy's states and prompts, float32, drawn from `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = _Network(config, policy.latent_shape, policy.text_width, kind)
+    network.to(policy.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    timesteps = torch.cat([policy.transitions.timesteps, torch.zeros(1, dtype=torch.int64)])
+    return Flow(network, config, timesteps)
+
+
+class _Network(nn.Module):
+    def __init__(
+        self, config: FlowConfig, shape: tuple[int, int, int], text_width: int, kind: Literal["vector", "scalar"]
+    ) -> None:
+        super().__init__()
+        depth = len(config.widths)
+        self.unet = UNet2DConditionModel(
+            sample_size=shape[1],
+            in_channels=shape[0],
+            out_channels=shape[0],
+            block_out_channels=config.widths,
+            layers_per_block=config.layers,
+            # As in Stable Diffusion: text everywhere but at the coarsest of several resolutions.
+            down_block_types=("CrossAttnDownBlock2D",) * max(1, depth - 1) + ("DownBlock2D",) * (depth > 1),
+            up_block_types=("UpBlock2D",) * (depth > 1) + ("CrossAttnUpBlock2D",) * max(1, depth - 1),
+            cross_attention_dim=text_width,
+            attention_head_dim=config.heads,
+            norm_num_groups=config.groups,
+        )
+        self.scalar = kind == "scalar"
+        nn.init.zeros_(self.unet.conv_out.bias)
+        if config.zero == "output":
+            nn.init.zeros_(self.unet.conv_out.weight)
+
+    def forward(self, x: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
+        out = self.unet(x.contiguous(memory_format=torch.channels_last), timestep, embedding).sample
+        return out.flatten(1).mean(dim=1) if self.scalar else out

@@ -1,0 +1,66 @@
+"""ReFL: maximise the reward of the predicted image, directly. It has no target distribution; it is the contrast.
+
+    L = -r( decode( x0_theta(x_t) ) )      at one late step t of each chain, drawn evenly from the last `step_fraction`
+
+The gradient runs through the decoder and one evaluation of the UNet, the way to x_t is not differentiated.
+
+Source: Xu et al., ImageReward (NeurIPS 2023, arXiv 2304.05977), section 3; the released script's relu(2 - r) and its
+factor 1e-3 are left out: AdamW does not see a factor, and the clamp belongs to one reward's scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+
+from actors.policy import Policy
+from learner.batch import Batch
+from learner.guidance import RewardModel
+from learner.objectives.objective import Objective, Part
+from learner.subsample import split_samples
+
+
+class ReFLConfig(BaseModel, frozen=True, extra="forbid"):
+    """Reward feedback learning."""
+
+    name: Literal["refl"] = "refl"
+    step_fraction: float = Field(0.25, gt=0, le=1, description="Share of the steps, from the image's end.")
+    updates: int = Field(1, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
+
+    def build(self) -> ReFL:
+        """The objective."""
+        return ReFL(self)
+
+
+class ReFL(Objective):
+    """Reward feedback learning, see the head of this file."""
+
+    needs_reward = "gradients"
+
+    def __init__(self, config: ReFLConfig) -> None:
+        self.config = config
+
+    def attach(self, policy: Policy, reward: RewardModel | None) -> None:
+        assert reward is not None
+        self._reward = reward
+
+    def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
+        return stochastic_steps[-max(1, round(self.config.step_fraction * len(stochastic_steps))) :]
+
+    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
+        for samples in split_samples(len(batch.prompts), self.config.updates, generator):
+            yield Part(samples, torch.randint(len(batch.steps), (len(samples), 1), generator=generator))
+
+    def backward(self, policy: Policy, batch: Batch, part: Part, micro_batch: int) -> dict[str, float]:
+        total = 0.0
+        for rows, cols in zip(part.samples.split(micro_batch), part.columns.flatten().split(micro_batch), strict=True):
+            prompts = [batch.prompts[row] for row in rows.tolist()]
+            x = batch.latents[rows, cols].to(policy.device)
+            images = policy.decode(policy.clean(x, batch.steps[cols], policy.encode(prompts)))
+            scores, gradient = self._reward.score_and_grad(images.detach(), prompts)
+            images.backward(-torch.nan_to_num(gradient).to(images.device) / len(part.samples))
+            total -= float(scores.nansum()) / len(part.samples)
+        return {"loss": total}

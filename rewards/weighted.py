@@ -1,0 +1,37 @@
+"""The weighted sum of several rewards as one reward: what a gradient-informed objective climbs or samples from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewards import make_reward
+from rewards.reward import Reward
+
+
+class WeightedSum(Reward):
+    """sum_i w_i r_i, each on its own scale: a running normalisation would move the target while it is sampled.
+
+    Args:
+        rewards: Each reward with its weight.
+    """
+
+    def __init__(self, rewards: Sequence[tuple[float, Reward]]) -> None:
+        self._rewards = tuple(rewards)
+        self.differentiable = all(reward.differentiable for _, reward in self._rewards)
+
+    @classmethod
+    def make(cls, options: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float]) -> WeightedSum:
+        """Build the rewards that have a weight, by name and with the options of their classes."""
+        return cls([(weight, make_reward(name, **options[name])) for name, weight in weights.items() if weight])
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.stack([weight * reward.score(images, prompts).float() for weight, reward in self._rewards]).sum(0)
+
+    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        found = [(weight, *reward.score_and_grad(images, prompts)) for weight, reward in self._rewards]
+        scores = torch.stack([weight * scores for weight, scores, _ in found]).sum(0)
+        return scores, torch.stack([weight * gradient for weight, _, gradient in found]).sum(0)

@@ -1,0 +1,415 @@
+"""nabla-DB and its residual form: score identities, stop-gradients, invariants, and the exact optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from actors.policy import Policy, PolicyConfig
+from actors.transitions import log_prob
+from benchmarks.analytic_world import AnalyticPolicy, AnalyticReward, chain, make_flow
+from benchmarks.analytic_world import draw as draw_analytic
+from learner.batch import Batch
+from learner.flow import FlowConfig
+from learner.learner import Learner, LearnerConfig
+from learner.objectives.nabla_db import NablaDB, NablaDBConfig, _predict
+from learner.objectives.objective import Part
+from learner.objectives.residual_nabla_db import ResidualNablaDB, ResidualNablaDBConfig
+from learner.objectives.residual_nabla_db_release import ResidualNablaDBReleaseConfig
+
+SMALL = FlowConfig(widths=(8,), heads=2, groups=4)
+EVERYTHING = Part(torch.arange(6), torch.arange(5).expand(6, 5))
+
+
+class Curved:
+    """A reward whose gradient depends on the image, and that writes down what it was asked."""
+
+    def __init__(self, broken: Sequence[str] = ()) -> None:
+        self.asked: list[tuple[int, list[str]]] = []
+        self.broken = broken
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.sin(3 * images).flatten(1).sum(dim=1)
+
+    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        assert not images.requires_grad
+        self.asked.append((len(images), list(prompts)))
+        gradient = 3 * torch.cos(3 * images)
+        for row, prompt in enumerate(prompts):
+            if prompt in self.broken:
+                gradient[row] = float("nan")
+        return self.score(images, prompts), gradient
+
+
+@pytest.fixture
+def make(policy: Policy, nudge: Callable[[Policy], None]) -> Callable[..., ResidualNablaDB]:
+    """Residual nabla-DB on the tiny pipeline, whose policy has moved and whose flow function is not zero."""
+
+    def build(release: bool = False, reward: Any = None, **options: Any) -> ResidualNablaDB:
+        kind = ResidualNablaDBReleaseConfig if release else ResidualNablaDBConfig
+        settings = {"flow": SMALL, "step_fraction": 1.0, "beta": 2.0, **options}
+        objective = kind(**settings).build()
+        objective.attach(policy, reward or Curved())
+        if objective.flow is not None:
+            torch.manual_seed(0)
+            torch.nn.init.normal_(objective.flow.network.unet.conv_out.weight, std=0.1)
+        return objective
+
+    nudge(policy)
+    return build
+
+
+@pytest.fixture
+def batch(policy: Policy, nudge: Callable[[Policy], None], draw: Callable[..., Batch]) -> Batch:
+    """Every transition of six samples."""
+    nudge(policy)
+    return draw(policy, steps=(0, 1, 2, 3, 4))
+
+
+def gradients(objective: NablaDB, policy: Policy, batch: Batch, part: Part = EVERYTHING, micro: int = 99) -> Any:
+    """Gradients of a part with respect to policy and flow function, as two flat vectors, and the metrics."""
+    for parameter in policy.parameters:
+        parameter.grad = None
+    if objective.flow is not None:
+        objective.flow.optimizer.zero_grad()
+    metrics = objective.backward(policy, batch, part, micro)
+    flow = [] if objective.flow is None else list(objective.flow.network.parameters())
+
+    def flat(parameters: Sequence[Tensor]) -> Tensor:
+        return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in parameters])
+
+    return flat(policy.parameters), flat(flow) if flow else torch.zeros(1), metrics
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    """Equal but for the rounding of sums in float32, which goes with the largest entries."""
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+# ---------------------------------------------------------------------- score identities
+
+
+def test_the_kappa_form_is_the_difference_of_the_forward_scores(
+    policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    piece = _predict(policy, batch, torch.arange(6).repeat(5), torch.arange(5).repeat_interleave(6))
+
+    def score(mean: Tensor) -> Tensor:
+        x_next = piece.x_next.detach().requires_grad_()
+        density = -((x_next - mean.detach()) ** 2) / (2 * piece.std**2)
+        return torch.autograd.grad(density.sum(), x_next)[0]
+
+    with policy.using(None):
+        reference = policy.transitions.mean(
+            piece.x, policy.predict(piece.x, piece.step, piece.conditioning), piece.step
+        )
+    forward, _ = make().scores(policy, piece)
+    torch.testing.assert_close(forward.detach(), score(piece.mean) - score(reference), rtol=2e-3, atol=2e-3)
+    assert forward.detach().abs().max() > 0.1
+
+
+def test_the_sampled_reverse_score_is_the_gradient_of_the_log_probability(policy: Policy, batch: Batch) -> None:
+    piece = _predict(policy, batch, torch.arange(6), torch.tensor([0, 1, 2, 3, 4, 4]))
+    dimensions = piece.x[0].numel()
+    density = log_prob(piece.x_next, piece.mean, piece.std).sum() * dimensions
+    (expected,) = torch.autograd.grad(density, piece.x, retain_graph=True)
+    torch.testing.assert_close(NablaDB._reverse_score(piece), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+def test_expected_scores_are_the_means_of_the_sampled_ones(eta: float) -> None:
+    world = AnalyticPolicy(10, dimensions=1)
+    torch.nn.init.normal_(world.drift.table, std=0.5)
+    step, draws = 4, 400_000
+    one = draw_analytic(world, AnalyticReward(slope=1.0), 1, 1, seed=0, version=0)
+    piece = _predict(world, one, torch.tensor([0]), torch.tensor([step]))
+    noise = torch.randn(draws, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    repeated = replace(
+        one,
+        latents=one.latents.expand(draws, -1, -1, -1, -1),
+        next_latents=(piece.mean.detach() + piece.std * noise)[:, None].expand(-1, 10, -1, -1, -1),
+        prompts=("",) * draws,
+    )
+    many = _predict(world, repeated, torch.arange(draws), torch.full((draws,), step))
+    settings = {"prior_strength": eta, "no_flow": False}
+    forward, reverse = ResidualNablaDBConfig(**settings, expected_scores=False).build().scores(world, many)
+    expected = ResidualNablaDBConfig(**settings).build().scores(world, many)
+    for sampled, mean in zip((forward, reverse), expected, strict=True):
+        assert sampled is not None
+        assert mean is not None
+        error = 4 * float(sampled.detach().std()) / draws**0.5
+        assert float(mean.detach().std()) < 1e-5  # no sampled noise in it
+        assert float(sampled.detach().mean()) == pytest.approx(float(mean.detach().mean()), abs=error + 1e-4)
+
+
+# ---------------------------------------------------------------------- stop-gradients
+
+
+def reference_losses(
+    objective: ResidualNablaDB, policy: Policy, batch: Batch, *, joint: bool, reverse_on_last: bool
+) -> tuple[Tensor, Tensor]:
+    """Forward and flow losses of every transition, written down plainly, with every stop-gradient."""
+    config, transitions = objective.config, policy.transitions
+    rows, cols = EVERYTHING.samples.repeat_interleave(5), EVERYTHING.columns.flatten()
+    x, x_next, step = batch.latents[rows, cols], batch.next_latents[rows, cols], batch.steps[cols]
+    prompts = [batch.prompts[i] for i in rows.tolist()]
+    conditioning, final = policy.encode(prompts), (cols == 4).view(-1, 1, 1, 1)
+
+    def guess(x: Tensor, state: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        images = policy.decode(policy.clean(leaf, state, conditioning))
+        of_images = Curved().score_and_grad(images.detach(), prompts)[1]
+        gamma = transitions.alpha_bar[state]
+        if not config.fade_image:
+            gamma = torch.where(state == 5, 1.0, gamma)
+        return (config.beta * gamma.view(-1, 1, 1, 1) * torch.autograd.grad(images, leaf, of_images)[0]).detach()
+
+    policy_leaf = x.clone().requires_grad_()
+    policy_noise = policy.predict(policy_leaf, step, conditioning)
+    with policy.using(None), torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        reference = policy.predict(leaf, step, conditioning)
+        mean = transitions.mean(leaf, reference, step)
+        u = transitions.score_weight(step, x) * (policy_noise - reference.detach())
+        sampled = (x_next - mean.detach()) / transitions.std_at(step, x) ** 2
+        reverse = torch.autograd.grad(mean, leaf, u.detach() if config.expected_scores else sampled)[0]
+    if not config.expected_scores:
+        mean = transitions.mean(policy_leaf, policy_noise, step)
+        own = (x_next - mean.detach()) / transitions.std_at(step, x) ** 2
+        reverse = reverse - torch.autograd.grad(mean, policy_leaf, own, retain_graph=True)[0]
+    flow_next = objective.flow(x_next, step + 1, conditioning)
+    known = torch.where(final, 0.0, flow_next)
+    target = guess(x_next, step + 1) + (known if joint else known.detach())
+
+    def square(values: Tensor) -> Tensor:  # every transition was drawn, so all weigh the same
+        return values.square().flatten(1).mean(dim=1).mean()
+
+    scale = transitions.std_at(step, x) if config.weighting == "variance" else 1.0
+    forward = square(scale * (u - target))
+    reverse_residual = objective.flow(x, step, conditioning) + guess(x, step) - reverse.detach()
+    if not reverse_on_last:
+        reverse_residual = torch.where(final, 0.0, reverse_residual)
+    flow_loss = config.reverse_weight * square(scale * reverse_residual) + square(torch.where(final, flow_next, 0.0))
+    return forward, flow_loss
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_gradients_are_those_of_the_losses_with_every_stop_gradient(
+    release: bool, policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    objective = make(release, regularisation=0.0)
+    of_policy, of_flow, metrics = gradients(objective, policy, batch)
+    flow_parameters = list(objective.flow.network.parameters())
+    forward, flow_loss = reference_losses(objective, policy, batch, joint=release, reverse_on_last=not release)
+    expected = torch.autograd.grad(forward, policy.parameters, retain_graph=True)
+    close(of_policy, torch.cat([g.flatten() for g in expected]))
+    total = flow_loss + forward if release else flow_loss
+    expected = torch.autograd.grad(total, flow_parameters, allow_unused=True)
+    flat = [
+        torch.zeros(p.numel()) if g is None else g.flatten() for g, p in zip(expected, flow_parameters, strict=True)
+    ]
+    torch.testing.assert_close(of_flow, torch.cat(flat), rtol=1e-3, atol=1e-5)
+    assert metrics["loss/forward"] == pytest.approx(float(forward), rel=1e-3)
+    assert of_policy.abs().max() > 1e-4
+    assert of_flow.abs().max() > 1e-4
+
+
+def test_the_reverse_loss_does_not_train_the_policy(
+    policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    found = []
+    for weight in (0.0, 1.0, 1000.0):
+        for sampled in (True, False):
+            objective = make(reverse_weight=weight, expected_scores=not sampled)
+            found.append(gradients(objective, policy, batch)[0])
+    for other in found[1:]:
+        close(other, found[0])
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_forward_loss_trains_the_flow_function_only_in_the_release(
+    detach: bool, policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    inner = Part(EVERYTHING.samples, EVERYTHING.columns[:, :4])  # no last transition, so no terminal loss
+    objective = make(detach_flow=detach, reverse_weight=0.0)
+    _, of_flow, _ = gradients(objective, policy, replace(batch, steps=batch.steps[:4]), inner)
+    assert (of_flow.abs().max() == 0) == detach
+
+
+def test_no_gradient_reaches_the_trajectory_or_the_reward(
+    policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    tracked = replace(
+        batch, latents=batch.latents.clone().requires_grad_(), next_latents=batch.next_latents.clone().requires_grad_()
+    )
+    objective = make()
+    plain = gradients(objective, policy, batch)[0]
+    with_tracking = gradients(objective, policy, tracked)[0]
+    torch.testing.assert_close(plain, with_tracking)
+    assert tracked.latents.grad is None
+    assert tracked.next_latents.grad is None
+
+
+def test_the_change_is_measured_from_the_start_of_the_update_without_gradient(
+    policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB], nudge: Callable[..., None]
+) -> None:
+    objective = make(regularisation=50.0, no_flow=True, flow=FlowConfig(), beta=0.0, reward=Curved())
+    objective.begin(policy, 0)
+    plain = make(no_flow=True, flow=FlowConfig(), beta=0.0)
+    first, _, metrics = gradients(objective, policy, batch)
+    torch.testing.assert_close(first, gradients(plain, policy, batch)[0])
+    assert metrics["loss/change"] == 0
+    nudge(policy, 0.05)
+    second, _, metrics = gradients(objective, policy, batch)
+    assert metrics["loss/change"] > 0
+    assert (second - gradients(plain, policy, batch)[0]).abs().max() > 1e-4
+
+
+# ---------------------------------------------------------------------- invariants
+
+
+def test_at_the_start_the_forward_loss_is_the_mean_square_of_the_guidance(
+    policy_config: PolicyConfig, draw: Callable[..., Batch]
+) -> None:
+    fresh = Policy.load(policy_config)
+    objective = ResidualNablaDBConfig(flow=SMALL, step_fraction=1.0, beta=2.0, weighting="none").build()
+    objective.attach(fresh, Curved())
+    _, _, metrics = gradients(objective, fresh, draw(fresh, steps=(0, 1, 2, 3, 4)))
+    assert metrics["size/flow"] == 0
+    assert metrics["loss/forward"] == pytest.approx(metrics["size/guidance"], rel=1e-6)
+    assert metrics["loss/forward"] > 0
+
+
+def test_without_a_reward_the_pretrained_model_is_the_optimum(
+    policy_config: PolicyConfig, draw: Callable[..., Batch]
+) -> None:
+    fresh = Policy.load(policy_config)
+    objective = ResidualNablaDBConfig(flow=SMALL, step_fraction=1.0, beta=0.0).build()
+    objective.attach(fresh, Curved())
+    of_policy, of_flow, metrics = gradients(objective, fresh, draw(fresh, steps=(0, 1, 2, 3, 4)))
+    assert metrics["loss"] == 0
+    assert of_policy.abs().max() == 0
+    assert of_flow.abs().max() == 0
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_the_gradient_does_not_depend_on_the_micro_batch(
+    release: bool, policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    objective = make(release)
+    objective.begin(policy, 0)
+    whole, pieces = gradients(objective, policy, batch), gradients(objective, policy, batch, micro=7)
+    for one, other in zip(whole[:2], pieces[:2], strict=True):
+        close(one, other)
+    for name, value in whole[2].items():
+        assert pieces[2][name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+
+
+def test_the_reward_is_asked_about_each_image_with_its_own_prompt(
+    policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    reward = Curved()
+    part = Part(torch.tensor([4, 0, 2]), torch.tensor([[0, 4], [1, 4], [3, 4]]))
+    gradients(make(reward=reward, step_fraction=0.2), policy, batch, part, micro=4)
+    prompts = [batch.prompts[i] for i in (4, 4, 0, 0, 2, 2)]
+    assert reward.asked == [(4, prompts[:4])] * 2 + [(2, prompts[4:])] * 2
+
+
+def test_images_that_cannot_be_judged_take_no_part_and_are_counted(
+    policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    broken = make(reward=Curved(broken=["a red circle"]))
+    of_policy, of_flow, metrics = gradients(broken, policy, batch)
+    assert metrics["unjudged"] == pytest.approx(0.5)
+    half = Part(EVERYTHING.samples[3:], EVERYTHING.columns[3:])
+    expected = gradients(make(), policy, batch, half)
+    close(2 * of_policy, expected[0])
+    close(2 * of_flow, expected[1])
+
+
+def test_copies_of_a_dimension_leave_every_loss_as_it_is() -> None:
+    one, two = AnalyticPolicy(10, dimensions=3), AnalyticPolicy(10, dimensions=6)
+    reward, found = AnalyticReward(curvature=1.0, centre=1.5), []
+    batch = draw_analytic(one, reward, 8, 1, seed=0, version=0)
+    doubled = replace(
+        batch, latents=batch.latents.repeat(1, 1, 1, 1, 2), next_latents=batch.next_latents.repeat(1, 1, 1, 1, 2)
+    )
+    part = Part(torch.arange(8), torch.arange(10).expand(8, 10))
+    for policy, these in ((one, batch), (two, doubled)):
+        with torch.no_grad():
+            policy.drift.table.fill_(0.3)
+        flow = make_flow(policy, FlowConfig())
+        with torch.no_grad():
+            flow.network.table.fill_(-0.2)
+        objective = ResidualNablaDB(ResidualNablaDBConfig(step_fraction=1.0, beta=4.0), flow)
+        objective.attach(policy, reward)
+        found.append(objective.backward(policy, these, part, 1000))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_a_chain_without_noise_in_the_last_step_is_refused(policy_config: PolicyConfig) -> None:
+    policy = Policy.load(policy_config.model_copy(update={"eta": 0.0}))
+    with pytest.raises(ValueError, match=r"needs noise in the last step .* policy\.eta=1"):
+        ResidualNablaDBConfig(flow=SMALL).build().attach(policy, Curved())
+
+
+# ---------------------------------------------------------------------- the exact optimum
+
+
+def test_losses_vanish_at_the_exact_optimum_of_a_linear_reward() -> None:
+    policy, beta = AnalyticPolicy(10, dimensions=4), 1.5
+    steps = len(policy.transitions)
+    slopes = [1.0]  # C_t: d E[x_0] / d x_t, from the image to the noise
+    for factor, _, _ in reversed(chain(policy)):
+        slopes.append(slopes[-1] * factor)
+    slopes.reverse()  # by state: slopes[j] of state j
+    flow = make_flow(policy, FlowConfig())
+    with torch.no_grad():
+        for step in range(steps):
+            policy.drift.table[step, 1] = beta * slopes[step + 1]
+            alpha_bar = float(policy.transitions.alpha_bar[step])
+            jacobian = alpha_bar**0.5 * 0.36 / (alpha_bar * 0.36 + 1 - alpha_bar)
+            flow.network.table[step, 1] = beta * (slopes[step] - alpha_bar * jacobian)
+    objective = ResidualNablaDB(ResidualNablaDBConfig(step_fraction=1.0, beta=beta), flow)
+    reward = AnalyticReward(slope=1.0)
+    objective.attach(policy, reward)
+    batch = draw_analytic(policy, reward, 64, 1, seed=0, version=0)
+    metrics = objective.backward(policy, batch, Part(torch.arange(64), torch.arange(steps).expand(64, steps)), 1000)
+    assert metrics["size/guidance"] > 0.1
+    for name in ("forward", "reverse", "terminal"):
+        assert metrics[f"loss/{name}"] < 1e-8
+    # The method's own figures, section 6.1 of the derivation: C_10 = .043072, G_5 = .48240.
+    assert slopes[0] == pytest.approx(0.043072, abs=1e-5)
+    assert beta * slopes[5] == pytest.approx(0.48240, abs=1e-4)
+
+
+def test_a_checkpoint_carries_the_flow_function(policy: Policy, draw: Callable[..., Batch], tmp_path: Any) -> None:
+    config = LearnerConfig(lr=1e-2)
+    objective = ResidualNablaDBConfig(flow=SMALL, step_fraction=0.4).build()
+    learner = Learner(config, policy, objective, reward=Curved())
+    learner.step(draw(policy, steps=(0, 1, 2, 3, 4)))
+    learner.save(tmp_path)
+    expected = learner.step(draw(policy, version=1, steps=(0, 1, 2, 3, 4))).metrics
+    flow_after = [p.clone() for p in objective.flow.network.parameters()]
+
+    again = ResidualNablaDBConfig(flow=SMALL, step_fraction=0.4).build()
+    restored = Learner(config, policy, again, reward=Curved())
+    restored.restore(tmp_path)
+    found = restored.step(draw(policy, version=1, steps=(0, 1, 2, 3, 4))).metrics
+    assert found == pytest.approx(expected)
+    for one, other in zip(flow_after, again.flow.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert "grad_norm/flow" in found
+
+
+def test_the_release_preset_builds_and_says_what_it_changes() -> None:
+    exact, release = ResidualNablaDBConfig(), ResidualNablaDBReleaseConfig()
+    changed = {name for name in ResidualNablaDBConfig.model_fields if getattr(exact, name) != getattr(release, name)}
+    assert changed >= {"detach_flow", "reverse_on_last", "expected_scores", "unbiased", "fade_image", "flow"}
+    assert isinstance(release.build(), ResidualNablaDB)
+    assert isinstance(NablaDBConfig().build(), NablaDB)

@@ -1,0 +1,56 @@
+"""ReFL: the gradient is that of the predicted image's reward, at late steps only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from actors.policy import Policy
+from learner.batch import Batch
+from learner.objectives.objective import Part
+from learner.objectives.refl import ReFLConfig
+
+
+class Redness:
+    """Mean red of an image; one prompt cannot be judged."""
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return images[:, 0].flatten(1).mean(dim=1)
+
+    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        gradient = torch.zeros_like(images)
+        gradient[:, 0] = 1 / images[0, 0].numel()
+        return self.score(images, prompts), gradient
+
+
+def test_only_late_steps_are_stored() -> None:
+    assert ReFLConfig(step_fraction=0.25).build().trained_steps(tuple(range(12))) == (9, 10, 11)
+    assert ReFLConfig(step_fraction=0.01).build().trained_steps((0, 1, 2)) == (2,)
+
+
+def test_parts_draw_one_late_step_of_each_sample(policy: Policy, draw: Callable[..., Batch]) -> None:
+    batch = draw(policy, steps=(3, 4))
+    parts = list(ReFLConfig(updates=2).build().parts(batch, torch.Generator().manual_seed(0)))
+    assert sorted(torch.cat([part.samples for part in parts]).tolist()) == list(range(6))
+    assert all(part.columns.shape == (3, 1) for part in parts)
+    assert {int(c) for part in parts for c in part.columns} <= {0, 1}
+
+
+@pytest.mark.parametrize("micro_batch", [6, 4])
+def test_the_gradient_climbs_the_reward_of_the_predicted_image(
+    policy: Policy, draw: Callable[..., Batch], nudge: Callable[..., None], micro_batch: int
+) -> None:
+    nudge(policy)
+    batch, objective = draw(policy, steps=(3, 4)), ReFLConfig().build()
+    objective.attach(policy, Redness())
+    part = Part(torch.arange(6), torch.tensor([[0], [1], [0], [0], [1], [1]]))
+    metrics = objective.backward(policy, batch, part, micro_batch)
+    found = torch.cat([p.grad.flatten() for p in policy.parameters if p.grad is not None])
+    x, step = batch.latents[torch.arange(6), part.columns[:, 0]], batch.steps[part.columns[:, 0]]
+    loss = -Redness().score(policy.decode(policy.clean(x, step, policy.encode(batch.prompts))), batch.prompts).mean()
+    expected = torch.autograd.grad(loss, policy.parameters)
+    torch.testing.assert_close(found, torch.cat([g.flatten() for g in expected]), rtol=1e-3, atol=1e-7)
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
