@@ -50,8 +50,8 @@ class PerStep(nn.Module):
         flat = x.flatten(1)
         if not self.knots:
             return (rows[:, :1] * flat + rows[:, 1:]).view_as(x)
-        place = ((flat.clamp(-5, 5) + 5) / 10 * (self.knots - 1)).clamp(max=self.knots - 1 - 1e-6)
-        left = place.detach().long()
+        place = (flat.clamp(-5, 5) + 5) / 10 * (self.knots - 1)
+        left = place.detach().long().clamp(max=self.knots - 2)
         share = place - left
         return ((1 - share) * rows.gather(1, left) + share * rows.gather(1, left + 1)).view_as(x)
 

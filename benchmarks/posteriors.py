@@ -123,7 +123,7 @@ def outcome(world: World, policy: AnalyticPolicy) -> Description:
 def linear_sections() -> list[tuple[str, World, AnalyticPolicy]]:
     """The linear-Gaussian worlds."""
     rows = [("residual_nabla_db, linear, N = 10", LINEAR_10, train(LINEAR_10, nabla, 1500, lr=5e-2))]
-    rows += [("residual_nabla_db, linear, N = 50", LINEAR_50, train(LINEAR_50, nabla, 1000, samples=32, lr=5e-2))]
+    rows += [("residual_nabla_db, linear, N = 50", LINEAR_50, train(LINEAR_50, nabla, 4000, samples=32, lr=1e-2))]
     for name, make in (
         ("residual_nabla_db", nabla),
         ("the release, reverse loss on every transition", lambda w, p: release(w, p, reverse_on_last=True)),
@@ -147,15 +147,15 @@ def mixture_sections() -> list[tuple[str, World, AnalyticPolicy]]:
         return PPOD(PPODConfig(beta=1.0, step_fraction=1.0, steps_per_update=None, min_gap=0.0, kl_weight=0.0))
 
     return [
-        ("residual_nabla_db", world, train(world, nabla, 1200, samples=32, lr=5e-2)),
+        ("residual_nabla_db", world, train(world, nabla, 4000, samples=32, lr=1e-2)),
         (
             "no_flow, gamma = 1",
             world,
-            train(world, lambda w, p: nabla(w, p, no_flow=True, gamma="one"), 600, samples=32, lr=5e-2),
+            train(world, lambda w, p: nabla(w, p, no_flow=True, gamma="one"), 2000, samples=32, lr=1e-2),
         ),
-        ("residual_db", world, train(world, residual_db, 1000, samples=128, dimensions=1, lr=5e-2)),
-        ("ppod", world, train(world, ppod, 300, samples=64, dimensions=1, groups=4, lr=2e-2)),
-        ("refl", world, train(world, lambda w, p: ReFL(ReFLConfig()), 300, lr=2e-2)),
+        ("residual_db", world, train(world, residual_db, 2000, samples=128, dimensions=1, lr=1e-2)),
+        ("ppod", world, train(world, ppod, 200, samples=64, dimensions=1, groups=4, lr=1e-2)),
+        ("refl", world, train(world, lambda w, p: ReFL(ReFLConfig()), 200, lr=1e-2)),
     ]
 
 

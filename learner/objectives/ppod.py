@@ -45,7 +45,7 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
         "round", description="Reference policy: the pretrained model, or a snapshot taken at the start of each round."
     )
     round_length: int = Field(1, ge=1, description="Iterations of a round, for reference=round.")
-    kl_weight: float = Field(2.0, ge=0, description="Weight of KL(policy || pretrained) per step.")
+    kl_weight: float = Field(1.75, ge=0, description="Weight of KL(policy || pretrained) per step.")
     pairs: Literal["consecutive", "best_worst", "all_pairs", "ranking"] = Field(
         "all_pairs", description="Who is compared with whom among the samples of a prompt."
     )

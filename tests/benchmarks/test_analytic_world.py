@@ -73,6 +73,10 @@ def test_knots_are_interpolated_and_the_ends_are_flat() -> None:
     expected = torch.tensor([25, 25, 0.5, 4, 16 + 0.25 * 9, 25])
     torch.testing.assert_close(function(x, torch.tensor([1])).flatten(), expected, atol=2e-4, rtol=1e-5)
     assert function(x, torch.tensor([0])).abs().max() == 0
+    fine = PerStep(1, knots=41)
+    with torch.no_grad():
+        fine.table[0] = torch.linspace(-5, 5, 41)
+    torch.testing.assert_close(fine(x, torch.tensor([0])), x.clamp(-5, 5), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
