@@ -13,46 +13,33 @@ Source: Zhang et al., "Improving GFlowNets for Text-to-Image Diffusion Alignment
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from math import prod
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from torch import Tensor
 
 from actors.policy import Policy
 from actors.transitions import log_prob
 from learner.batch import Batch
-from learner.flow import Flow, FlowConfig, make_flow
-from learner.guidance import RewardModel, predicted_score
+from learner.guidance import predicted_score
 from learner.likelihood import REFERENCE_ADAPTER
-from learner.objectives.objective import Objective, Part
-from learner.subsample import Strata, split_samples
+from learner.objectives.detailed_balance import DetailedBalance, DetailedBalanceConfig
 
 
-class DAGDBConfig(BaseModel, frozen=True, extra="forbid"):
+class DAGDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
     """Detailed balance with a scalar flow."""
 
     name: Literal["dag_db"] = "dag_db"
-    beta: float = Field(1.0, ge=0, description="The target is (prior times) exp(beta r); r is not normalised.")
-    regularisation: float = Field(
-        1.0,
-        ge=0,
-        description="Weight of the squared change of the predicted noise since the start of the batch's update; acts "
-        "from the second optimizer step of a batch on.",
-    )
-    step_fraction: float = Field(1.0, gt=0, le=1, description="Share of the transitions that is trained on.")
-    updates: int = Field(1, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
-    flow: FlowConfig = FlowConfig()
+    regularisation: float = Field(1.0, ge=0, description="Weight of the squared change of the predicted noise.")
 
     def build(self) -> DAGDB:
         """The objective."""
         return DAGDB(self)
 
 
-class DAGDB(Objective):
+class DAGDB(DetailedBalance):
     """Detailed balance with a scalar flow, see the head of this file.
 
     Args:
@@ -62,43 +49,11 @@ class DAGDB(Objective):
 
     needs_reward = "scores"
 
-    def __init__(self, config: DAGDBConfig, flow: Flow | None = None) -> None:
-        self.config, self.flow = config, flow
+    config: DAGDBConfig
+    kind = "scalar"
 
-    def attach(self, policy: Policy, reward: RewardModel | None) -> None:
-        assert reward is not None
-        self._reward = reward
-        if self.flow is None:
-            self.flow = make_flow(self.config.flow, policy, "scalar")
-
-    def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
-        return stochastic_steps
-
-    def begin(self, policy: Policy, version: int) -> None:
-        if self._regularised:
-            policy.snapshot(REFERENCE_ADAPTER)
-
-    @property
-    def _regularised(self) -> bool:
-        return self.config.regularisation > 0 and self.config.updates > 1
-
-    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        strata = Strata(len(batch.steps), self.config.step_fraction)
-        judged = torch.nonzero(batch.rewards.isfinite()).flatten()
-        for samples in split_samples(len(judged), self.config.updates, generator):
-            yield Part(judged[samples], strata.draw(len(samples), generator))
-
-    def backward(self, policy: Policy, batch: Batch, part: Part, micro_batch: int) -> dict[str, float]:
-        rows, cols = part.samples.repeat_interleave(part.columns.shape[1]), part.columns.flatten()
-        weights = Strata(len(batch.steps), self.config.step_fraction).weights
-        weights = (weights / weights.sum()).repeat(len(part.samples)) / max(1, len(part.samples))
-        totals: dict[str, float] = defaultdict(float)
-        for piece in torch.arange(len(rows)).split(micro_batch):
-            loss, metrics = self._loss(policy, batch, rows[piece], cols[piece], weights[piece].to(policy.device))
-            loss.backward()
-            for name, value in metrics.items():
-                totals[name] += float(value)
-        return dict(totals)
+    def usable(self, batch: Batch) -> Tensor:
+        return torch.nonzero(batch.rewards.isfinite()).flatten()
 
     def other_log_prob(self, policy: Policy, x: Tensor, x_next: Tensor, step: Tensor, conditioning: Tensor) -> Tensor:
         """log P_B(x_t | x_next) `(n,)`, nats per dimension: the step of the noising chain."""
@@ -106,7 +61,7 @@ class DAGDB(Objective):
         decay = (alpha_bar[step] / alpha_bar[step + 1]).view(-1, 1, 1, 1)
         return log_prob(x, decay.sqrt() * x_next, (1 - decay).sqrt())
 
-    def _loss(
+    def loss(
         self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, weights: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.flow is not None

@@ -21,39 +21,30 @@ arXiv 2412.07775). Where the published code departs from these equations, the se
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from actors.policy import Policy
 from learner.batch import Batch
-from learner.flow import Flow, FlowConfig, make_flow
-from learner.guidance import RewardModel, reward_gradient
+from learner.flow import FlowConfig
+from learner.guidance import reward_gradient
 from learner.likelihood import REFERENCE_ADAPTER
-from learner.objectives.objective import Objective, Part
-from learner.subsample import Strata, split_samples
+from learner.objectives.detailed_balance import DetailedBalance, DetailedBalanceConfig
+from learner.subsample import Strata
 
 
-class NablaDBConfig(BaseModel, frozen=True, extra="forbid"):
+class NablaDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
     """Gradient-informed detailed balance."""
 
     name: Literal["nabla_db"] = "nabla_db"
-    beta: float = Field(1.0, ge=0, description="The target is (prior times) exp(beta r); r is not normalised.")
     gamma: Literal["alpha_bar", "sqrt_alpha_bar", "one"] = Field(
         "alpha_bar", description="How the predicted image's reward gradient fades towards the noise."
     )
     reverse_weight: float = Field(1.0, ge=0, description="Weight of the reverse loss (w_B).")
-    regularisation: float = Field(
-        0.0,
-        ge=0,
-        description="Weight of the squared change of the predicted noise since the start of the batch's update; acts "
-        "from the second optimizer step of a batch on.",
-    )
     weighting: Literal["none", "variance"] = Field(
         "variance",
         description="variance: squared score differences times std^2, as in a KL; none: plain, as published, so that "
@@ -62,7 +53,6 @@ class NablaDBConfig(BaseModel, frozen=True, extra="forbid"):
     step_fraction: float = Field(0.1, gt=0, le=1, description="Share of the transitions that is trained on.")
     updates: int = Field(4, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
     no_flow: bool = Field(False, description="Drop flow function and reverse loss: cheaper, and no longer exact.")
-    flow: FlowConfig = FlowConfig()
     detach_flow: bool = Field(True, description="Keep the forward loss from training the flow function.")
     reverse_on_last: bool = Field(True, description="Reverse loss on the last transition too, where the reward is.")
     expected_scores: bool = Field(
@@ -96,7 +86,7 @@ class Piece:
     mean: Tensor  # (n, C, H, W) float32, the policy's mean of x_next, with its graph
 
 
-class NablaDB(Objective):
+class NablaDB(DetailedBalance):
     """Gradient-informed detailed balance, see the head of this file.
 
     Args:
@@ -106,51 +96,15 @@ class NablaDB(Objective):
 
     needs_reward = "gradients"
 
-    def __init__(self, config: NablaDBConfig, flow: Flow | None = None) -> None:
-        self.config, self.flow = config, flow
-
-    def attach(self, policy: Policy, reward: RewardModel | None) -> None:
-        last = len(policy.transitions) - 1
-        if last not in policy.transitions.stochastic_steps:
-            raise ValueError(
-                f"The objective {self.config.name} needs noise in the last step too, where the reward enters; use "
-                "policy.eta=1 and a scheduler with set_alpha_to_one=false."
-            )
-        assert reward is not None
-        self._reward = reward
-        if self.flow is None and not self.config.no_flow:
-            self.flow = make_flow(self.config.flow, policy, "vector")
-
-    def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
-        return stochastic_steps
-
-    def begin(self, policy: Policy, version: int) -> None:
-        if self._regularised:
-            policy.snapshot(REFERENCE_ADAPTER)
+    config: NablaDBConfig
+    kind = "vector"
 
     @property
-    def _regularised(self) -> bool:
-        # Before the first optimizer step of a batch the difference is zero, and so is its gradient.
-        return self.config.regularisation > 0 and self.config.updates > 1
+    def has_flow(self) -> bool:  # type: ignore[override]
+        return not self.config.no_flow
 
-    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        strata = Strata(len(batch.steps), self.config.step_fraction)
-        for samples in split_samples(len(batch.prompts), self.config.updates, generator):
-            yield Part(samples, strata.draw(len(samples), generator))
-
-    def backward(self, policy: Policy, batch: Batch, part: Part, micro_batch: int) -> dict[str, float]:
-        rows, cols = part.samples.repeat_interleave(part.columns.shape[1]), part.columns.flatten()
-        weights = Strata(len(batch.steps), self.config.step_fraction).weights
-        if not self.config.unbiased:
-            weights = torch.ones_like(weights)
-        weights = (weights / weights.sum()).repeat(len(part.samples)) / len(part.samples)
-        totals: dict[str, float] = defaultdict(float)
-        for piece in torch.arange(len(rows)).split(micro_batch):
-            loss, metrics = self._loss(policy, batch, rows[piece], cols[piece], weights[piece])
-            loss.backward()
-            for name, value in metrics.items():
-                totals[name] += float(value)
-        return dict(totals)
+    def column_weights(self, strata: Strata) -> Tensor:
+        return strata.weights if self.config.unbiased else torch.ones_like(strata.weights)
 
     def scores(self, policy: Policy, piece: Piece) -> tuple[Tensor, Tensor | None]:
         """What the flow score has to equal: at x_next (with gradient to the policy) and at x_t (without any).
@@ -181,7 +135,7 @@ class NablaDB(Objective):
         residual = (piece.x_next - piece.mean).detach() / piece.std**2
         return torch.autograd.grad(piece.mean, piece.x, residual, retain_graph=True)[0]
 
-    def _loss(
+    def loss(
         self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, weights: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, transitions = self.config, policy.transitions

@@ -1,0 +1,106 @@
+"""What every detailed-balance objective shares: a flow function, drawn transitions, the sum of their losses."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from actors.policy import Policy
+from learner.batch import Batch
+from learner.flow import Flow, FlowConfig, make_flow
+from learner.guidance import RewardModel
+from learner.likelihood import REFERENCE_ADAPTER
+from learner.objectives.objective import Objective, Part
+from learner.subsample import Strata, split_samples
+
+
+class DetailedBalanceConfig(BaseModel, frozen=True, extra="forbid"):
+    """Settings that every detailed balance has."""
+
+    name: str
+    beta: float = Field(1.0, ge=0, description="The target is (prior times) exp(beta r); r is not normalised.")
+    regularisation: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the squared change of the predicted noise since the start of the batch's update; acts "
+        "from the second optimizer step of a batch on.",
+    )
+    step_fraction: float = Field(1.0, gt=0, le=1, description="Share of the transitions that is trained on.")
+    updates: int = Field(1, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
+    flow: FlowConfig = FlowConfig()
+
+
+class DetailedBalance(Objective):
+    """Trains a policy and a flow function on transitions drawn from each chain.
+
+    Args:
+        config: Its settings.
+        flow: Use this flow function instead of a network of `config.flow`.
+    """
+
+    kind: ClassVar[Literal["vector", "scalar"]]  # of the flow function
+    has_flow: bool = True
+
+    def __init__(self, config: DetailedBalanceConfig, flow: Flow | None = None) -> None:
+        self.config, self.flow = config, flow
+
+    def attach(self, policy: Policy, reward: RewardModel | None) -> None:
+        last = len(policy.transitions) - 1
+        if last not in policy.transitions.stochastic_steps:
+            raise ValueError(
+                f"The objective {self.config.name} needs noise in the last step too, where the reward enters; use "
+                "policy.eta=1 and a scheduler with set_alpha_to_one=false."
+            )
+        assert reward is not None
+        self._reward = reward
+        if self.flow is None and self.has_flow:
+            self.flow = make_flow(self.config.flow, policy, self.kind)
+
+    def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
+        return stochastic_steps
+
+    def begin(self, policy: Policy, version: int) -> None:
+        if self._regularised:
+            policy.snapshot(REFERENCE_ADAPTER)
+
+    @property
+    def _regularised(self) -> bool:
+        # Before the first optimizer step of a batch the difference is zero, and so is its gradient.
+        return self.config.regularisation > 0 and self.config.updates > 1
+
+    def usable(self, batch: Batch) -> Tensor:
+        """Rows of the batch that are trained on."""
+        return torch.arange(len(batch.prompts))
+
+    def column_weights(self, strata: Strata) -> Tensor:
+        """How much each drawn transition counts."""
+        return strata.weights
+
+    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
+        strata, rows = Strata(len(batch.steps), self.config.step_fraction), self.usable(batch)
+        for samples in split_samples(len(rows), self.config.updates, generator):
+            yield Part(rows[samples], strata.draw(len(samples), generator))
+
+    def backward(self, policy: Policy, batch: Batch, part: Part, micro_batch: int) -> dict[str, float]:
+        rows, cols = part.samples.repeat_interleave(part.columns.shape[1]), part.columns.flatten()
+        weights = self.column_weights(Strata(len(batch.steps), self.config.step_fraction))
+        weights = (weights / weights.sum()).repeat(len(part.samples)) / len(part.samples)
+        totals: dict[str, float] = defaultdict(float)
+        for piece in torch.arange(len(rows)).split(micro_batch):
+            loss, metrics = self.loss(policy, batch, rows[piece], cols[piece], weights[piece].to(policy.device))
+            loss.backward()
+            for name, value in metrics.items():
+                totals[name] += float(value)
+        return dict(totals)
+
+    @abstractmethod
+    def loss(
+        self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, weights: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses of n transitions `(rows, cols)`, and its metrics."""
