@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 
 from actors.policy import Policy, PolicyConfig
 from actors.rollout import rollout
@@ -20,12 +19,9 @@ class Sampler:
     Args:
         config: The policy, as the learner has it.
         store: Name of the weight store actor, which answers `newer`.
-        threads: Torch threads; 0 leaves torch's own choice.
     """
 
-    def __init__(self, config: PolicyConfig, store: str, threads: int = 0) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+    def __init__(self, config: PolicyConfig, store: str) -> None:
         self._policy = Policy.load(config)
         self._store = ray.get_actor(store)
         # Version and checksum of the weights in the policy. A fresh adapter is the pretrained model: version 0.

@@ -34,7 +34,7 @@ from rewards.actor import RewardActor
 from rewards.combine import Combiner
 
 ITERATIONS = 6
-ROUNDS = 2
+ROUNDS = 3
 
 
 def plain_loop(config: Config) -> float:

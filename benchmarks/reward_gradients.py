@@ -37,8 +37,7 @@ def main(arguments: list[str]) -> None:
     options = {name: reward.options for name, reward in config.rewards.items()}
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     actors = [
-        ray.remote(RewardActor).options(**placement.reward).remote(options, placement.learner_threads)
-        for _ in range(config.reward_actors.count)
+        ray.remote(RewardActor).options(**placement.reward).remote(options) for _ in range(config.reward_actors.count)
     ]
     ways = {"learner": WeightedSum.make(options, weights), "actors": RemoteReward(actors, weights)}
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)

@@ -27,14 +27,11 @@ from rewards.weighted import WeightedSum
 
 @dataclass(frozen=True)
 class Placement:
-    """Ray options and torch threads of each role (0 threads: torch's own choice)."""
+    """Ray options of each role."""
 
     sampler: Mapping[str, Any]
     reward: Mapping[str, Any]
     learner: Mapping[str, Any]
-    sampler_threads: int = 0
-    reward_threads: int = 0
-    learner_threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,6 @@ def local(config: Config) -> Placement:
     Actors that take turns (a synchronous run) may each use every core; those that work at the same time must share, or
     they would wait for each other's threads.
     """
-    # Idle OpenMP threads of one actor must not spin on the cores that another one needs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cores = os.cpu_count() or 1
     ray.init(
         address="local",
@@ -67,15 +62,13 @@ def local(config: Config) -> Placement:
     gpus = torch.cuda.device_count() / workers
     at_once = config.samplers.count + (1 if config.samplers.max_staleness else 0)
     share = max(1, cores // at_once)
-    options = {"num_cpus": 0, "num_gpus": min(1.0, gpus)}
-    return Placement(
-        options,
-        options,
-        options,
-        sampler_threads=share,
-        reward_threads=1,
-        learner_threads=share if config.samplers.max_staleness else cores,
-    )
+
+    def options(threads: int) -> dict[str, Any]:
+        # Ray would set one thread, and what OpenMP is told later does not undo all of that: 25 % slower.
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        return {"num_cpus": 0, "num_gpus": min(1.0, gpus), "runtime_env": environment}
+
+    return Placement(options(share), options(1), options(share if config.samplers.max_staleness else cores))
 
 
 def on_cluster(config: Config) -> Placement:
@@ -98,13 +91,11 @@ def make_crew(config: Config, placement: Placement) -> Crew:
     # Ray brings these back; their lost calls are run again by the pool, which knows that they may go elsewhere.
     restarting = {"max_restarts": -1, "max_task_retries": 0}
     samplers = [
-        _start(Sampler, {**placement.sampler, **restarting}, policy, store_name, placement.sampler_threads)
-        for _ in range(config.samplers.count)
+        _start(Sampler, {**placement.sampler, **restarting}, policy, store_name) for _ in range(config.samplers.count)
     ]
     options = {name: reward.options for name, reward in config.rewards.items()}
     rewards = [
-        _start(RewardActor, {**placement.reward, **restarting}, options, placement.reward_threads)
-        for _ in range(config.reward_actors.count)
+        _start(RewardActor, {**placement.reward, **restarting}, options) for _ in range(config.reward_actors.count)
     ]
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     reward: Callable[[], RewardModel] | None = None
@@ -120,7 +111,6 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         policy,
         config.objective,
         config.seed,
-        placement.learner_threads,
         reward,
     )
     ray.get([actor.ready.remote() for actor in (*samplers, *rewards)] + [learner.weights.remote()])

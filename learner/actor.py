@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from actors.policy import Policy, PolicyConfig
 from actors.trajectories import Trajectories, Weights
@@ -26,7 +25,6 @@ class LearnerActor:
         policy: The policy, as the samplers have it.
         objective: The algorithm.
         seed: Of the run.
-        threads: Torch threads; 0 leaves torch's own choice.
         reward: Makes the reward model that the objective asks while it trains; `None` where it asks for none.
     """
 
@@ -36,11 +34,8 @@ class LearnerActor:
         policy: PolicyConfig,
         objective: ObjectiveConfig,
         seed: int,
-        threads: int = 0,
         reward: Callable[[], RewardModel] | None = None,
     ) -> None:
-        if threads:
-            torch.set_num_threads(threads)
         made = reward() if reward else None
         self._learner = Learner(config, Policy.load(policy, seed), objective.build(), seed, made)
 

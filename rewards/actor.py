@@ -18,12 +18,9 @@ class RewardActor:
 
     Args:
         rewards: Options of each reward by name.
-        threads: Torch threads; 0 leaves torch's own choice.
     """
 
-    def __init__(self, rewards: Mapping[str, Mapping[str, Any]], threads: int = 0) -> None:
-        if threads:
-            torch.set_num_threads(threads)
+    def __init__(self, rewards: Mapping[str, Mapping[str, Any]]) -> None:
         self._rewards = {name: make_reward(name, **options) for name, options in rewards.items()}
 
     def ready(self) -> None:

@@ -93,11 +93,3 @@ def test_scores_travel(pixels: np.ndarray) -> None:
     again = pickle.loads(pickle.dumps(scores))
     assert again.names == scores.names
     np.testing.assert_array_equal(again.values, scores.values)
-
-
-@pytest.mark.parametrize(("threads", "set_to"), [(3, [3]), (0, [])])
-def test_threads_are_set_only_when_asked_for(threads: int, set_to: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", calls.append)
-    RewardActor({"shapes_gold": {}}, threads=threads)
-    assert calls == set_to
