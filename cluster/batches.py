@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
@@ -13,6 +14,10 @@ from cluster.config import Config
 from cluster.pacing import Pacing
 from cluster.prompts import make_requests, prompts_of, read_prompts
 from cluster.rollouts import Rollout, Rollouts
+
+
+class Hung(RuntimeError):
+    """The learner does not answer."""
 
 
 class Batches:
@@ -56,9 +61,16 @@ class Batches:
         self._pacing.version = version
         return self._collect(version)
 
-    def wait_for(self, reference: ray.ObjectRef) -> Any:
-        """The value of a reference; rollouts go on meanwhile."""
+    def wait_for(self, reference: ray.ObjectRef, patience: float) -> Any:
+        """The value of a reference; rollouts go on meanwhile.
+
+        Raises:
+            Hung: If it is not there after `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
         while not ray.wait([reference], timeout=0)[0]:
+            if time.monotonic() > deadline:
+                raise Hung(f"The learner has not finished an update in {patience:g} s (failures.patience.learn).")
             self._rollouts.wait(also=[reference])
         return ray.get(reference)
 

@@ -52,6 +52,9 @@ class SamplersConfig(BaseModel, frozen=True, extra="forbid"):
     """The sampler actors and how far ahead they work."""
 
     count: int = Field(1, ge=1, description="Sampler actors.")
+    min_count: int | None = Field(
+        None, ge=1, description="Start when so many are up; the others join when the cluster has room. null: all."
+    )
     request_size: int = Field(96, ge=1, description="Samples of one rollout call, the same wherever it runs.")
     max_staleness: int = Field(0, ge=0, description="Versions a rollout may lag behind; 0 is synchronous.")
     cpus: float = Field(1, ge=0, description="CPUs that each reserves on a cluster.")
@@ -96,11 +99,21 @@ class CheckpointConfig(BaseModel, frozen=True, extra="forbid"):
     keep: int = Field(3, ge=0, description="How many of the newest are kept; 0 keeps all.")
 
 
+class PatienceConfig(BaseModel, frozen=True, extra="forbid"):
+    """Seconds after which a phase that has not ended is taken to hang: its actor is killed and its work done again."""
+
+    start: float = Field(900, gt=0, description="Until the actors' models are loaded.")
+    sample: float = Field(900, gt=0, description="A rollout of one request.")
+    score: float = Field(900, gt=0, description="The rewards of one request.")
+    learn: float = Field(3600, gt=0, description="An update.")
+
+
 class FailureConfig(BaseModel, frozen=True, extra="forbid"):
     """How much may go wrong before the run stops."""
 
     max_dropped_share: float = Field(0.2, ge=0, le=1, description="Share of an iteration's samples without a reward.")
     max_deaths: int = Field(20, ge=0, description="Deaths of actors of one role, over the whole run.")
+    patience: PatienceConfig = PatienceConfig()
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -137,6 +150,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
                 f"prompts.samples is {self.prompts.samples}, but {self.objective.name} compares samples of the same "
                 "prompt; give at least 2"
             )
+        if (least := self.samplers.min_count) and least > self.samplers.count:
+            raise ValueError(f"samplers.min_count is {least}, but samplers.count is only {self.samplers.count}")
         for name in self.rewards:
             try:
                 reward_class(name)

@@ -34,8 +34,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     Raises:
         RunStopped: If too many samples have no reward.
         ActorsLost: If actors of one role died too often.
-        RayActorError: If the learner or the weight store died; calling again with a new crew continues from the last
-            checkpoint.
+        RayActorError, Hung: If the learner or the weight store died or hangs; calling again with a new crew continues
+            from the last checkpoint.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards, tuple(config.rewards))
     combiner = Combiner({name: r.weight for name, r in config.rewards.items()}, config.normalises)
@@ -55,7 +55,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         rewards = combiner.combine(scores)
         _check_dropped(rewards, config.failures.max_dropped_share)
         update, weights = crew.learner.update.options(num_returns=2).remote(rewards, *[r.trajectories for r in batch])
-        updated = batches.wait_for(update)
+        updated = batches.wait_for(update, config.failures.patience.learn)
         _publish(crew, weights)
         metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
         splits = {"training": batch}

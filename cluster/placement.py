@@ -13,10 +13,11 @@ from typing import Any
 import ray
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError
 
 from actors.sampler import Sampler
 from cluster.config import Config
-from cluster.pool import Pool
+from cluster.pool import ActorsLost, Pool
 from cluster.remote_reward import RemoteReward
 from cluster.weights import WeightStore
 from learner.actor import LearnerActor
@@ -113,9 +114,22 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         config.seed,
         reward,
     )
-    ray.get([actor.ready.remote() for actor in (*samplers, *rewards)] + [learner.weights.remote()])
-    deaths = config.failures.max_deaths
-    return Crew(store, learner, Pool("sampler", samplers, deaths), Pool("reward", rewards, deaths))
+    deaths, patience = config.failures.max_deaths, config.failures.patience
+    crew = Crew(
+        store,
+        learner,
+        Pool("sampler", samplers, deaths, patience.sample),
+        Pool("reward", rewards, deaths, patience.score),
+    )
+    crew.samplers.start(config.samplers.min_count or config.samplers.count, patience.start)
+    crew.rewards.start(config.reward_actors.count, patience.start)
+    try:
+        ray.get(learner.weights.remote(), timeout=patience.start)
+    except GetTimeoutError:
+        raise ActorsLost(
+            f"The learner was not up after failures.patience.start={patience.start:g} s; does the cluster have room?"
+        ) from None
+    return crew
 
 
 def dismiss(crew: Crew) -> None:

@@ -1,8 +1,13 @@
-"""A pool of equal actors that survives their deaths: calls wait for a free actor, and run again when theirs is lost."""
+"""A pool of equal actors that survives their deaths: calls wait for a free actor, and run again when theirs is lost.
+
+An actor that hangs is killed and counts as lost. One that is not up yet (the cluster has no room for it, or its node
+went) joins when it is.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +24,7 @@ MAX_IN_FLIGHT = 2
 
 
 class ActorsLost(RuntimeError):
-    """Actors died more often than the run allows."""
+    """Actors died more often than the run allows, or did not start in time."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,42 @@ class Pool:
         role: What they are called in messages.
         actors: Created with `max_restarts`, so that Ray brings each back; each answers `ready()`.
         max_deaths: Give up when they have died more often than this.
+        patience: Seconds after which a call that has not returned is taken to hang.
     """
 
-    def __init__(self, role: str, actors: Sequence[ActorHandle], max_deaths: int) -> None:
-        self.actors, self._role, self._max_deaths = actors, role, max_deaths
+    def __init__(
+        self, role: str, actors: Sequence[ActorHandle], max_deaths: int, patience: float = float("inf")
+    ) -> None:
+        self.actors, self._role, self._max_deaths, self._patience = actors, role, max_deaths, patience
         self._waiting: deque[Call] = deque()
-        self._running: dict[ray.ObjectRef, tuple[int, Call]] = {}
-        self._probes: dict[ray.ObjectRef, int] = {}  # of actors that were lost and are coming back
+        self._running: dict[ray.ObjectRef, _Running] = {}
+        self._probes: dict[ray.ObjectRef, int] = {}  # of actors that are not up, or not up again, yet
+        self._first_death: str | None = None
         self.deaths = 0
+        for actor in range(len(actors)):
+            self._probe(actor)
+
+    def start(self, count: int, patience: float) -> None:
+        """Wait until `count` of the actors are up; the others join when they are.
+
+        Raises:
+            ActorsLost: If they are not within `patience` seconds, or if a constructor raised.
+        """
+        deadline = time.monotonic() + patience
+        while len(self.actors) - len(self._probes) < count:
+            left = deadline - time.monotonic()
+            ready, _ = ray.wait(list(self._probes), num_returns=1, timeout=max(left, 0), fetch_local=False)
+            if not ready:
+                raise ActorsLost(
+                    f"Only {len(self.actors) - len(self._probes)} of {count} actors of the role {self._role!r} were up "
+                    f"after failures.patience.start={patience:g} s; does the cluster have room for them?"
+                )
+            self.settle(ready[0])
+
+    @property
+    def up(self) -> int:
+        """How many actors are up."""
+        return len(self.actors) - len(self._probes)
 
     def submit(self, call: Call) -> None:
         """Queue a call; it starts at once if an actor is free."""
@@ -81,7 +114,11 @@ class Pool:
                 self._lost(actor, error)
             self._dispatch()
             return None
-        actor, call = self._running.pop(reference)
+        run = self._running.pop(reference)
+        actor, call = run.actor, run.call
+        for other in self._running.values():
+            if other.actor == actor:
+                other.since = time.monotonic()  # it waited behind this one
         try:
             value = ray.get(reference)
         except RayActorError as error:
@@ -95,13 +132,27 @@ class Pool:
         self._dispatch()
         return call.job, value
 
+    def check(self) -> None:
+        """Kill the actors whose call has been running for longer than the patience; their calls run again."""
+        now = time.monotonic()
+        for actor in {run.actor for run in self._running.values() if now - run.since > self._patience}:
+            log.warning("%s %d has not answered for %.0f s: it is restarted.", self._role, actor, self._patience)
+            ray.kill(self.actors[actor], no_restart=False)
+            for run in self._running.values():
+                if run.actor == actor:
+                    run.since = now  # the news of its death takes a moment
+
     def _lost(self, actor: int, error: RayActorError) -> None:
+        if "creation task" in str(error):  # its constructor raised: it would again
+            raise ActorsLost(f"A {self._role} could not start: {str(error).strip().splitlines()[-1]}") from error
         self.deaths += 1
-        log.warning("%s %d was lost; its calls run again. (%s)", self._role, actor, str(error).splitlines()[0])
+        cause = str(error).splitlines()[0]
+        self._first_death = self._first_death or cause
+        log.warning("%s %d was lost; its calls run again. (%s)", self._role, actor, cause)
         if self.deaths > self._max_deaths:
             raise ActorsLost(
                 f"Actors of the role {self._role!r} died {self.deaths} times, more than failures.max_deaths="
-                f"{self._max_deaths} allows; the last one said: {str(error).splitlines()[0]}"
+                f"{self._max_deaths} allows; the first one said: {self._first_death}"
             ) from error
         self._probe(actor)
 
@@ -112,11 +163,20 @@ class Pool:
     def _dispatch(self) -> None:
         while self._waiting:
             load = [0] * len(self.actors)
-            for actor, _ in self._running.values():
-                load[actor] += 1
+            for run in self._running.values():
+                load[run.actor] += 1
             free = [i for i, n in enumerate(load) if n < MAX_IN_FLIGHT and i not in self._probes.values()]
             if not free:
                 return
             actor = min(free, key=load.__getitem__)
             call = self._waiting.popleft()
-            self._running[call.make(self.actors[actor])[0]] = (actor, call)
+            self._running[call.make(self.actors[actor])[0]] = _Running(actor, call, time.monotonic())
+
+
+@dataclass
+class _Running:
+    """A call under way."""
+
+    actor: int
+    call: Call
+    since: float  # when it became the first of its actor's calls, by the monotonic clock

@@ -16,6 +16,8 @@ from cluster.pool import Call, Pool
 
 log = logging.getLogger(__name__)
 
+_LOOK_AROUND = 1.0  # seconds
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -68,10 +70,13 @@ class Rollouts:
         return self._done.pop(key, None)
 
     def wait(self, also: Sequence[ray.ObjectRef] = ()) -> None:
-        """Wait until something has happened here or to one of the other references, and deal with all that has."""
+        """Wait until something has happened here or to one of the other references, and deal with all that has.
+
+        Returns after some seconds in any case; actors that hang are killed then.
+        """
         pools = {reference: pool for pool in (self._samplers, self._rewards) for reference in pool.references}
         everything = [*pools, *also]
-        ray.wait(everything, num_returns=1, fetch_local=False)
+        ray.wait(everything, num_returns=1, timeout=_LOOK_AROUND, fetch_local=False)
         ready, _ = ray.wait(everything, num_returns=len(everything), timeout=0, fetch_local=False)
         for reference in ready:
             if reference in pools and (settled := pools[reference].settle(reference)):
@@ -80,6 +85,8 @@ class Rollouts:
                     self._score(job, value)
                 else:
                     self._finish(job, value)
+        self._samplers.check()
+        self._rewards.check()
 
     def _sample(self, job: _Job) -> None:
         def make(sampler: Any) -> Sequence[ray.ObjectRef]:

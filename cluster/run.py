@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from rich.console import Console
 from rich.logging import RichHandler
 
+from cluster.batches import Hung
 from cluster.config import Config, ConfigError, load_config
 from cluster.display import Display
 from cluster.loop import RunStopped, train
@@ -107,7 +108,7 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
             crew = make_crew(config, placement)
             try:
                 return train(config, crew, run, display)
-            except RayActorError as error:
+            except (RayActorError, Hung) as error:
                 log.warning("The learner was lost; the run continues from its last checkpoint. (%s)", error)
                 if losses == config.failures.max_deaths:
                     raise ActorsLost(f"The learner died {losses + 1} times; the last time: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,11 +61,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     started: list[Pool] = []
 
-    def make(count: int, max_deaths: int = 5) -> Pool:
+    def make(count: int, max_deaths: int = 5, patience: float = 60) -> Pool:
         role: Any = ray.remote(Worker)
         actors = [role.options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote(tmp_path) for _ in range(count)]
-        ray.get([actor.ready.remote() for actor in actors])
-        started.append(Pool("worker", actors, max_deaths))
+        started.append(Pool("worker", actors, max_deaths, patience))
+        started[-1].start(count, patience=60)
         return started[-1]
 
     yield make
@@ -208,3 +209,86 @@ def test_an_exception_in_a_call_is_reported_and_not_retried(start: Start, tmp_pa
     assert results["good"][0] == "good"
     assert len(marks(tmp_path, "failed-*")) == 1
     assert pool.deaths == 0
+
+
+def test_a_paused_process_is_killed_and_its_calls_run_again(start: Start, tmp_path: Path) -> None:
+    pool = start(2, patience=2)
+    victim = ray.get(pool.actors[0].pid.remote())
+    os.kill(victim, signal.SIGSTOP)
+    (tmp_path / "go").touch()
+    for job in range(4):
+        pool.submit(call(job, "work", job))
+    results: list[Any] = []
+    while pool.references:
+        ready, _ = ray.wait(pool.references, num_returns=1, timeout=0.2)
+        results += [found for reference in ready if (found := pool.settle(reference))]
+        pool.check()
+    assert sorted(job for job, _ in results) == [0, 1, 2, 3]
+    assert pool.deaths == 1
+    assert len(marks(tmp_path, "born-*")) == 3
+    assert not Path(f"/proc/{victim}").exists()
+
+
+def test_a_call_that_waits_behind_another_is_not_taken_to_hang(start: Start, tmp_path: Path) -> None:
+    pool = start(1, patience=3)
+    pool.submit(call("first", "work", "first", "go first"))
+    pool.submit(call("second", "work", "second", "go second"))
+    began = time.monotonic()
+    while len(pool.references) == 2:
+        if time.monotonic() - began > 2:
+            (tmp_path / "go first").touch()
+        for reference in ray.wait(pool.references, num_returns=1, timeout=0.1)[0]:
+            assert pool.settle(reference) is not None
+        pool.check()
+    while time.monotonic() - began < 4:  # the second has been submitted for longer than the patience, but not running
+        pool.check()
+    (tmp_path / "go second").touch()
+    assert [job for job, _ in harvest(pool)] == ["second"]
+    assert pool.deaths == 0
+
+
+def test_an_actor_without_room_joins_later(ray_cluster: None) -> None:
+    class Slow:
+        def __init__(self, mark: Path | None) -> None:
+            while mark is not None and not mark.exists():
+                time.sleep(0.01)
+
+        def ready(self) -> None:
+            pass
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    with tempfile.TemporaryDirectory() as folder:
+        role: Any = ray.remote(Slow)
+        actors = [role.options(num_cpus=0).remote(mark) for mark in (None, Path(folder) / "room")]
+        ray.get(actors[0].ready.remote())
+        pool = Pool("worker", actors, max_deaths=0)
+        with pytest.raises(ActorsLost, match=r"Only 1 of 2 actors of the role 'worker' were up after .*=1 s"):
+            pool.start(2, patience=1)
+        pool.start(1, patience=0)
+        pool.submit(call("before", "pid"))
+        while len(pool.references) > 1:
+            (alone,) = [pool.settle(reference) for reference in ray.wait(pool.references)[0]]
+        (Path(folder) / "room").touch()
+        pool.start(2, patience=60)
+        for job in range(4):
+            pool.submit(call(job, "pid"))
+        assert alone is not None
+        assert {pid for _, pid in harvest(pool)} > {alone[1]}
+        for actor in actors:
+            ray.kill(actor)
+
+
+def test_a_constructor_that_raises_ends_the_start_with_its_sentence(ray_cluster: None) -> None:
+    class Broken:
+        def __init__(self) -> None:
+            raise FileNotFoundError("There is no checkpoint here.")
+
+        def ready(self) -> None:
+            pass
+
+    role: Any = ray.remote(Broken)
+    pool = Pool("worker", [role.options(num_cpus=0, max_restarts=-1).remote()], max_deaths=5)
+    with pytest.raises(ActorsLost, match=r"A worker could not start: .*There is no checkpoint here\."):
+        pool.start(1, patience=60)
