@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 
 from actors.sampler import Sampler
 from cluster.config import Config
+from cluster.environments import runtime_env, wait_until_ready
 from cluster.pool import Pool
 from cluster.remote_reward import RemoteReward
 from cluster.weights import WeightStore
@@ -41,7 +42,7 @@ class Crew:
     store: ActorHandle
     learner: ActorHandle
     samplers: Pool
-    rewards: Pool
+    rewards: Mapping[tuple[str, ...], Pool]  # one of each environment, by the names of its rewards
 
 
 def local(config: Config) -> Placement:
@@ -58,7 +59,7 @@ def local(config: Config) -> Placement:
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
-    workers = config.samplers.count + config.reward_actors.count + 1
+    workers = config.samplers.count + config.reward_actors.count * len(config.environments) + 1
     gpus = torch.cuda.device_count() / workers
     at_once = config.samplers.count + (1 if config.samplers.max_staleness else 0)
     share = max(1, cores // at_once)
@@ -82,7 +83,11 @@ def on_cluster(config: Config) -> Placement:
 
 
 def make_crew(config: Config, placement: Placement) -> Crew:
-    """Create the actors of a run and wait until their models are loaded."""
+    """Create the actors of a run and wait until their models are loaded.
+
+    Raises:
+        StartError: If a reward's environment cannot be set up, or an actor cannot load its model.
+    """
     policy = config.policy.model_copy(update={"model": config.pipeline})
     # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. The
     # name is unique, so that no earlier run on the same cluster is in the way.
@@ -93,17 +98,18 @@ def make_crew(config: Config, placement: Placement) -> Crew:
     samplers = [
         _start(Sampler, {**placement.sampler, **restarting}, policy, store_name) for _ in range(config.samplers.count)
     ]
-    options = {name: reward.options for name, reward in config.rewards.items()}
-    rewards = [
-        _start(RewardActor, {**placement.reward, **restarting}, options) for _ in range(config.reward_actors.count)
-    ]
+    makers = config.makers
+    rewards: dict[tuple[str, ...], list[ActorHandle]] = {}
+    for environment, names in config.environments.items():
+        isolated = {**placement.reward, **restarting}
+        isolated["runtime_env"] = isolated.get("runtime_env", {}) | runtime_env(environment)
+        own = {name: makers[name] for name in names}
+        rewards[names] = [_start(RewardActor, isolated, own) for _ in range(config.reward_actors.count)]
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     reward: Callable[[], RewardModel] | None = None
     if config.objective.build().needs_reward != "nothing":
         with_learner = config.reward_actors.gradients == "learner"
-        reward = (
-            partial(WeightedSum.make, options, weights) if with_learner else partial(RemoteReward, rewards, weights)
-        )
+        reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
     learner = _start(
         LearnerActor,
         placement.learner,
@@ -113,14 +119,20 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         config.seed,
         reward,
     )
-    ray.get([actor.ready.remote() for actor in (*samplers, *rewards)] + [learner.weights.remote()])
+    wait_until_ready(
+        [learner.weights.remote(), *[actor.ready.remote() for actor in samplers]], "The sampler or the learner"
+    )
+    for names, actors in rewards.items():
+        wait_until_ready([actor.ready.remote() for actor in actors], f"The actor of the rewards {', '.join(names)}")
     deaths = config.failures.max_deaths
-    return Crew(store, learner, Pool("sampler", samplers, deaths), Pool("reward", rewards, deaths))
+    pools = {names: Pool(f"reward {', '.join(names)}", actors, deaths) for names, actors in rewards.items()}
+    return Crew(store, learner, Pool("sampler", samplers, deaths), pools)
 
 
 def dismiss(crew: Crew) -> None:
     """Kill the actors of a run."""
-    for actor in (*crew.samplers.actors, *crew.rewards.actors, crew.learner, crew.store):
+    rewards = [actor for pool in crew.rewards.values() for actor in pool.actors]
+    for actor in (*crew.samplers.actors, *rewards, crew.learner, crew.store):
         ray.kill(actor)
 
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError, RuntimeEnvSetupError
 from rich.console import Console
 from rich.logging import RichHandler
 
 from cluster.config import Config, ConfigError, load_config
 from cluster.display import Display
+from cluster.environments import StartError, why
 from cluster.loop import RunStopped, train
 from cluster.placement import Placement, dismiss, make_crew
 from cluster.pool import ActorsLost
@@ -52,8 +53,11 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
         _describe(config, run, console)
         _supervise(config, run, place, console)
         report = write_report(run)
-    except (ConfigError, CheckpointError, RunStopped, ActorsLost) as error:
+    except (ConfigError, CheckpointError, RunStopped, ActorsLost, StartError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeEnvSetupError as error:
+        print(f"error: an actor came back on another node, where {why(error)}", file=sys.stderr)
         return 1
     except RayTaskError as error:
         print(f"error: {str(error.cause).strip()}", file=sys.stderr)
