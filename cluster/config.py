@@ -23,9 +23,9 @@ from cluster.prompts import read_prompts
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
-from rewards import REWARDS, UnknownReward, make_reward, reward_class
+from rewards import REWARDS, make_reward, reward_class
 from rewards.environments import locate
-from rewards.reward import Reward
+from rewards.reward import Reward, UnknownReward
 from shapes import PIPELINE
 
 

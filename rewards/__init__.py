@@ -10,7 +10,7 @@ import difflib
 from importlib import import_module
 from typing import Any
 
-from rewards.reward import Reward
+from rewards.reward import Reward, UnknownReward
 
 REWARDS = {
     "shapes_agreement": "rewards.shapes_agreement:ShapesAgreement",
@@ -19,13 +19,6 @@ REWARDS = {
     "image_reward": "rewards.image_reward:ImageReward",
     "hpsv2": "rewards.hpsv2:HPSv2",
 }
-
-
-class UnknownReward(KeyError):
-    """There is no such reward; the message is one sentence."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def reward_class(kind: str) -> type[Reward]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Literal
 
 import torch
@@ -14,6 +15,13 @@ from rewards.preprocessing import long_side_pad, normalise
 
 HUB = "xswu/HPSv2"
 FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
+
+
+def import_package() -> None:
+    """Import `hpsv2` without the progress bars of its own downloads, which are not used here."""
+    import_torchvision()
+    placeholder("clint.textui", progress=None)
+    import_module("hpsv2")
 
 
 class HPSv2(BatchedReward):
@@ -45,8 +53,7 @@ class HPSv2(BatchedReward):
         super().__init__(batch_size, device)
         if version not in FILES:
             raise ValueError(f"There is no HPSv2 {version!r}; the versions are {', '.join(FILES)}.")
-        import_torchvision()
-        placeholder("clint.textui", progress=None)  # progress bars of the package's own downloads
+        import_package()
         from hpsv2.src.open_clip import create_model, get_tokenizer
         from huggingface_hub import hf_hub_download
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -13,6 +14,18 @@ from rewards.preprocessing import normalise, short_side_crop
 
 HUB = "THUDM/ImageReward"
 TOKENS = 35  # what the model was trained with; a longer prompt is cut
+
+
+def import_package() -> None:
+    """Import `ImageReward` without its trainer, its baselines and activation checkpointing.
+
+    None of them is used here, and each needs more packages; the trainer's would have to suit the driver's diffusers.
+    """
+    import_torchvision()
+    placeholder("ImageReward.ReFL")
+    placeholder("clip")
+    placeholder("fairscale.nn.checkpoint.checkpoint_activations", checkpoint_wrapper=None)
+    import_module("ImageReward")
 
 
 class ImageReward(BatchedReward):
@@ -43,11 +56,7 @@ class ImageReward(BatchedReward):
         device: str = "auto",
     ) -> None:
         super().__init__(batch_size, device)
-        import_torchvision()
-        # A trainer, two baselines, and activation checkpointing that stays off; each would need more packages.
-        placeholder("ImageReward.ReFL")
-        placeholder("clip")
-        placeholder("fairscale.nn.checkpoint.checkpoint_activations", checkpoint_wrapper=None)
+        import_package()
         from huggingface_hub import hf_hub_download
         from ImageReward.ImageReward import ImageReward as Model
         from ImageReward.models.BLIP import blip_pretrain

@@ -55,6 +55,13 @@ class Reward(ABC):
         raise TypeError(f"{type(self).__name__} has no image features.")
 
 
+class UnknownReward(KeyError):
+    """There is no such reward; the message is one sentence."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @dataclass(frozen=True)
 class Scores:
     """What the rewards of one actor say of B images."""
