@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     objective = config.objective.build()
     steps = policy.transitions.stochastic_steps
-    rewards = RewardActor({name: reward.options for name, reward in config.rewards.items()})
+    rewards = RewardActor(config.makers)
     gradients: dict[str, list[np.ndarray]] = {name: [] for name in config.rewards}  # (steps, parameters) a batch
     for iteration in range(BATCHES):
         requests = make_requests(

@@ -42,7 +42,7 @@ def plain_loop(config: Config) -> float:
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     objective = config.objective.build()
     learner = Learner(config.learner, policy, objective, config.seed)
-    rewards = RewardActor({name: reward.options for name, reward in config.rewards.items()})
+    rewards = RewardActor(config.makers)
     combiner = Combiner({name: reward.weight for name, reward in config.rewards.items()})
     prompts = read_prompts(config.prompts.train)
     times = [time.perf_counter()]

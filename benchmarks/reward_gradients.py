@@ -34,12 +34,15 @@ def main(arguments: list[str]) -> None:
     """Measure and print."""
     config = load_config(None, ["objective.name=residual_nabla_db", *arguments])
     placement = local(config)
-    options = {name: reward.options for name, reward in config.rewards.items()}
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     actors = [
-        ray.remote(RewardActor).options(**placement.reward).remote(options) for _ in range(config.reward_actors.count)
+        ray.remote(RewardActor).options(**placement.reward).remote(config.makers)
+        for _ in range(config.reward_actors.count)
     ]
-    ways = {"learner": WeightedSum.make(options, weights), "actors": RemoteReward(actors, weights)}
+    ways = {
+        "learner": WeightedSum.make(config.makers, weights),
+        "actors": RemoteReward({tuple(config.rewards): actors}, weights),
+    }
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     prompts = (read_prompts(config.prompts.train) * config.learner.micro_batch)[: config.learner.micro_batch]
     images = torch.rand(len(prompts), 3, policy.latent_shape[1] * 4, policy.latent_shape[2] * 4)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,9 @@ from cluster.prompts import read_prompts
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
-from rewards import REWARDS, reward_class
+from rewards import REWARDS, make_reward, reward_class
+from rewards.environments import locate
+from rewards.reward import Reward, UnknownReward
 from shapes import PIPELINE
 
 
@@ -33,8 +36,14 @@ class ConfigError(Exception):
 class RewardConfig(BaseModel, frozen=True, extra="forbid"):
     """One reward."""
 
+    kind: str | None = Field(None, description="A reward's name, or module:Class of one's own; null: the key itself.")
     weight: float = Field(1.0, description="Share in the combined reward; 0 only watches.")
     options: dict[str, Any] = Field({}, description="Keyword arguments of the reward's class.")
+    environment: str | None = Field(
+        None,
+        description="Where its actors find the packages that the driver does not have: a requirements file (*.txt), "
+        "which each node installs, or a Python interpreter that every node has; null: what the reward's class says.",
+    )
 
 
 class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
@@ -152,19 +161,26 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             )
         if (least := self.samplers.min_count) and least > self.samplers.count:
             raise ValueError(f"samplers.min_count is {least}, but samplers.count is only {self.samplers.count}")
-        for name in self.rewards:
-            try:
-                reward_class(name)
-            except KeyError as error:
-                raise ValueError(error.args[0].rstrip(".")) from None
+        try:
+            environments = self.environments
+        except (UnknownReward, FileNotFoundError) as error:
+            raise ValueError(str(error).rstrip(".")) from None
         if not any(reward.weight for reward in self.rewards.values()):
             raise ValueError("every reward has weight 0, so there is nothing to learn from; give one a weight")
         if objective.needs_reward == "gradients":
             for name, reward in self.rewards.items():
-                if reward.weight and not reward_class(name).differentiable:
+                if reward.weight and not self._class(name).differentiable:
                     raise ValueError(
                         f"rewards.{name} has no gradient with respect to the image, which {self.objective.name} needs; "
                         "give it weight 0 to watch it, or choose another objective"
+                    )
+        if objective.needs_reward != "nothing" and self.reward_actors.gradients == "learner":
+            isolated = {name for environment, names in environments.items() if environment for name in names}
+            for name, reward in self.rewards.items():
+                if reward.weight and name in isolated:
+                    raise ValueError(
+                        f"rewards.{name} lives in an environment of its own, so the learner cannot hold the copy "
+                        f"that {self.objective.name} asks for; set reward_actors.gradients=actors"
                     )
         if objective.needs_reward != "nothing" and self.normalise_rewards:
             raise ValueError(
@@ -193,6 +209,27 @@ class Config(BaseModel, frozen=True, extra="forbid"):
                 f"an iteration; {fits} does"
             )
         return self
+
+    @property
+    def environments(self) -> dict[str | None, tuple[str, ...]]:
+        """The names of the rewards by the environment that they live in; `None` is the driver's own."""
+        found: dict[str | None, tuple[str, ...]] = {}
+        for name, reward in self.rewards.items():
+            environment = reward.environment or self._class(name).environment
+            path = str(locate(environment)) if environment else None
+            found[path] = (*found.get(path, ()), name)
+        return found
+
+    @property
+    def makers(self) -> dict[str, Callable[[], Reward]]:
+        """What makes each reward, by name, where its packages are."""
+        return {name: partial(make_reward, self._kind(name), **r.options) for name, r in self.rewards.items()}
+
+    def _class(self, name: str) -> type[Reward]:
+        return reward_class(self._kind(name))
+
+    def _kind(self, name: str) -> str:
+        return self.rewards[name].kind or name
 
     @property
     def normalises(self) -> bool:

@@ -37,7 +37,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         RayActorError, Hung: If the learner or the weight store died or hangs; calling again with a new crew continues
             from the last checkpoint.
     """
-    rollouts = Rollouts(crew.samplers, crew.rewards, tuple(config.rewards))
+    rollouts = Rollouts(crew.samplers, crew.rewards)
     combiner = Combiner({name: r.weight for name, r in config.rewards.items()}, config.normalises)
     version = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)

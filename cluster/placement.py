@@ -13,11 +13,12 @@ from typing import Any
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from actors.sampler import Sampler
 from cluster.config import Config
-from cluster.pool import ActorsLost, Pool
+from cluster.environments import StartError, cannot_start, runtime_env
+from cluster.pool import Pool
 from cluster.remote_reward import RemoteReward
 from cluster.weights import WeightStore
 from learner.actor import LearnerActor
@@ -42,7 +43,7 @@ class Crew:
     store: ActorHandle
     learner: ActorHandle
     samplers: Pool
-    rewards: Pool
+    rewards: Mapping[tuple[str, ...], Pool]  # one of each environment, by the names of its rewards
 
 
 def local(config: Config) -> Placement:
@@ -59,7 +60,7 @@ def local(config: Config) -> Placement:
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
-    workers = config.samplers.count + config.reward_actors.count + 1
+    workers = config.samplers.count + config.reward_actors.count * len(config.environments) + 1
     gpus = torch.cuda.device_count() / workers
     at_once = config.samplers.count + (1 if config.samplers.max_staleness else 0)
     share = max(1, cores // at_once)
@@ -83,7 +84,11 @@ def on_cluster(config: Config) -> Placement:
 
 
 def make_crew(config: Config, placement: Placement) -> Crew:
-    """Create the actors of a run and wait until their models are loaded."""
+    """Create the actors of a run and wait until their models are loaded.
+
+    Raises:
+        StartError: If a reward's environment cannot be set up, or an actor cannot load its model.
+    """
     policy = config.policy.model_copy(update={"model": config.pipeline})
     # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. The
     # name is unique, so that no earlier run on the same cluster is in the way.
@@ -94,17 +99,18 @@ def make_crew(config: Config, placement: Placement) -> Crew:
     samplers = [
         _start(Sampler, {**placement.sampler, **restarting}, policy, store_name) for _ in range(config.samplers.count)
     ]
-    options = {name: reward.options for name, reward in config.rewards.items()}
-    rewards = [
-        _start(RewardActor, {**placement.reward, **restarting}, options) for _ in range(config.reward_actors.count)
-    ]
+    makers = config.makers
+    rewards: dict[tuple[str, ...], list[ActorHandle]] = {}
+    for environment, names in config.environments.items():
+        isolated = {**placement.reward, **restarting}
+        isolated["runtime_env"] = isolated.get("runtime_env", {}) | runtime_env(environment)
+        own = {name: makers[name] for name in names}
+        rewards[names] = [_start(RewardActor, isolated, own) for _ in range(config.reward_actors.count)]
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     reward: Callable[[], RewardModel] | None = None
     if config.objective.build().needs_reward != "nothing":
         with_learner = config.reward_actors.gradients == "learner"
-        reward = (
-            partial(WeightedSum.make, options, weights) if with_learner else partial(RemoteReward, rewards, weights)
-        )
+        reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
     learner = _start(
         LearnerActor,
         placement.learner,
@@ -115,26 +121,29 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         reward,
     )
     deaths, patience = config.failures.max_deaths, config.failures.patience
-    crew = Crew(
-        store,
-        learner,
-        Pool("sampler", samplers, deaths, patience.sample),
-        Pool("reward", rewards, deaths, patience.score),
-    )
+    pools = {
+        names: Pool(f"actor of the rewards {', '.join(names)}", actors, deaths, patience.score)
+        for names, actors in rewards.items()
+    }
+    crew = Crew(store, learner, Pool("sampler", samplers, deaths, patience.sample), pools)
     crew.samplers.start(config.samplers.min_count or config.samplers.count, patience.start)
-    crew.rewards.start(config.reward_actors.count, patience.start)
+    for pool in crew.rewards.values():
+        pool.start(config.reward_actors.count, patience.start)
     try:
         ray.get(learner.weights.remote(), timeout=patience.start)
     except GetTimeoutError:
-        raise ActorsLost(
+        raise StartError(
             f"The learner was not up after failures.patience.start={patience.start:g} s; does the cluster have room?"
         ) from None
+    except RayActorError as error:
+        raise cannot_start("The learner", error) from error
     return crew
 
 
 def dismiss(crew: Crew) -> None:
     """Kill the actors of a run."""
-    for actor in (*crew.samplers.actors, *crew.rewards.actors, crew.learner, crew.store):
+    rewards = [actor for pool in crew.rewards.values() for actor in pool.actors]
+    for actor in (*crew.samplers.actors, *rewards, crew.learner, crew.store):
         ray.kill(actor)
 
 

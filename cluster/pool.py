@@ -15,7 +15,9 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError, RuntimeEnvSetupError
+
+from cluster.environments import StartError, cannot_start
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ MAX_IN_FLIGHT = 2
 
 
 class ActorsLost(RuntimeError):
-    """Actors died more often than the run allows, or did not start in time."""
+    """Actors died more often than the run allows."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,14 @@ class Pool:
         """Wait until `count` of the actors are up; the others join when they are.
 
         Raises:
-            ActorsLost: If they are not within `patience` seconds, or if a constructor raised.
+            StartError: If they are not within `patience` seconds, or cannot be.
         """
         deadline = time.monotonic() + patience
         while len(self.actors) - len(self._probes) < count:
             left = deadline - time.monotonic()
             ready, _ = ray.wait(list(self._probes), num_returns=1, timeout=max(left, 0), fetch_local=False)
             if not ready:
-                raise ActorsLost(
+                raise StartError(
                     f"Only {len(self.actors) - len(self._probes)} of {count} actors of the role {self._role!r} were up "
                     f"after failures.patience.start={patience:g} s; does the cluster have room for them?"
                 )
@@ -103,6 +105,7 @@ class Pool:
 
         Raises:
             ActorsLost: If actors have died too often.
+            StartError: If one cannot start (again).
         """
         if reference in self._probes:
             actor = self._probes.pop(reference)
@@ -110,6 +113,8 @@ class Pool:
                 ray.get(reference)
             except ActorUnavailableError:
                 self._probe(actor)  # still on its way back, not another death
+            except RuntimeEnvSetupError as error:
+                raise cannot_start(f"The {self._role}", error) from error
             except RayActorError as error:
                 self._lost(actor, error)
             self._dispatch()
@@ -121,6 +126,8 @@ class Pool:
                 other.since = time.monotonic()  # it waited behind this one
         try:
             value = ray.get(reference)
+        except RuntimeEnvSetupError as error:  # it came back on another node
+            raise cannot_start(f"The {self._role}", error) from error
         except RayActorError as error:
             self._waiting.appendleft(call)
             if actor not in self._probes.values():
@@ -144,7 +151,7 @@ class Pool:
 
     def _lost(self, actor: int, error: RayActorError) -> None:
         if "creation task" in str(error):  # its constructor raised: it would again
-            raise ActorsLost(f"A {self._role} could not start: {str(error).strip().splitlines()[-1]}") from error
+            raise cannot_start(f"The {self._role}", error) from error
         self.deaths += 1
         cause = str(error).splitlines()[0]
         self._first_death = self._first_death or cause

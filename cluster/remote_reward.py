@@ -1,4 +1,4 @@
-"""Reward actors as a reward model of the learner: for rewards that live in an environment or on a GPU of their own."""
+"""Reward actors as a reward model of the learner: for rewards that live in environments or on GPUs of their own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _RETRIES = 10  # of a call whose actor was lost; Ray brings the actor back first
 
 
 class RemoteReward:
-    """The weighted sum of rewards, computed by reward actors; the images of a call are shared out among them.
+    """The weighted sum of rewards, computed by reward actors; each pool shares the images of a call out among its own.
 
     Args:
-        actors: Reward actors, each of which holds every reward.
-        weights: Of each reward by name.
+        pools: Reward actors, by the names of the rewards that each of them holds.
+        weights: Of each reward by name; a pool without any is not asked.
     """
 
-    def __init__(self, actors: Sequence[ActorHandle], weights: Mapping[str, float]) -> None:
-        self._actors, self._weights = tuple(actors), dict(weights)
+    def __init__(self, pools: Mapping[tuple[str, ...], Sequence[ActorHandle]], weights: Mapping[str, float]) -> None:
+        weighted = [({name: weights[name] for name in names if weights[name]}, pools[names]) for names in pools]
+        self._pools = [(own, tuple(actors)) for own, actors in weighted if own]
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores `(B,)` float32."""
@@ -36,16 +37,20 @@ class RemoteReward:
 
     def _ask(self, images: Tensor, prompts: Sequence[str], gradient: bool) -> tuple[Tensor, Tensor | None]:
         pixels = images.detach().float().cpu().numpy()
-        shares = np.array_split(np.arange(len(pixels)), min(len(self._actors), len(pixels)))
-        answers: list[tuple[np.ndarray, np.ndarray]] = ray.get(
-            [
-                actor.judge.options(max_task_retries=_RETRIES).remote(
-                    pixels[share], [prompts[i] for i in share], self._weights, gradient
-                )
-                for actor, share in zip(self._actors, shares, strict=False)
-            ]
-        )
-        scores, gradients = zip(*answers, strict=True)
-        # Arrays out of the object store are read-only, and concatenate copies.
-        joined = torch.from_numpy(np.concatenate(gradients)) if gradient else None
-        return torch.from_numpy(np.concatenate(scores)), joined
+        asked = []  # of every pool, before the answer of any is waited for
+        for weights, actors in self._pools:
+            shares = np.array_split(np.arange(len(pixels)), min(len(actors), len(pixels)))
+            asked.append(
+                [
+                    actor.judge.options(max_task_retries=_RETRIES).remote(
+                        pixels[share], [prompts[i] for i in share], weights, gradient
+                    )
+                    for actor, share in zip(actors, shares, strict=False)
+                ]
+            )
+        answers = [list(zip(*ray.get(calls), strict=True)) for calls in asked]
+        # Arrays out of the object store are read-only; concatenate and sum copy.
+        scores = np.sum([np.concatenate(scores) for scores, _ in answers], axis=0)
+        if not gradient:
+            return torch.from_numpy(scores), None
+        return torch.from_numpy(scores), torch.from_numpy(np.sum([np.concatenate(g) for _, g in answers], axis=0))

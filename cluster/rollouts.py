@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,15 @@ class Rollout:
 
 
 class Rollouts:
-    """Sends requests to samplers, chains each result to the rewards, and collects what is complete.
+    """Sends requests to samplers, chains each result to every pool of rewards, and collects what is complete.
 
     Args:
         samplers: Pool of sampler actors.
-        rewards: Pool of reward actors.
-        names: Of the rewards.
+        rewards: Pools of reward actors, by the names of the rewards that they hold.
     """
 
-    def __init__(self, samplers: Pool, rewards: Pool, names: Sequence[str]) -> None:
-        self._samplers, self._rewards, self._names = samplers, rewards, names
+    def __init__(self, samplers: Pool, rewards: Mapping[tuple[str, ...], Pool]) -> None:
+        self._samplers, self._rewards = samplers, dict(rewards)
         self._done: dict[Hashable, Rollout] = {}
 
     def submit(
@@ -74,7 +74,7 @@ class Rollouts:
 
         Returns after some seconds in any case; actors that hang are killed then.
         """
-        pools = {reference: pool for pool in (self._samplers, self._rewards) for reference in pool.references}
+        pools = {reference: pool for pool in (self._samplers, *self._rewards.values()) for reference in pool.references}
         everything = [*pools, *also]
         ray.wait(everything, num_returns=1, timeout=_LOOK_AROUND, fetch_local=False)
         ready, _ = ray.wait(everything, num_returns=len(everything), timeout=0, fetch_local=False)
@@ -84,9 +84,10 @@ class Rollouts:
                 if pools[reference] is self._samplers:
                     self._score(job, value)
                 else:
-                    self._finish(job, value)
-        self._samplers.check()
-        self._rewards.check()
+                    of_job, names = job
+                    self._collect(of_job, names, value)
+        for pool in (self._samplers, *self._rewards.values()):
+            pool.check()
 
     def _sample(self, job: _Job) -> None:
         def make(sampler: Any) -> Sequence[ray.ObjectRef]:
@@ -99,21 +100,33 @@ class Rollouts:
         if isinstance(receipt, RayTaskError):
             raise receipt
         job.receipt = receipt
-        pixels, prompts = job.sampled[1], job.request.prompts
-        self._rewards.submit(Call(job, lambda actor: [actor.score.remote(pixels, prompts, job.features)]))
+        for names, pool in self._rewards.items():
+            features = job.features if job.features in names else None
+            pool.submit(Call((job, names), partial(_ask, job.sampled[1], job.request.prompts, features)))
 
-    def _finish(self, job: _Job, scored: Any) -> None:
+    def _collect(self, job: _Job, names: tuple[str, ...], scored: Any) -> None:
+        if job.lost:
+            return
+        if isinstance(scored, RayTaskError) and isinstance(scored.cause, ObjectLostError):
+            log.warning("%d images were lost with their node; they are sampled again.", len(job.request.prompts))
+            job.lost = True
+            return self._sample(_Job(job.key, job.request, job.version, job.weights, job.features))
+        job.scored[names] = scored
+        if len(job.scored) == len(self._rewards):
+            self._finish(job)
+
+    def _finish(self, job: _Job) -> None:
         samples = len(job.request.prompts)
         features = None
-        if isinstance(scored, RayTaskError) and isinstance(scored.cause, ObjectLostError):
-            log.warning("%d images were lost with their node; they are sampled again.", samples)
-            return self._sample(job)
-        if isinstance(scored, RayTaskError):
-            log.warning("A reward failed on %d samples, which are dropped: %s", samples, scored.cause)
-            scores = {name: np.full(samples, np.nan, np.float32) for name in self._names}
-        else:
-            scores = dict(zip(scored.names, np.array(scored.values), strict=True))
-            features = scored.features
+        scores: dict[str, np.ndarray] = {}
+        for names in self._rewards:
+            scored = job.scored[names]
+            if isinstance(scored, RayTaskError):
+                log.warning("%s failed on %d samples, which are dropped: %s", ", ".join(names), samples, scored.cause)
+                scores |= {name: np.full(samples, np.nan, np.float32) for name in names}
+            else:
+                scores |= zip(scored.names, np.array(scored.values), strict=True)
+                features = scored.features if job.features in names else features
         self._done[job.key] = Rollout(
             job.request,
             **job.receipt,
@@ -122,6 +135,10 @@ class Rollouts:
             scores=scores,
             features=features,
         )
+
+
+def _ask(pixels: ray.ObjectRef, prompts: Sequence[str], features: str | None, actor: Any) -> list[ray.ObjectRef]:
+    return [actor.score.remote(pixels, prompts, features)]
 
 
 @dataclass(eq=False)
@@ -135,3 +152,5 @@ class _Job:
     features: str | None
     sampled: Sequence[ray.ObjectRef] = ()  # receipt, pixels, trajectories; kept alive until scored
     receipt: Mapping[str, Any] = field(default_factory=dict)
+    scored: dict[tuple[str, ...], Any] = field(default_factory=dict)  # of the pools that have answered
+    lost: bool = False  # its images are gone and another job samples them again; late answers no longer count

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from cluster.batches import Hung
 from cluster.config import Config, ConfigError, load_config
 from cluster.display import Display
+from cluster.environments import StartError
 from cluster.loop import RunStopped, train
 from cluster.placement import Placement, dismiss, make_crew
 from cluster.pool import ActorsLost
@@ -53,7 +54,7 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
         _describe(config, run, console)
         _supervise(config, run, place, console)
         report = write_report(run)
-    except (ConfigError, CheckpointError, RunStopped, ActorsLost) as error:
+    except (ConfigError, CheckpointError, RunStopped, ActorsLost, StartError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RayTaskError as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from rewards import make_reward
-from rewards.reward import Scores, to_images
+from rewards.reward import Reward, Scores, to_images
 from rewards.weighted import WeightedSum
 
 
@@ -17,11 +15,11 @@ class RewardActor:
     """Scores images under several rewards; made a Ray actor by `cluster.placement`.
 
     Args:
-        rewards: Options of each reward by name.
+        rewards: Makes each reward, by name: here, because only here are its packages.
     """
 
-    def __init__(self, rewards: Mapping[str, Mapping[str, Any]]) -> None:
-        self._rewards = {name: make_reward(name, **options) for name, options in rewards.items()}
+    def __init__(self, rewards: Mapping[str, Callable[[], Reward]]) -> None:
+        self._rewards = {name: make() for name, make in rewards.items()}
 
     def ready(self) -> None:
         """Answers once the models are loaded."""

@@ -16,11 +16,17 @@ class Reward(ABC):
 
     Images are `(B, 3, H, W)` float32 in [0, 1]. A reward keeps to its own device and moves what it is given.
 
+    The driver reads the attributes without building the reward, so a module whose packages the driver does not have
+    imports them in the constructor.
+
     Attributes:
         differentiable: Whether gradients flow from `score` into the images.
+        environment: Where the packages of this reward are, if not in the driver's own environment: see
+            `rewards.environments.locate`.
     """
 
     differentiable: bool = False
+    environment: str | None = None
 
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -47,6 +53,13 @@ class Reward(ABC):
             TypeError: If the reward has none.
         """
         raise TypeError(f"{type(self).__name__} has no image features.")
+
+
+class UnknownReward(KeyError):
+    """There is no such reward; the message is one sentence."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from rewards import make_reward
 from rewards.reward import Reward
 
 
@@ -24,9 +22,14 @@ class WeightedSum(Reward):
         self.differentiable = all(reward.differentiable for _, reward in self._rewards)
 
     @classmethod
-    def make(cls, options: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float]) -> WeightedSum:
-        """Build the rewards that have a weight, by name and with the options of their classes."""
-        return cls([(weight, make_reward(name, **options[name])) for name, weight in weights.items() if weight])
+    def make(cls, rewards: Mapping[str, Callable[[], Reward]], weights: Mapping[str, float]) -> WeightedSum:
+        """Build the rewards that have a weight.
+
+        Args:
+            rewards: Makes each reward, by name.
+            weights: Of each reward by name.
+        """
+        return cls([(weight, rewards[name]()) for name, weight in weights.items() if weight])
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return torch.stack([weight * reward.score(images, prompts).float() for weight, reward in self._rewards]).sum(0)

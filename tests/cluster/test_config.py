@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from cluster.config import Config, ConfigError, load_config
+from rewards.environments import FOLDER
 
 Make = Callable[..., Config]
 
@@ -168,6 +171,64 @@ def test_a_reward_without_gradient_is_refused_by_name_where_one_is_needed(make_c
     assert "residual_nabla_db" in message
     make_config("objective.name=residual_nabla_db", "rewards.jpeg_compressibility.weight=0")
     make_config("objective.name=residual_db", "rewards.jpeg_compressibility.weight=0.5")  # scores are enough
+
+
+def test_several_instances_of_a_kind_have_names_and_options_of_their_own(make_config: Make) -> None:
+    config = make_config(
+        "rewards.coarse={kind: jpeg_compressibility, options: {quality: 10}}",
+        "rewards.fine={kind: jpeg_compressibility, options: {quality: 95}}",
+    )
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert config.makers["coarse"]().score(image, [""]) > config.makers["fine"]().score(image, [""])
+    assert config.environments == {None: ("shapes_agreement", "shapes_gold", "coarse", "fine")}
+
+
+def test_rewards_are_grouped_by_the_environment_of_their_class_or_of_the_config(
+    make_config: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("a-package==1.0\n")
+    config = make_config(
+        "rewards.image_reward.weight=1",
+        "rewards.hpsv2={weight: 1, environment: " + sys.executable + "}",
+        "rewards.jpeg_compressibility.environment=image_reward",
+        f"rewards.gold={{kind: shapes_gold, environment: {tmp_path}/mine.txt}}",
+    )
+    assert config.environments == {
+        None: ("shapes_agreement", "shapes_gold"),
+        str(FOLDER / "image_reward.txt"): ("image_reward", "jpeg_compressibility"),
+        sys.executable: ("hpsv2",),
+        str(tmp_path / "mine.txt"): ("gold",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rewards.mine.kind=shapes_golden", ["'shapes_golden'", "'shapes_gold'"]),
+        ("rewards.mine.kind=no_such_module:Mine", ["no_such_module", "PYTHONPATH"]),
+        ("rewards.mine.kind=pathlib:Path", ["'pathlib:Path' is not a reward"]),
+        ("rewards.shapes_gold.environment=image_rewards", ["'image_rewards'", "image_reward", "interpreter"]),
+        ("rewards.shapes_gold.environment=/no/such.txt", ["'/no/such.txt'", "requirements file"]),
+        ("rewards.shapes_gold.environment=/etc", ["'/etc'"]),
+        ("rewards.shapes_gold.environment=/etc/hostname", ["'/etc/hostname'"]),
+    ],
+)
+def test_rewards_and_environments_that_are_not_there_are_refused(
+    make_config: Make, override: str, words: list[str]
+) -> None:
+    message = refusal(make_config, override)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("name", ["residual_nabla_db", "residual_db"])
+def test_the_learner_cannot_hold_a_reward_of_another_environment(make_config: Make, name: str) -> None:
+    chosen = (f"objective.name={name}", "rewards.image_reward.weight=0.5")
+    message = refusal(make_config, *chosen)
+    assert message.startswith("rewards.image_reward lives in an environment of its own")
+    assert message.endswith("set reward_actors.gradients=actors.")
+    make_config(*chosen, "reward_actors.gradients=actors")
+    make_config(*chosen, "rewards.image_reward.weight=0")  # watched by the reward actors alone
+    make_config("rewards.image_reward.weight=0.5")  # the default objective only needs scores
 
 
 def test_rewards_are_normalised_unless_the_objective_tilts_by_them(make_config: Make) -> None:

@@ -125,7 +125,7 @@ def test_a_killed_actor_changes_nothing(
     killer = kill(role, run.path / "metrics.parquet" / "000001.parquet")
     final = carry_out(config, run, crew)
     killer.join(timeout=10)
-    pool = crew.samplers if role == "Sampler" else crew.rewards
+    (pool,) = [crew.samplers] if role == "Sampler" else crew.rewards.values()
     dismiss(crew)
     assert pool.deaths == 1
     assert same(final, undisturbed[1])
@@ -199,7 +199,7 @@ def test_a_pipelined_run_stays_within_its_staleness(settings: Path, tmp_path: Pa
 def test_samplers_act_with_what_the_learner_published(settings: Path, tmp_path: Path) -> None:
     config, _ = make_run(settings, tmp_path)
     crew = make_crew(config, PLACEMENT)
-    rollouts = Rollouts(crew.samplers, crew.rewards, tuple(config.rewards))
+    rollouts = Rollouts(crew.samplers, crew.rewards)
     (request,) = make_requests(("a red circle",), 4, 4, seed=0, iteration=0, stored_steps=(0, 1, 2))
 
     def trajectories(version: int):  # type: ignore[no-untyped-def]

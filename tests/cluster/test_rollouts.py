@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,8 @@ from cluster.rollouts import Rollout, Rollouts
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 Start = Callable[..., Rollouts]
-NAMES = ("level", "half")
+BOTH = (("level", "half"),)
+APART = (("level",), ("half",))
 
 
 @pytest.fixture
@@ -56,24 +57,29 @@ def start(tmp_path: Path) -> Iterator[Start]:
         def score(self, pixels: np.ndarray, prompts: Any, features: str | None = None) -> SimpleNamespace:
             assert len(pixels) == len(prompts)
             self.enter(prompts[0])
-            if prompts[0] == "reward fails":
+            if prompts[0] == f"{self.role} fails":
                 raise ValueError("cannot judge this")
-            if prompts[0] == "images lost" and len(list(self.folder.glob("reward-images lost-*"))) == 1:
+            if prompts[0] == "images lost" and len(list(self.folder.glob(f"{self.role}-images lost-*"))) == 1:
                 raise ObjectLostError("00", "", "")
+            names = tuple(self.role.split()[1:])
             level = pixels[:, 0, 0, 0].astype(np.float32)
+            values = np.stack([{"level": level, "half": level / 2}[name] for name in names])
+            assert features is None or features in names
             embedding = None if features is None else pixels.reshape(len(pixels), -1).astype(np.float32)
-            return SimpleNamespace(names=("level", "half"), values=np.stack([level, level / 2]), features=embedding)
+            return SimpleNamespace(names=names, values=values, features=embedding)
 
     actors: list[Any] = []
 
-    def make(samplers: int = 1, rewards: int = 1) -> Rollouts:
-        role: Any = ray.remote(Actor)
-        role = role.options(num_cpus=0, max_restarts=-1, max_task_retries=0)
-        pools = []
-        for name, count in (("sampler", samplers), ("reward", rewards)):
-            pools.append(Pool(name, [role.remote(tmp_path, name) for _ in range(count)], max_deaths=3))
-            actors.extend(pools[-1].actors)
-        return Rollouts(*pools, NAMES)
+    def pool(role: str, count: int) -> Pool:
+        kind: Any = ray.remote(Actor)
+        kind = kind.options(num_cpus=0, max_restarts=-1, max_task_retries=0)
+        found = [kind.remote(tmp_path, role) for _ in range(count)]
+        actors.extend(found)
+        return Pool(role, found, max_deaths=3)
+
+    def make(samplers: int = 1, rewards: int = 1, pools: Sequence[tuple[str, ...]] = BOTH) -> Rollouts:
+        of_rewards = {names: pool(f"reward {' '.join(names)}", rewards) for names in pools}
+        return Rollouts(pool("sampler", samplers), of_rewards)
 
     yield make
     for actor in actors:
@@ -94,8 +100,8 @@ def collect(rollouts: Rollouts, keys: range | list) -> dict[Any, Rollout]:
 
 
 @ray.remote(num_cpus=0)
-def appears(folder: Path, pattern: str) -> None:
-    while not list(folder.glob(pattern)):
+def appears(folder: Path, pattern: str, times: int = 1) -> None:
+    while len(list(folder.glob(pattern))) < times:
         time.sleep(0.01)
 
 
@@ -154,15 +160,55 @@ def test_results_do_not_depend_on_who_ran_them_or_which_came_first(start: Start,
 
 def test_a_reward_that_raises_costs_the_samples_it_was_given_and_no_others(start: Start, tmp_path: Path) -> None:
     rollouts = start()
-    for key, request in enumerate(requests("fine", "reward fails", "fine too")):
+    for key, request in enumerate(requests("fine", "reward level half fails", "fine too")):
         rollouts.submit(key, request, version=0, features="level")
     done = collect(rollouts, range(3))
-    assert {name: np.isnan(values).tolist() for name, values in done[1].scores.items()} == dict.fromkeys(
-        NAMES, [True] * 3
-    )
+    assert {name: np.isnan(v).tolist() for name, v in done[1].scores.items()} == dict.fromkeys(BOTH[0], [True] * 3)
     assert done[1].features is None
     assert np.isfinite([done[0].scores["level"], done[2].scores["level"]]).all()
-    assert len(list(tmp_path.glob("reward-reward fails-*"))) == 1
+    assert len(list(tmp_path.glob("reward level half-reward level half fails-*"))) == 1
+
+
+def test_pools_of_rewards_are_asked_side_by_side_and_merged(start: Start, tmp_path: Path) -> None:
+    rollouts = start(pools=APART)
+    hold = tmp_path / "hold-reward level-a"
+    hold.touch()
+    rollouts.submit(0, requests("a")[0], version=0, features="half")
+    answered = appears.remote(tmp_path, "reward half-a-*")
+    while not ray.wait([answered], timeout=0)[0]:
+        rollouts.wait(also=[answered])
+    assert rollouts.take(0) is None
+    hold.unlink()
+    done = collect(rollouts, [0])[0]
+    assert {name: values.tolist() for name, values in done.scores.items()} == {"level": [0, 1, 2], "half": [0, 0.5, 1]}
+    assert done.features is not None
+    assert done.features[:, 0].tolist() == [0, 1, 2]
+    assert len(list(tmp_path.glob("sampler-a-*"))) == 1
+
+
+@pytest.mark.parametrize("features", [None, "level", "half"])
+def test_a_pool_that_fails_costs_its_own_scores_only(start: Start, features: str | None) -> None:
+    rollouts = start(pools=APART)
+    rollouts.submit(0, requests("reward half fails")[0], version=0, features=features)
+    done = collect(rollouts, [0])[0]
+    assert done.scores["level"].tolist() == [0, 1, 2]
+    assert np.isnan(done.scores["half"]).all()
+    assert (done.features is not None) == (features == "level")
+
+
+def test_images_that_every_pool_has_lost_are_sampled_again_once(start: Start, tmp_path: Path) -> None:
+    rollouts = start(pools=APART)
+    hold = tmp_path / "hold-reward half-images lost"
+    hold.touch()
+    rollouts.submit(0, requests("images lost")[0], version=0)
+    again = appears.remote(tmp_path, "sampler-images lost-*", 2)
+    while not ray.wait([again], timeout=0)[0]:
+        rollouts.wait(also=[again])
+    hold.unlink()  # its first answer comes when the images are being sampled again already
+    done = collect(rollouts, [0])[0]
+    assert {name: values.tolist() for name, values in done.scores.items()} == {"level": [0, 1, 2], "half": [0, 0.5, 1]}
+    assert len(list(tmp_path.glob("sampler-images lost-*"))) == 2
+    assert len(list(tmp_path.glob("reward half-images lost-*"))) == 2
 
 
 def test_an_exception_in_a_sampler_is_raised(start: Start) -> None:
@@ -172,7 +218,7 @@ def test_an_exception_in_a_sampler_is_raised(start: Start) -> None:
         collect(rollouts, [0])
 
 
-@pytest.mark.parametrize(("role", "sampled"), [("reward", 1), ("sampler", 2)])
+@pytest.mark.parametrize(("role", "sampled"), [("reward level half", 1), ("sampler", 2)])
 def test_a_killed_actor_changes_no_result(start: Start, tmp_path: Path, role: str, sampled: int) -> None:
     rollouts, asked = start(samplers=2, rewards=2), requests("a", "b", "c", "d")
     hold = tmp_path / f"hold-{role}-a"
@@ -193,7 +239,7 @@ def test_a_killed_actor_changes_no_result(start: Start, tmp_path: Path, role: st
         assert done[key].scores["level"].tolist() == [key * 10, key * 10 + 1, key * 10 + 2]
         assert ray.get(done[key].trajectories) == request.prompt_index
     assert len(list(tmp_path.glob("sampler-a-*"))) == sampled  # images that exist are not sampled again
-    assert len(list(tmp_path.glob("reward-a-*"))) == 3 - sampled
+    assert len(list(tmp_path.glob("reward level half-a-*"))) == 3 - sampled
 
 
 def test_images_that_were_lost_are_sampled_again(start: Start, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,16 @@ import torch
 
 from rewards import make_reward
 from rewards.actor import RewardActor
-from rewards.reward import to_images
+from rewards.reward import Reward, to_images
 from shapes.captions import parse
 from shapes.render import render
 from shapes.scorer import Scorer
 
 PROMPTS = ["a red circle", "four blue stars", "a yellow star on the left"]
+
+
+def makers(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Callable[[], Reward]]:
+    return {name: partial(make_reward, name, **keywords) for name, keywords in options.items()}
 
 
 @pytest.fixture
@@ -43,7 +49,7 @@ def test_every_reward_answers_in_its_own_row(pixels: np.ndarray, checkpoint: str
         "jpeg_compressibility": {"quality": 50},
         "shapes_agreement": {"checkpoint": checkpoint},
     }
-    scores = RewardActor(options).score(pixels, PROMPTS)
+    scores = RewardActor(makers(options)).score(pixels, PROMPTS)
     assert scores.names == tuple(options)
     assert scores.values.shape == (3, 3)
     assert scores.values.dtype == np.float32
@@ -55,7 +61,7 @@ def test_every_reward_answers_in_its_own_row(pixels: np.ndarray, checkpoint: str
 
 def test_features_are_those_of_the_reward_that_is_named(pixels: np.ndarray, checkpoint: str) -> None:
     options = {"shapes_gold": {}, "shapes_agreement": {"checkpoint": checkpoint}}
-    features = RewardActor(options).score(pixels, PROMPTS, features="shapes_agreement").features
+    features = RewardActor(makers(options)).score(pixels, PROMPTS, features="shapes_agreement").features
     assert features is not None
     assert features.dtype == np.float32
     expected = make_reward("shapes_agreement", checkpoint=checkpoint).embed(to_images(pixels))
@@ -64,11 +70,11 @@ def test_features_are_those_of_the_reward_that_is_named(pixels: np.ndarray, chec
 
 def test_features_of_a_reward_that_has_none_are_refused(pixels: np.ndarray) -> None:
     with pytest.raises(TypeError, match="no image features"):
-        RewardActor({"shapes_gold": {}}).score(pixels, PROMPTS, features="shapes_gold")
+        RewardActor(makers({"shapes_gold": {}})).score(pixels, PROMPTS, features="shapes_gold")
 
 
 def test_a_prompt_that_cannot_be_judged_is_nan_under_that_reward_alone(pixels: np.ndarray) -> None:
-    actor = RewardActor({"shapes_gold": {}, "jpeg_compressibility": {}})
+    actor = RewardActor(makers({"shapes_gold": {}, "jpeg_compressibility": {}}))
     scores = actor.score(pixels, ["a dog", *PROMPTS[1:]])
     assert np.isnan(scores.values).tolist() == [[True, False, False], [False, False, False]]
 
@@ -78,18 +84,18 @@ def test_a_reward_that_raises_ends_the_call(pixels: np.ndarray, monkeypatch: pyt
         raise RuntimeError("the server is down")
 
     monkeypatch.setattr("rewards.jpeg.JpegCompressibility.score", broken)
-    actor = RewardActor({"shapes_gold": {}, "jpeg_compressibility": {}})
+    actor = RewardActor(makers({"shapes_gold": {}, "jpeg_compressibility": {}}))
     with pytest.raises(RuntimeError, match="the server is down"):
         actor.score(pixels, PROMPTS)
 
 
 def test_an_unknown_reward_is_refused_before_anything_is_scored() -> None:
     with pytest.raises(KeyError, match="shapes_gold"):
-        RewardActor({"shapes_golden": {}})
+        RewardActor(makers({"shapes_golden": {}}))
 
 
 def test_scores_travel(pixels: np.ndarray) -> None:
-    scores = RewardActor({"shapes_gold": {}}).score(pixels, PROMPTS)
+    scores = RewardActor(makers({"shapes_gold": {}})).score(pixels, PROMPTS)
     again = pickle.loads(pickle.dumps(scores))
     assert again.names == scores.names
     np.testing.assert_array_equal(again.values, scores.values)

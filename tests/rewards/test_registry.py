@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from importlib import reload
+from pathlib import Path
 
 import pytest
 import torch
 
 import rewards
-from rewards import REWARDS, make_reward, reward_class
+from rewards import REWARDS, UnknownReward, make_reward, reward_class
 from rewards.reward import Reward
 
 
@@ -41,6 +42,66 @@ def test_a_name_like_no_other_is_answered_with_all_names() -> None:
     with pytest.raises(KeyError) as error:
         reward_class("zzz")
     assert all(name in str(error.value) for name in REWARDS)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The module of a user's own rewards, importable."""
+    (tmp_path / "own_rewards.py").write_text("""
+import torch
+from rewards.reward import Reward
+
+class Brightness(Reward):
+    def __init__(self, scale=1.0):
+        self.scale = scale
+    def score(self, images, prompts):
+        return images.mean((1, 2, 3)) * self.scale
+
+class NoReward:
+    pass
+
+number = 3
+""")
+    (tmp_path / "needs_more.py").write_text("import a_package_that_is_not_here\n")
+    (tmp_path / "not_python.py").write_text("class Broken(\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_rewards", raising=False)
+    return "own_rewards"
+
+
+def test_a_reward_of_ones_own_is_named_by_module_and_class(own: str) -> None:
+    assert (
+        make_reward(f"{own}:Brightness", scale=3.0).score(torch.full((2, 3, 4, 4), 0.5), ["", ""]).tolist() == [1.5] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no_such_module:A", ["no_such_module", "current", "PYTHONPATH"]),
+        ("needs_more:A", ["a_package_that_is_not_here", "constructor"]),
+        ("not_python:A", ["SyntaxError"]),
+        ("own_rewards:Darkness", ["'own_rewards' has no class 'Darkness'"]),
+        ("own_rewards:number", ["has no class 'number'"]),
+        ("own_rewards:NoReward", ["is not a reward", "rewards.reward.Reward"]),
+        ("own_rewards:", ["has no class ''"]),
+        (":Brightness", ["':Brightness'"]),
+    ],
+)
+@pytest.mark.usefixtures("own")
+def test_what_is_no_reward_of_ones_own_is_refused_in_one_sentence(kind: str, words: list[str]) -> None:
+    with pytest.raises(UnknownReward) as caught:
+        reward_class(kind)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["image_reward", "hpsv2"])
+def test_a_rewards_attributes_can_be_read_without_its_packages(name: str) -> None:
+    found = reward_class(name)
+    assert found.differentiable
+    assert found.environment == name
+    assert not {"ImageReward", "hpsv2", "timm"} & set(sys.modules)
 
 
 def test_rewards_are_imported_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from rewards import make_reward
 from rewards.actor import RewardActor
 from rewards.reward import Reward
 from rewards.weighted import WeightedSum
@@ -50,26 +52,28 @@ def test_it_is_differentiable_only_if_all_of_it_is() -> None:
 
 def test_rewards_without_a_weight_are_not_even_loaded() -> None:
     made = WeightedSum.make(
-        {"shapes_agreement": {}, "no_such_reward": {}}, {"shapes_agreement": 1.0, "no_such_reward": 0}
+        {name: partial(make_reward, name) for name in ("shapes_agreement", "no_such_reward")},
+        {"shapes_agreement": 1.0, "no_such_reward": 0},
     )
     assert made.differentiable
 
 
 def test_the_actor_judges_as_the_learner_would() -> None:
     images, prompts = torch.rand(2, 3, 32, 32), [caption.text for caption in all_captions("colour")[:2]]
-    weights, options = {"shapes_agreement": 0.7, "shapes_gold": 0.0}, {"shapes_agreement": {}, "shapes_gold": {}}
-    scores, gradients = WeightedSum.make(options, weights).score_and_grad(images, prompts)
-    found, of_actor = RewardActor(options).judge(images.numpy(), prompts, weights, True)
+    weights = {"shapes_agreement": 0.7, "shapes_gold": 0.0}
+    makers = {name: partial(make_reward, name) for name in weights}
+    scores, gradients = WeightedSum.make(makers, weights).score_and_grad(images, prompts)
+    found, of_actor = RewardActor(makers).judge(images.numpy(), prompts, weights, True)
     torch.testing.assert_close(torch.from_numpy(found), scores)
     torch.testing.assert_close(torch.from_numpy(of_actor), gradients)
-    alone, nothing = RewardActor(options).judge(images.numpy(), prompts, weights, False)
+    alone, nothing = RewardActor(makers).judge(images.numpy(), prompts, weights, False)
     assert nothing is None
     torch.testing.assert_close(torch.from_numpy(alone), scores)
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
     images, prompt = torch.rand(1, 3, 32, 32), all_captions("colour")[0].text
-    reward = WeightedSum.make({"shapes_agreement": {}}, {"shapes_agreement": 2.0})
+    reward = WeightedSum([(2.0, make_reward("shapes_agreement"))])
     _, gradient = reward.score_and_grad(images, [prompt])
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     step = 1e-2
