@@ -23,6 +23,7 @@ from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
 from rewards import REWARDS, reward_class
+from rewards.standardise import Standardise
 from shapes import PIPELINE
 
 
@@ -35,6 +36,19 @@ class RewardConfig(BaseModel, frozen=True, extra="forbid"):
 
     weight: float = Field(1.0, description="Share in the combined reward; 0 only watches.")
     options: dict[str, Any] = Field({}, description="Keyword arguments of the reward's class.")
+
+
+class CombinationConfig(BaseModel, frozen=True, extra="forbid"):
+    """How several rewards become one: each is standardised, then they are summed by weight."""
+
+    standardise: Standardise | None = Field(
+        None,
+        description="What each reward is standardised by: its moments over the run, the samples of the prompt in the "
+        "batch (group), the last scores of the prompt over the batches (prompt), or nothing; null is run for "
+        "objectives that only compare samples, and nothing for those whose target is exp(beta r).",
+    )
+    buffer: int = Field(16, ge=1, description="Last scores of each prompt that standardise=prompt remembers.")
+    min_count: int = Field(16, ge=1, description="How many of them it needs; until then the whole batch serves.")
 
 
 class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
@@ -116,11 +130,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         "shapes_agreement": RewardConfig(),
         "shapes_gold": RewardConfig(weight=0.0),
     }
-    normalise_rewards: bool | None = Field(
-        None,
-        description="Standardise each reward by its running moments before weighting; null does so for objectives that "
-        "only compare samples, and not for those whose target is exp(beta r).",
-    )
+    combination: CombinationConfig = CombinationConfig()
     reward_actors: RewardActorsConfig = RewardActorsConfig()
     prompts: PromptsConfig = PromptsConfig()
     samplers: SamplersConfig = SamplersConfig()
@@ -151,10 +161,15 @@ class Config(BaseModel, frozen=True, extra="forbid"):
                         f"rewards.{name} has no gradient with respect to the image, which {self.objective.name} needs; "
                         "give it weight 0 to watch it, or choose another objective"
                     )
-        if objective.needs_reward != "nothing" and self.normalise_rewards:
+        if objective.needs_reward != "nothing" and self.standardise != "nothing":
             raise ValueError(
-                f"{self.objective.name} trains on the reward itself, which a running normalisation would move; "
-                "leave normalise_rewards null, or set it to false"
+                f"{self.objective.name} trains on the reward itself, which standardising would move; "
+                "leave combination.standardise null, or set it to nothing"
+            )
+        if self.standardise == "prompt" and self.combination.min_count > self.combination.buffer:
+            raise ValueError(
+                f"combination.min_count is {self.combination.min_count}, but only the last {self.combination.buffer} "
+                "scores of a prompt are remembered (combination.buffer)"
             )
         if self.evaluation.features is not None and self.evaluation.features not in self.rewards:
             raise ValueError(
@@ -180,10 +195,10 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @property
-    def normalises(self) -> bool:
-        """Whether rewards are standardised before weighting."""
+    def standardise(self) -> Standardise:
+        """What rewards are standardised by before weighting, with null resolved."""
         compares = self.objective.build().needs_reward == "nothing"
-        return compares if self.normalise_rewards is None else self.normalise_rewards
+        return self.combination.standardise or ("run" if compares else "nothing")
 
     @property
     def prompts_per_iteration(self) -> int:

@@ -43,7 +43,7 @@ class ClipReward(Reward):
     ) -> None:
         folder = _find(model)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.clip = _load_model(folder, getattr(torch, dtype), chosen)
+        self.clip: Any = _load_model(folder, getattr(torch, dtype), chosen)  # its types do not know its configuration
         self._tokenizer = _load_tokenizer(folder, self.clip.config.text_config.vocab_size)
         self._batch_size = batch_size
 

@@ -170,12 +170,20 @@ def test_a_reward_without_gradient_is_refused_by_name_where_one_is_needed(make_c
     make_config("objective.name=residual_db", "rewards.jpeg_compressibility.weight=0.5")  # scores are enough
 
 
-def test_rewards_are_normalised_unless_the_objective_tilts_by_them(make_config: Make) -> None:
-    assert make_config().normalises
-    assert not make_config("normalise_rewards=false").normalises
-    assert not make_config("objective.name=residual_nabla_db").normalises
-    message = refusal(make_config, "objective.name=residual_nabla_db", "normalise_rewards=true")
-    assert "leave normalise_rewards null" in message
+def test_rewards_are_standardised_unless_the_objective_tilts_by_them(make_config: Make) -> None:
+    assert make_config().standardise == "run"
+    assert make_config("combination.standardise=nothing").standardise == "nothing"
+    assert make_config("objective.name=residual_nabla_db").standardise == "nothing"
+    for by in ("run", "group", "prompt"):
+        message = refusal(make_config, "objective.name=residual_nabla_db", f"combination.standardise={by}")
+        assert "leave combination.standardise null" in message
+
+
+def test_a_tracker_that_could_never_know_enough_is_refused(make_config: Make) -> None:
+    tracker = ("combination.standardise=prompt", "combination.buffer=8")
+    assert make_config(*tracker, "combination.min_count=8").standardise == "prompt"
+    assert "combination.min_count is 9" in refusal(make_config, *tracker, "combination.min_count=9")
+    assert make_config("combination.buffer=8").standardise == "run"  # where there is no tracker, nothing is wrong
 
 
 @pytest.mark.parametrize(
