@@ -43,7 +43,7 @@ class Aesthetic(ClipReward):
                 f"The aesthetic score was trained on features of {Head.WIDTH} dimensions, and those of {model!r} "
                 f"(options.model) have {width}; use CLIP ViT-L/14."
             )
-        self.head = _load_head(checkpoint).to(self.clip.device)
+        self.head = _load_head(checkpoint).to(self.device)
 
     def judge(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.head(self.image_features(images))

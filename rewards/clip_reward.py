@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +12,16 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from rewards.batched import BatchedReward
 from rewards.preprocessing import normalise, short_side_crop
-from rewards.reward import Reward
 
 
-class ClipReward(Reward):
+class ClipReward(BatchedReward):
     """A differentiable reward on a frozen CLIP; `judge` is all that the rewards differ in.
 
     Args:
         model: Folder or hub name of a CLIP model with its tokenizer, in transformers' format and safetensors.
-        batch_size: Images that go through the model at once; it bounds the memory that a gradient takes.
+        batch_size: Images that go through the model at once.
         device: Such as `cpu` or `cuda`; `auto` takes a GPU if there is one.
         dtype: Of the model; features and scores are float32 in any case.
 
@@ -41,25 +40,11 @@ class ClipReward(Reward):
         device: str = "auto",
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
+        super().__init__(batch_size, device)
         folder = _find(model)
-        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.clip: Any = _load_model(folder, getattr(torch, dtype), chosen)  # its types do not know its configuration
+        # Any, because transformers' types do not know a loaded configuration.
+        self.clip: Any = _load_model(folder, getattr(torch, dtype)).to(self.device)
         self._tokenizer = _load_tokenizer(folder, self.clip.config.text_config.vocab_size)
-        self._batch_size = batch_size
-
-    @abstractmethod
-    def judge(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores `(B,)` of at most `batch_size` images, on the model's device."""
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        scores = [self.judge(*part) for part in self._parts(images, prompts)]
-        return torch.cat(scores).float().to(images.device)
-
-    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        # Part by part, so that only one part's activations are kept.
-        found = [Reward.score_and_grad(self, *part) for part in self._parts(images, prompts)]
-        scores, gradients = zip(*found, strict=True)
-        return torch.cat(scores), torch.cat(gradients)
 
     def embed(self, images: Tensor) -> Tensor:
         return torch.cat([self.image_features(part) for part in images.split(self._batch_size)]).to(images.device)
@@ -67,7 +52,7 @@ class ClipReward(Reward):
     def image_features(self, images: Tensor) -> Tensor:
         """Unit vectors `(B, D)` float32 of images `(B, 3, H, W)` in [0, 1], of which the central square is seen."""
         size = self.clip.config.vision_config.image_size
-        pixels = normalise(short_side_crop(images.to(self.clip.device), size)).to(self.clip.dtype)
+        pixels = normalise(short_side_crop(images.to(self.device), size)).to(self.clip.dtype)
         return F.normalize(self.clip.get_image_features(pixels).pooler_output.float(), dim=-1)
 
     @torch.no_grad()
@@ -76,17 +61,12 @@ class ClipReward(Reward):
         unique = list(dict.fromkeys(prompts))
         limit = self.clip.config.text_config.max_position_embeddings
         tokens = self._tokenizer(unique, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        encoded = self.clip.get_text_features(**tokens.to(self.clip.device)).pooler_output.float()
+        encoded = self.clip.get_text_features(**tokens.to(self.device)).pooler_output.float()
         return F.normalize(encoded, dim=-1)[[unique.index(prompt) for prompt in prompts]]
 
     def agreement(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosine `(B,)` of the features of each image and its prompt."""
         return (self.image_features(images) * self.text_features(prompts)).sum(dim=-1)
-
-    def _parts(self, images: Tensor, prompts: Sequence[str]) -> Iterator[tuple[Tensor, Sequence[str]]]:
-        for start in range(0, len(images), self._batch_size):
-            part = slice(start, start + self._batch_size)
-            yield images[part], prompts[part]
 
 
 def _find(model: str) -> Path:
@@ -101,7 +81,7 @@ def _find(model: str) -> Path:
         ) from error
 
 
-def _load_model(folder: Path, dtype: torch.dtype, device: str) -> CLIPModel:
+def _load_model(folder: Path, dtype: torch.dtype) -> Any:
     if not (folder / "config.json").is_file():  # transformers would take the sizes of its default
         raise FileNotFoundError(f"The CLIP model in {folder} (options.model) cannot be loaded: it has no config.json.")
     try:
@@ -122,7 +102,7 @@ def _load_model(folder: Path, dtype: torch.dtype, device: str) -> CLIPModel:
                 f"The checkpoint in {folder} (options.model) is not of the CLIP that its config.json describes: "
                 f"{len(keys)} {problem} parameters, the first is {keys[0]}."
             )
-    return clip.eval().requires_grad_(False).to(device)
+    return clip.eval().requires_grad_(False)
 
 
 def _load_tokenizer(folder: Path, vocabulary: int) -> CLIPTokenizer:
