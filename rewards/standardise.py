@@ -7,7 +7,7 @@ population's, plus 1e-6. Scores that are not finite come out as NaN and stay out
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -121,7 +121,8 @@ def make_standardiser(by: Standardise, buffer: int, min_count: int) -> Standardi
     """The standardiser of a name; `buffer` and `min_count` are those of `prompt`."""
     if by == "prompt":
         return ByPrompt(buffer, min_count)
-    return {"run": ByRun, "group": ByGroup, "nothing": ByNothing}[by]()
+    simple: dict[str, Callable[[], Standardiser]] = {"run": ByRun, "group": ByGroup, "nothing": ByNothing}
+    return simple[by]()
 
 
 def groups(prompts: Sequence[str]) -> dict[str, list[int]]:
