@@ -66,13 +66,12 @@ class Head(nn.Module):
 
 
 def _load_head(checkpoint: str) -> Head:
+    how: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     try:
         if checkpoint.startswith("https://"):
-            state = torch.hub.load_state_dict_from_url(
-                checkpoint, map_location="cpu", progress=False, weights_only=True
-            )
+            state = torch.hub.load_state_dict_from_url(checkpoint, progress=False, **how)
         else:
-            state = torch.load(Path(checkpoint), map_location="cpu", weights_only=True)
+            state = torch.load(Path(checkpoint), **how)
     except OSError as error:
         raise FileNotFoundError(
             f"There is no aesthetic head at {checkpoint} ({error}); set the reward's options.checkpoint to a copy of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -289,6 +290,26 @@ def test_a_file_that_is_no_checkpoint_is_refused(folder: Path, tmp_path: Path) -
         Aesthetic(str(tmp_path / "head.pth"), str(folder))
     with pytest.raises(FileNotFoundError, match=r"no aesthetic head at .*nowhere.pth.*options\.checkpoint"):
         Aesthetic(str(tmp_path / "nowhere.pth"), str(folder))
+
+
+def test_the_published_head_is_fetched_by_its_address(
+    folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(url: str, **how: object) -> dict[str, Tensor]:
+        asked.append(url)
+        if len(asked) > 1:
+            raise URLError("no route to host")
+        return torch.load(checkpoint)
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fetch)
+    images = to_images(pictures())
+    fetched, local = Aesthetic(model=str(folder)), Aesthetic(str(checkpoint), str(folder))
+    assert torch.equal(fetched.score(images, PROMPTS), local.score(images, PROMPTS))
+    assert asked[0].endswith("/sac+logos+ava1-l14-linearMSE.pth")
+    with pytest.raises(FileNotFoundError, match=r"no route to host.*options\.checkpoint"):
+        Aesthetic(model=str(folder))
 
 
 def test_a_clip_of_another_width_is_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
