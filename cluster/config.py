@@ -26,6 +26,7 @@ from learner.objectives.ppod import PPODConfig
 from rewards import REWARDS, make_reward, reward_class
 from rewards.environments import locate
 from rewards.reward import Reward, UnknownReward
+from rewards.standardise import Standardise
 from shapes import PIPELINE
 
 
@@ -44,6 +45,19 @@ class RewardConfig(BaseModel, frozen=True, extra="forbid"):
         description="Where its actors find the packages that the driver does not have: a requirements file (*.txt), "
         "which each node installs, or a Python interpreter that every node has; null: what the reward's class says.",
     )
+
+
+class CombinationConfig(BaseModel, frozen=True, extra="forbid"):
+    """How several rewards become one: each is standardised, then they are summed by weight."""
+
+    standardise: Standardise | None = Field(
+        None,
+        description="What each reward is standardised by: its moments over the run, the samples of the prompt in the "
+        "batch (group), the last scores of the prompt over the batches (prompt), or nothing; null is run for "
+        "objectives that only compare samples, and nothing for those whose target is exp(beta r).",
+    )
+    buffer: int = Field(16, ge=1, description="Last scores of each prompt that standardise=prompt remembers.")
+    min_count: int = Field(16, ge=1, description="How many of them it needs; until then the whole batch serves.")
 
 
 class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
@@ -138,11 +152,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         "shapes_agreement": RewardConfig(),
         "shapes_gold": RewardConfig(weight=0.0),
     }
-    normalise_rewards: bool | None = Field(
-        None,
-        description="Standardise each reward by its running moments before weighting; null does so for objectives that "
-        "only compare samples, and not for those whose target is exp(beta r).",
-    )
+    combination: CombinationConfig = CombinationConfig()
     reward_actors: RewardActorsConfig = RewardActorsConfig()
     prompts: PromptsConfig = PromptsConfig()
     samplers: SamplersConfig = SamplersConfig()
@@ -182,10 +192,15 @@ class Config(BaseModel, frozen=True, extra="forbid"):
                         f"rewards.{name} lives in an environment of its own, so the learner cannot hold the copy "
                         f"that {self.objective.name} asks for; set reward_actors.gradients=actors"
                     )
-        if objective.needs_reward != "nothing" and self.normalise_rewards:
+        if objective.needs_reward != "nothing" and self.standardise != "nothing":
             raise ValueError(
-                f"{self.objective.name} trains on the reward itself, which a running normalisation would move; "
-                "leave normalise_rewards null, or set it to false"
+                f"{self.objective.name} trains on the reward itself, which standardising would move; "
+                "leave combination.standardise null, or set it to nothing"
+            )
+        if self.standardise == "prompt" and self.combination.min_count > self.combination.buffer:
+            raise ValueError(
+                f"combination.min_count is {self.combination.min_count}, but only the last {self.combination.buffer} "
+                "scores of a prompt are remembered (combination.buffer)"
             )
         if self.evaluation.features is not None and self.evaluation.features not in self.rewards:
             raise ValueError(
@@ -232,10 +247,10 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         return self.rewards[name].kind or name
 
     @property
-    def normalises(self) -> bool:
-        """Whether rewards are standardised before weighting."""
+    def standardise(self) -> Standardise:
+        """What rewards are standardised by before weighting, with null resolved."""
         compares = self.objective.build().needs_reward == "nothing"
-        return compares if self.normalise_rewards is None else self.normalise_rewards
+        return self.combination.standardise or ("run" if compares else "nothing")
 
     @property
     def prompts_per_iteration(self) -> int:

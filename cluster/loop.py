@@ -38,7 +38,12 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             from the last checkpoint.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards)
-    combiner = Combiner({name: r.weight for name, r in config.rewards.items()}, config.normalises)
+    combiner = Combiner(
+        {name: reward.weight for name, reward in config.rewards.items()},
+        config.standardise,
+        config.combination.buffer,
+        config.combination.min_count,
+    )
     version = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)
     batches.draw_offline()
@@ -52,12 +57,13 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         display.status("training")
         batch = batches.batch(version)
         scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
-        rewards = combiner.combine(scores)
-        _check_dropped(rewards, config.failures.max_dropped_share)
-        update, weights = crew.learner.update.options(num_returns=2).remote(rewards, *[r.trajectories for r in batch])
+        combined = combiner.combine(scores, [prompt for r in batch for prompt in r.request.prompts])
+        _check_dropped(combined.rewards, config.failures.max_dropped_share)
+        learn = crew.learner.update.options(num_returns=2)
+        update, weights = learn.remote(combined.rewards, *[r.trajectories for r in batch])
         updated = batches.wait_for(update, config.failures.patience.learn)
         _publish(crew, weights)
-        metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
+        metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
         splits = {"training": batch}
         version = updated.version
         display.iteration(version, metrics)

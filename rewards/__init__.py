@@ -15,7 +15,11 @@ from rewards.reward import Reward, UnknownReward
 REWARDS = {
     "shapes_agreement": "rewards.shapes_agreement:ShapesAgreement",
     "shapes_gold": "rewards.shapes_gold:ShapesGold",
+    "clip": "rewards.clip_score:ClipScore",
+    "pickscore": "rewards.pickscore:PickScore",
+    "aesthetic": "rewards.aesthetic:Aesthetic",
     "jpeg_compressibility": "rewards.jpeg:JpegCompressibility",
+    "jpeg_incompressibility": "rewards.jpeg:JpegIncompressibility",
     "image_reward": "rewards.image_reward:ImageReward",
     "hpsv2": "rewards.hpsv2:HPSv2",
 }

@@ -1,4 +1,4 @@
-"""JPEG compressibility (Black et al., arXiv 2305.13301, section 5.1): a black box that every setup can compute."""
+"""JPEG compressibility and its opposite (Black et al., arXiv 2305.13301, section 5.1): black boxes for every setup."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ class JpegCompressibility(Reward):
         buffer = BytesIO()
         Image.fromarray(image).save(buffer, "JPEG", quality=self._quality)
         return buffer.tell()
+
+
+class JpegIncompressibility(JpegCompressibility):
+    """The size of the image as a JPEG file, in kB (1000 bytes).
+
+    Args:
+        quality: Of the JPEG encoder.
+    """
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return -super().score(images, prompts)

@@ -210,7 +210,7 @@ def test_rewards_are_grouped_by_the_environment_of_their_class_or_of_the_config(
         ("rewards.shapes_gold.environment=image_rewards", ["'image_rewards'", "image_reward", "interpreter"]),
         ("rewards.shapes_gold.environment=/no/such.txt", ["'/no/such.txt'", "requirements file"]),
         ("rewards.shapes_gold.environment=/etc", ["'/etc'"]),
-        ("rewards.shapes_gold.environment=/etc/hostname", ["'/etc/hostname'"]),
+        (f"rewards.shapes_gold.environment={__file__}", [__file__]),  # a file, but no interpreter
     ],
 )
 def test_rewards_and_environments_that_are_not_there_are_refused(
@@ -231,12 +231,20 @@ def test_the_learner_cannot_hold_a_reward_of_another_environment(make_config: Ma
     make_config("rewards.image_reward.weight=0.5")  # the default objective only needs scores
 
 
-def test_rewards_are_normalised_unless_the_objective_tilts_by_them(make_config: Make) -> None:
-    assert make_config().normalises
-    assert not make_config("normalise_rewards=false").normalises
-    assert not make_config("objective.name=residual_nabla_db").normalises
-    message = refusal(make_config, "objective.name=residual_nabla_db", "normalise_rewards=true")
-    assert "leave normalise_rewards null" in message
+def test_rewards_are_standardised_unless_the_objective_tilts_by_them(make_config: Make) -> None:
+    assert make_config().standardise == "run"
+    assert make_config("combination.standardise=nothing").standardise == "nothing"
+    assert make_config("objective.name=residual_nabla_db").standardise == "nothing"
+    for by in ("run", "group", "prompt"):
+        message = refusal(make_config, "objective.name=residual_nabla_db", f"combination.standardise={by}")
+        assert "leave combination.standardise null" in message
+
+
+def test_a_tracker_that_could_never_know_enough_is_refused(make_config: Make) -> None:
+    tracker = ("combination.standardise=prompt", "combination.buffer=8")
+    assert make_config(*tracker, "combination.min_count=8").standardise == "prompt"
+    assert "combination.min_count is 9" in refusal(make_config, *tracker, "combination.min_count=9")
+    assert make_config("combination.buffer=8").standardise == "run"  # where there is no tracker, nothing is wrong
 
 
 @pytest.mark.parametrize(

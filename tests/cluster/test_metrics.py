@@ -11,6 +11,7 @@ from cluster.metrics import iteration_metrics
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout
 from learner.learner import Update
+from rewards.combine import Combined
 
 NAN = float("nan")
 
@@ -21,7 +22,8 @@ def metrics(
     requests = make_requests(("a", "b"), 3, 3, seed=0)
     batch = [Rollout(r, v, 0.0, 1.5, None, None, {}) for r, v in zip(requests, versions, strict=True)]  # type: ignore[arg-type]
     arrays = {name: np.array(values, np.float32) for name, values in scores.items()}
-    return iteration_metrics(Update(5, {"loss": 0.5}, 0.0, 2.0), batch, arrays, np.array(rewards, np.float32), 12.0)
+    combined = Combined(np.array(rewards, np.float32), {"gold": 0.75, "jpeg": 0.25})
+    return iteration_metrics(Update(5, {"loss": 0.5}, 0.0, 2.0), batch, arrays, combined, 12.0)
 
 
 def test_an_iteration_is_summed_up() -> None:
@@ -32,6 +34,8 @@ def test_an_iteration_is_summed_up() -> None:
             "reward/mean": 3.5,
             "reward/std": math.sqrt(35 / 12),
             "score/gold": 0.5,
+            "share/gold": 0.75,
+            "share/jpeg": 0.25,
             "samples": 6,
             "dropped": 0,
             "staleness": 1,

@@ -1,4 +1,4 @@
-"""JPEG compressibility: the size of the very file that Pillow writes."""
+"""JPEG compressibility and its opposite: the size of the very file that Pillow writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rewards.jpeg import JpegCompressibility
+from rewards.jpeg import JpegCompressibility, JpegIncompressibility
 from rewards.reward import to_images
 
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
@@ -40,3 +40,10 @@ def test_less_detail_scores_higher() -> None:
 def test_it_has_no_gradient() -> None:
     with pytest.raises(TypeError, match="JpegCompressibility has no gradient"):
         JpegCompressibility().score_and_grad(to_images(FLAT[None]), [""])
+
+
+def test_incompressibility_is_the_size_itself() -> None:
+    images, prompts = to_images(np.stack([NOISE, FLAT])), ["", ""]
+    sizes = -JpegCompressibility(50).score(images, prompts)
+    assert torch.equal(JpegIncompressibility(50).score(images, prompts), sizes)
+    assert sizes[0] > sizes[1] > 0

@@ -1,0 +1,140 @@
+"""Standardising a reward before it is weighted: subtract a mean, divide by a deviation; the choice is of what.
+
+Without it the reward with the larger scale decides alone; with it a weight means a share. Every deviation is the
+population's, plus 1e-6. Scores that are not finite come out as NaN and stay out of every statistic.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Standardise = Literal["run", "group", "prompt", "nothing"]
+
+
+class Standardiser(Protocol):
+    """What one reward is standardised by; it may learn from every batch."""
+
+    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """The batch's scores `(B,)` float64 standardised; they enter the statistics first."""
+        ...
+
+    def state_dict(self) -> Any:
+        """The statistics, as plain numbers."""
+        ...
+
+    def load_state_dict(self, state: Any) -> None:
+        """Take the statistics of `state_dict` up again."""
+        ...
+
+
+class ByNothing:
+    """Leaves the scores on their own scale."""
+
+    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        return np.where(np.isfinite(scores), scores, np.nan)
+
+    def state_dict(self) -> Any:
+        return None
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+class ByRun:
+    """By the moments of all scores since the run began; a single reward is rescaled but never reordered."""
+
+    def __init__(self) -> None:
+        self._moments = (0, 0.0, 0.0)  # count, mean, sum of squared deviations
+
+    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        values = np.where(np.isfinite(scores), scores, np.nan)
+        self._observe(values[np.isfinite(values)])
+        count, mean, deviations = self._moments
+        return (values - mean) / (np.sqrt(deviations / max(count, 1)) + 1e-6)
+
+    def state_dict(self) -> Any:
+        return list(self._moments)
+
+    def load_state_dict(self, state: Any) -> None:
+        count, mean, deviations = state
+        self._moments = (count, mean, deviations)
+
+    def _observe(self, values: np.ndarray) -> None:
+        # Chan's parallel update of Welford's moments.
+        if not values.size:
+            return
+        count, mean, deviations = self._moments
+        total = count + values.size
+        shift = float(values.mean()) - mean
+        self._moments = (
+            total,
+            mean + shift * values.size / total,
+            deviations + float(((values - values.mean()) ** 2).sum()) + shift**2 * count * values.size / total,
+        )
+
+
+class ByGroup(ByNothing):
+    """By the samples of the same prompt in the same batch: the advantages of GRPO (arXiv 2402.03300, section 4.1.2)."""
+
+    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        result = np.full(len(scores), np.nan)
+        for group in groups(prompts).values():
+            result[group] = _by(scores[group], scores[group])
+        return result
+
+
+class ByPrompt:
+    """By the last scores of the same prompt, over the batches: DDPO's tracker (arXiv 2305.13301, appendix D).
+
+    A prompt with fewer than `min_count` scores is standardised by the whole batch.
+
+    Args:
+        buffer: Scores of each prompt that are remembered.
+        min_count: How many are needed.
+    """
+
+    def __init__(self, buffer: int, min_count: int) -> None:
+        self._buffer, self._min_count = buffer, min_count
+        self._history: dict[str, deque[float]] = {}
+
+    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        result = np.full(len(scores), np.nan)
+        for prompt, group in groups(prompts).items():
+            history = self._history.setdefault(prompt, deque(maxlen=self._buffer))
+            history.extend(float(score) for score in scores[group] if np.isfinite(score))
+            known = len(history) >= self._min_count
+            result[group] = _by(scores[group], np.array(history) if known else scores)
+        return result
+
+    def state_dict(self) -> Any:
+        return {prompt: list(history) for prompt, history in self._history.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        self._history = {prompt: deque(history, maxlen=self._buffer) for prompt, history in state.items()}
+
+
+def make_standardiser(by: Standardise, buffer: int, min_count: int) -> Standardiser:
+    """The standardiser of a name; `buffer` and `min_count` are those of `prompt`."""
+    if by == "prompt":
+        return ByPrompt(buffer, min_count)
+    simple: dict[str, Callable[[], Standardiser]] = {"run": ByRun, "group": ByGroup, "nothing": ByNothing}
+    return simple[by]()
+
+
+def groups(prompts: Sequence[str]) -> dict[str, list[int]]:
+    """Where each prompt is in the batch."""
+    found: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        found.setdefault(prompt, []).append(i)
+    return found
+
+
+def _by(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    known = reference[np.isfinite(reference)]
+    if not known.size:
+        return np.full(len(scores), np.nan)
+    return (np.where(np.isfinite(scores), scores, np.nan) - known.mean()) / (known.std() + 1e-6)
