@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -56,11 +57,15 @@ class Batches:
         self._pacing.version = version
         return self._collect(version)
 
-    def wait_for(self, reference: ray.ObjectRef) -> Any:
-        """The value of a reference; rollouts go on meanwhile."""
-        while not ray.wait([reference], timeout=0)[0]:
-            self._rollouts.wait(also=[reference])
-        return ray.get(reference)
+    def wait_for(self, references: Sequence[ray.ObjectRef]) -> list[Any]:
+        """The values of references; rollouts go on meanwhile, and the first failure is raised when it happens."""
+        waiting = list(references)
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=0)
+            ray.get(ready)
+            if not ready:
+                self._rollouts.wait(also=waiting)
+        return ray.get(list(references))
 
     def _numbers(self, batch: int) -> range:
         return range(batch * self._per_batch, (batch + 1) * self._per_batch)

@@ -6,7 +6,7 @@ No tensor work happens here: the driver moves references and scores.
 from __future__ import annotations
 
 import time
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import ray
@@ -35,14 +35,14 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         RunStopped: If too many samples have no reward.
         ActorsLost: If actors of one role died too often.
         RayActorError: If the learner or the weight store died; calling again with a new crew continues from the last
-            checkpoint.
+            checkpoint. Of several learner ranks one that is left may speak first, with a `RankLost`.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards, tuple(config.rewards))
     combiner = Combiner({name: r.weight for name, r in config.rewards.items()}, config.normalises)
     version = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)
     batches.draw_offline()
-    _publish(crew, crew.learner.weights.remote())
+    _publish(crew, crew.learner.weights())
     if not run.has(version):
         metrics, splits = _evaluate(config, crew, rollouts, run, display, version)
         run.record(version, metrics, splits)
@@ -54,8 +54,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
         rewards = combiner.combine(scores)
         _check_dropped(rewards, config.failures.max_dropped_share)
-        update, weights = crew.learner.update.options(num_returns=2).remote(rewards, *[r.trajectories for r in batch])
-        updated = batches.wait_for(update)
+        updates, weights = crew.learner.update(rewards, [r.trajectories for r in batch])
+        updated = batches.wait_for(updates)[0]
         _publish(crew, weights)
         metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
         splits = {"training": batch}
@@ -79,7 +79,7 @@ def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:
         run.rewind(-1)
         return 0
     newest = checkpoint.newest(run.checkpoints).absolute()
-    version, extra = cast(tuple[int, dict[str, Any]], ray.get(crew.learner.restore.remote(str(newest))))
+    version, extra = crew.learner.restore(str(newest))
     combiner.load_state_dict(extra["combiner"])
     run.rewind(version)
     return version
@@ -87,14 +87,14 @@ def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:
 
 def _checkpoint(config: Config, crew: Crew, run: RunDirectory, combiner: Combiner) -> None:
     folder, extra = str(run.checkpoints.absolute()), {"combiner": combiner.state_dict()}
-    ray.get(crew.learner.save.remote(folder, config.checkpoints.keep, extra))
+    crew.learner.save(folder, config.checkpoints.keep, extra)
 
 
 def _evaluate(
     config: Config, crew: Crew, rollouts: Rollouts, run: RunDirectory, display: Display, version: int
 ) -> tuple[dict[str, float], dict[str, list[Rollout]]]:
     display.status("evaluation")
-    averaged = crew.learner.weights.remote(True) if config.learner.ema_decay else None
+    averaged = crew.learner.weights(averaged=True) if config.learner.ema_decay else None
     metrics, splits = evaluate(config, rollouts, version, averaged, run.pretrained() if version else None)
     if version == 0 and config.evaluation.features is not None:
         found = {split: features(sampled) for split, sampled in splits.items()}

@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 
 from actors.sampler import Sampler
 from cluster.config import Config
+from cluster.learner_group import LearnerGroup
 from cluster.pool import Pool
 from cluster.remote_reward import RemoteReward
 from cluster.weights import WeightStore
@@ -39,7 +40,7 @@ class Crew:
     """The actors of a run."""
 
     store: ActorHandle
-    learner: ActorHandle
+    learner: LearnerGroup
     samplers: Pool
     rewards: Pool
 
@@ -58,9 +59,10 @@ def local(config: Config) -> Placement:
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
-    workers = config.samplers.count + config.reward_actors.count + 1
+    ranks = config.learner.ranks
+    workers = config.samplers.count + config.reward_actors.count + ranks
     gpus = torch.cuda.device_count() / workers
-    at_once = config.samplers.count + (1 if config.samplers.max_staleness else 0)
+    at_once = config.samplers.count + (ranks if config.samplers.max_staleness else 0)
     share = max(1, cores // at_once)
 
     def options(threads: int) -> dict[str, Any]:
@@ -68,7 +70,9 @@ def local(config: Config) -> Placement:
         environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
         return {"num_cpus": 0, "num_gpus": min(1.0, gpus), "runtime_env": environment}
 
-    return Placement(options(share), options(1), options(share if config.samplers.max_staleness else cores))
+    return Placement(
+        options(share), options(1), options(share if config.samplers.max_staleness else max(1, cores // ranks))
+    )
 
 
 def on_cluster(config: Config) -> Placement:
@@ -104,23 +108,18 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         reward = (
             partial(WeightedSum.make, options, weights) if with_learner else partial(RemoteReward, rewards, weights)
         )
-    learner = _start(
-        LearnerActor,
-        placement.learner,
-        config.learner,
-        policy,
-        config.objective,
-        config.seed,
-        reward,
-    )
-    ray.get([actor.ready.remote() for actor in (*samplers, *rewards)] + [learner.weights.remote()])
+    arguments = (config.learner, policy, config.objective, config.seed, reward)
+    ranks = [_start(LearnerActor, placement.learner, *arguments) for _ in range(config.learner.ranks)]
+    learner = LearnerGroup(ranks, config.learner.rank_timeout)
+    ray.get([actor.ready.remote() for actor in (*samplers, *rewards)])
+    learner.join()
     deaths = config.failures.max_deaths
     return Crew(store, learner, Pool("sampler", samplers, deaths), Pool("reward", rewards, deaths))
 
 
 def dismiss(crew: Crew) -> None:
     """Kill the actors of a run."""
-    for actor in (*crew.samplers.actors, *crew.rewards.actors, crew.learner, crew.store):
+    for actor in (*crew.samplers.actors, *crew.rewards.actors, *crew.learner.actors, crew.store):
         ray.kill(actor)
 
 

@@ -28,7 +28,7 @@ from learner import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
-PLACEMENT = Placement({"num_cpus": 0}, {"num_cpus": 0}, {"num_cpus": 0}, 1, 1, 1)
+PLACEMENT = Placement({"num_cpus": 0}, {"num_cpus": 0}, {"num_cpus": 0})
 
 
 @pytest.fixture(scope="module")
@@ -208,11 +208,11 @@ def test_samplers_act_with_what_the_learner_published(settings: Path, tmp_path: 
             rollouts.wait()
         return ray.get(done.trajectories)
 
-    weights = crew.learner.weights.remote()
+    weights = crew.learner.weights()
     ray.get(crew.store.publish.remote(weights, [weights]))
     before = trajectories(0)
     rewards = np.array([3.0, -1.0, 2.0, 0.5], np.float32)
-    update, weights = crew.learner.update.options(num_returns=2).remote(rewards, before)
+    (update,), weights = crew.learner.update(rewards, [before])
     ray.get(crew.store.publish.remote(weights, [weights]))
     after = trajectories(ray.get(update).version)
     dismiss(crew)
