@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -144,6 +145,30 @@ def test_a_killed_learner_continues_from_its_checkpoint(
     final = carry_out(config, run, crew)
     dismiss(crew)
     assert same(final, undisturbed[1])
+
+
+def test_a_killed_learner_rank_is_named_and_the_run_continues_from_its_checkpoint(
+    settings: Path, tmp_path: Path, undisturbed: tuple[RunDirectory, dict]
+) -> None:
+    finals = []
+    for name in ("whole", "killed"):
+        config, run = make_run(settings, tmp_path / name, "learner.ranks=2")
+        crew = make_crew(config, PLACEMENT)
+        if name == "killed":
+            kill("LearnerActor", run.path / "metrics.parquet" / "000003.parquet")
+            with pytest.raises((ray.exceptions.RayActorError, ray.exceptions.RayTaskError)) as caught:
+                carry_out(config, run, crew)
+            assert re.match(r"Learner rank [01] died", crew.learner.lost(caught.value) or "")
+            dismiss(crew)
+            crew = make_crew(config, PLACEMENT)
+        finals.append(carry_out(config, run, crew))
+        dismiss(crew)
+    assert same(*finals)
+    assert [value for _, value in run.metrics()["updates"]] == [
+        value for _, value in undisturbed[0].metrics()["updates"]
+    ]
+    for name, values in undisturbed[1].items():  # four optimizer steps of 0.01 a parameter
+        np.testing.assert_allclose(finals[0][name], values, atol=1e-3)
 
 
 def test_a_killed_driver_resumes_to_the_same_weights(settings: Path, tmp_path: Path) -> None:

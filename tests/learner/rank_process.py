@@ -1,12 +1,11 @@
 """One learner rank as a process of its own: runs every objective with the others and writes down what came out.
 
-`python rank_process.py PIPELINE FOLDER RANK COUNT`; a count of 1 is the learner that the others must equal.
+`python -m tests.learner.rank_process PIPELINE FOLDER RANK COUNT`; a count of 1 is what the others must equal.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ from learner.batch import Batch, join
 from learner.learner import Learner, LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.objective import Part
-from learner.ranks import ALONE, Ranks, listen
-from learner.ranks import join as meet
+from learner.ranks import ALONE, Ranks
+from tests.learner.meeting import together
 
 FLOW = {"flow": {"widths": [8], "heads": 2, "groups": 4}, "step_fraction": 1.0, "beta": 2.0}
 ALL = {"steps_per_update": None, "step_fraction": 1.0, "min_gap": 0.0}
-# Every algorithm, and what makes a difference to how its gradient comes about. Micro-batches of 4 cut an update of up to
-# 30 transitions into shares that are never equal.
+# Every algorithm, and what makes a difference to how its gradient comes about. Micro-batches of 4 cut their updates of
+# up to 35 transitions into uneven shares.
 CASES: dict[str, dict[str, Any]] = {
     "ppod": {"name": "ppod", **ALL},
     "ppod, trajectory": {"name": "ppod", **ALL, "form": "trajectory", "beta": 20},
@@ -148,18 +147,6 @@ def main(pipeline: str, folder: Path, rank: int, count: int) -> None:
         (inner := folder / f"{case} {rank}").mkdir()
         found["steps", case] = steps(start, case, ranks, inner)
     torch.save(found, folder / f"{rank}.pt")
-
-
-def together(port: Path, rank: int, count: int) -> Ranks:
-    """Meet the others on loopback; rank 0 writes its port down."""
-    store: Any = None
-    if rank == 0:
-        store = listen("127.0.0.1")
-        port.with_suffix(".new").write_text(str(store.port))
-        port.with_suffix(".new").rename(port)
-    while store is None:
-        store = int(port.read_text()) if port.exists() else time.sleep(0.05)
-    return meet(rank, ["127.0.0.1"] * count, store, 200.0, torch.device("cpu"))
 
 
 if __name__ == "__main__":
