@@ -1,4 +1,4 @@
-"""The learner group: every rank takes part, the first one answers, and a lost rank is named, whoever complains first."""
+"""The learner group: every rank takes part, the first answers, and a lost rank is named, whoever complains first."""
 
 from __future__ import annotations
 
