@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -61,18 +62,22 @@ class Batches:
         self._pacing.version = version
         return self._collect(version)
 
-    def wait_for(self, reference: ray.ObjectRef, patience: float) -> Any:
-        """The value of a reference; rollouts go on meanwhile.
+    def wait_for(self, references: Sequence[ray.ObjectRef], patience: float) -> list[Any]:
+        """The values of references; rollouts go on meanwhile, and the first failure is raised when it happens.
 
         Raises:
-            Hung: If it is not there after `patience` seconds.
+            Hung: If they are not there after `patience` seconds.
         """
         deadline = time.monotonic() + patience
-        while not ray.wait([reference], timeout=0)[0]:
-            if time.monotonic() > deadline:
-                raise Hung(f"The learner has not finished an update in {patience:g} s (failures.patience.learn).")
-            self._rollouts.wait(also=[reference])
-        return ray.get(reference)
+        waiting = list(references)
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=0)
+            ray.get(ready)
+            if not ready:
+                if time.monotonic() > deadline:
+                    raise Hung(f"The learner has not finished an update in {patience:g} s (failures.patience.learn).")
+                self._rollouts.wait(also=waiting)
+        return ray.get(list(references))
 
     def _numbers(self, batch: int) -> range:
         return range(batch * self._per_batch, (batch + 1) * self._per_batch)

@@ -98,10 +98,14 @@ class RewardActorsConfig(BaseModel, frozen=True, extra="forbid"):
 
 
 class LearnerActorConfig(LearnerConfig, frozen=True, extra="forbid"):
-    """The optimizer, and what its actor reserves."""
+    """The optimizer, the processes that share its work, and what they reserve."""
 
-    cpus: float = Field(1, ge=0, description="CPUs that it reserves on a cluster.")
-    gpus: float = Field(0, ge=0, description="GPUs that it reserves on a cluster.")
+    ranks: int = Field(1, ge=1, description="Learner processes that share each batch; the result is that of one.")
+    rank_timeout: float = Field(
+        600, gt=0, description="Seconds that a rank waits for the others before they count as lost."
+    )
+    cpus: float = Field(1, ge=0, description="CPUs that each rank reserves on a cluster.")
+    gpus: float = Field(0, ge=0, description="GPUs that each rank reserves on a cluster; below 1, ranks may share one.")
 
 
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):

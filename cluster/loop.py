@@ -6,7 +6,7 @@ No tensor work happens here: the driver moves references and scores.
 from __future__ import annotations
 
 import time
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import ray
@@ -35,7 +35,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         RunStopped: If too many samples have no reward.
         ActorsLost: If actors of one role died too often.
         RayActorError, Hung: If the learner or the weight store died or hangs; calling again with a new crew continues
-            from the last checkpoint.
+            from the last checkpoint. Of several learner ranks one that is left may speak first, with a `RankLost`.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards)
     combiner = Combiner(
@@ -47,7 +47,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     version = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)
     batches.draw_offline()
-    _publish(crew, crew.learner.weights.remote())
+    _publish(crew, crew.learner.weights())
     if not run.has(version):
         metrics, splits = _evaluate(config, crew, rollouts, run, display, version)
         run.record(version, metrics, splits)
@@ -59,9 +59,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
         combined = combiner.combine(scores, [prompt for r in batch for prompt in r.request.prompts])
         _check_dropped(combined.rewards, config.failures.max_dropped_share)
-        learn = crew.learner.update.options(num_returns=2)
-        update, weights = learn.remote(combined.rewards, *[r.trajectories for r in batch])
-        updated = batches.wait_for(update, config.failures.patience.learn)
+        updates, weights = crew.learner.update(combined.rewards, [r.trajectories for r in batch])
+        updated = batches.wait_for(updates, config.failures.patience.learn)[0]
         _publish(crew, weights)
         metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
         splits = {"training": batch}
@@ -85,7 +84,7 @@ def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:
         run.rewind(-1)
         return 0
     newest = checkpoint.newest(run.checkpoints).absolute()
-    version, extra = cast(tuple[int, dict[str, Any]], ray.get(crew.learner.restore.remote(str(newest))))
+    version, extra = crew.learner.restore(str(newest))
     combiner.load_state_dict(extra["combiner"])
     run.rewind(version)
     return version
@@ -93,14 +92,14 @@ def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:
 
 def _checkpoint(config: Config, crew: Crew, run: RunDirectory, combiner: Combiner) -> None:
     folder, extra = str(run.checkpoints.absolute()), {"combiner": combiner.state_dict()}
-    ray.get(crew.learner.save.remote(folder, config.checkpoints.keep, extra))
+    crew.learner.save(folder, config.checkpoints.keep, extra)
 
 
 def _evaluate(
     config: Config, crew: Crew, rollouts: Rollouts, run: RunDirectory, display: Display, version: int
 ) -> tuple[dict[str, float], dict[str, list[Rollout]]]:
     display.status("evaluation")
-    averaged = crew.learner.weights.remote(True) if config.learner.ema_decay else None
+    averaged = crew.learner.weights(averaged=True) if config.learner.ema_decay else None
     metrics, splits = evaluate(config, rollouts, version, averaged, run.pretrained() if version else None)
     if version == 0 and config.evaluation.features is not None:
         found = {split: features(sampled) for split, sampled in splits.items()}

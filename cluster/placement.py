@@ -18,6 +18,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from actors.sampler import Sampler
 from cluster.config import Config
 from cluster.environments import StartError, cannot_start, runtime_env
+from cluster.learner_group import LearnerGroup
 from cluster.pool import Pool
 from cluster.remote_reward import RemoteReward
 from cluster.weights import WeightStore
@@ -41,7 +42,7 @@ class Crew:
     """The actors of a run."""
 
     store: ActorHandle
-    learner: ActorHandle
+    learner: LearnerGroup
     samplers: Pool
     rewards: Mapping[tuple[str, ...], Pool]  # one of each environment, by the names of its rewards
 
@@ -60,9 +61,10 @@ def local(config: Config) -> Placement:
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
-    workers = config.samplers.count + config.reward_actors.count * len(config.environments) + 1
+    ranks = config.learner.ranks
+    workers = config.samplers.count + config.reward_actors.count * len(config.environments) + ranks
     gpus = torch.cuda.device_count() / workers
-    at_once = config.samplers.count + (1 if config.samplers.max_staleness else 0)
+    at_once = config.samplers.count + (ranks if config.samplers.max_staleness else 0)
     share = max(1, cores // at_once)
 
     def options(threads: int) -> dict[str, Any]:
@@ -70,7 +72,9 @@ def local(config: Config) -> Placement:
         environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
         return {"num_cpus": 0, "num_gpus": min(1.0, gpus), "runtime_env": environment}
 
-    return Placement(options(share), options(1), options(share if config.samplers.max_staleness else cores))
+    return Placement(
+        options(share), options(1), options(share if config.samplers.max_staleness else max(1, cores // ranks))
+    )
 
 
 def on_cluster(config: Config) -> Placement:
@@ -111,26 +115,20 @@ def make_crew(config: Config, placement: Placement) -> Crew:
     if config.objective.build().needs_reward != "nothing":
         with_learner = config.reward_actors.gradients == "learner"
         reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
-    learner = _start(
-        LearnerActor,
-        placement.learner,
-        config.learner,
-        policy,
-        config.objective,
-        config.seed,
-        reward,
-    )
+    arguments = (config.learner, policy, config.objective, config.seed, reward)
+    ranks = [_start(LearnerActor, placement.learner, *arguments) for _ in range(config.learner.ranks)]
     deaths, patience = config.failures.max_deaths, config.failures.patience
     pools = {
         names: Pool(f"actor of the rewards {', '.join(names)}", actors, deaths, patience.score)
         for names, actors in rewards.items()
     }
+    learner = LearnerGroup(ranks, config.learner.rank_timeout)
     crew = Crew(store, learner, Pool("sampler", samplers, deaths, patience.sample), pools)
     crew.samplers.start(config.samplers.min_count or config.samplers.count, patience.start)
     for pool in crew.rewards.values():
         pool.start(config.reward_actors.count, patience.start)
     try:
-        ray.get(learner.weights.remote(), timeout=patience.start)
+        learner.join(patience.start)
     except GetTimeoutError:
         raise StartError(
             f"The learner was not up after failures.patience.start={patience.start:g} s; does the cluster have room?"
@@ -143,7 +141,7 @@ def make_crew(config: Config, placement: Placement) -> Crew:
 def dismiss(crew: Crew) -> None:
     """Kill the actors of a run."""
     rewards = [actor for pool in crew.rewards.values() for actor in pool.actors]
-    for actor in (*crew.samplers.actors, *rewards, crew.learner, crew.store):
+    for actor in (*crew.samplers.actors, *rewards, *crew.learner.actors, crew.store):
         ray.kill(actor)
 
 

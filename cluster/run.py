@@ -109,9 +109,11 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
             crew = make_crew(config, placement)
             try:
                 return train(config, crew, run, display)
-            except (RayActorError, Hung) as error:
-                log.warning("The learner was lost; the run continues from its last checkpoint. (%s)", error)
+            except (RayActorError, RayTaskError, Hung) as error:
+                if (lost := str(error) if isinstance(error, Hung) else crew.learner.lost(error)) is None:
+                    raise
+                log.warning("The learner was lost; the run continues from its last checkpoint. (%s)", lost)
                 if losses == config.failures.max_deaths:
-                    raise ActorsLost(f"The learner died {losses + 1} times; the last time: {error}") from error
+                    raise ActorsLost(f"The learner died {losses + 1} times; the last time: {lost}") from error
             finally:
                 dismiss(crew)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.distributed import TCPStore
 
 from actors.policy import Policy, PolicyConfig
 from actors.trajectories import Trajectories, Weights
@@ -15,6 +16,8 @@ from learner.batch import join
 from learner.guidance import RewardModel
 from learner.learner import Learner, LearnerConfig, Update
 from learner.objectives import ObjectiveConfig
+from learner.ranks import join as join_ranks
+from learner.ranks import listen
 
 
 class LearnerActor:
@@ -37,17 +40,35 @@ class LearnerActor:
         reward: Callable[[], RewardModel] | None = None,
     ) -> None:
         made = reward() if reward else None
-        self._learner = Learner(config, Policy.load(policy, seed), objective.build(), seed, made)
+        self._policy = Policy.load(policy, seed)
+        self._learner = Learner(config, self._policy, objective.build(), seed, made)
+        self._store: TCPStore | None = None
 
-    def update(self, rewards: np.ndarray, *trajectories: Trajectories) -> tuple[Update, Weights]:
+    def listen(self, address: str) -> int:
+        """Rank 0: wait for the other ranks at an address of this machine; returns the port."""
+        self._store = listen(address)
+        return self._store.port
+
+    def join(self, rank: int, addresses: Sequence[str], port: int, timeout: float) -> None:
+        """Share each batch with other ranks from now on, see `learner.ranks.join`; every rank must be told to.
+
+        Raises:
+            RankLost: If they did not all come.
+        """
+        self._learner.ranks = join_ranks(rank, addresses, self._store or port, timeout, self._policy.device)
+
+    def update(self, rewards: np.ndarray, *trajectories: Trajectories) -> tuple[Update, Weights | None]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.
 
         Args:
             rewards: `(B,)` float32 over all samples in the order of `trajectories`, NaN where one was dropped.
             trajectories: One iteration's rollouts, in request order.
+
+        Returns:
+            What it did, and the weights; of several ranks the first alone gives them.
         """
         update = self._learner.step(join(trajectories, rewards))
-        return update, self._learner.weights()
+        return update, None if self._learner.ranks.rank else self._learner.weights()
 
     def weights(self, averaged: bool = False) -> Weights:
         """The adapter as it is now, or its exponential average."""

@@ -19,6 +19,7 @@ from actors.trajectories import Weights
 from learner.batch import Batch
 from learner.guidance import RewardModel
 from learner.objectives import Objective
+from learner.ranks import ALONE, Ranks
 
 
 class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
@@ -63,6 +64,7 @@ class Learner:
 
     Attributes:
         version: Number of batches applied so far; names the weights.
+        ranks: The learners that share each batch. Each is given the same batches and comes to the same weights.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Learner:
         reward: RewardModel | None = None,
     ) -> None:
         self.version = 0
+        self.ranks: Ranks = ALONE
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
         objective.attach(policy, reward)
         self._flow = objective.flow
@@ -84,11 +87,17 @@ class Learner:
         self._average = EMAModel(self._parameters, decay=config.ema_decay) if config.ema_decay else None
         self._ratio_checked = False
 
+    @property
+    def _everything(self) -> list[torch.nn.Parameter]:
+        return self._parameters + ([] if self._flow is None else list(self._flow.network.parameters()))
+
     def step(self, batch: Batch) -> Update:
         """Apply every part of a batch: one optimizer step each.
 
         Raises:
             RatioError: If this is the first on-policy batch of this process and the ratios are not one.
+            RankLost: If another learner rank is gone.
+            RanksDiffer: If the ranks came to different weights.
             FloatingPointError: If a gradient is not finite. It is not applied, but the batch's earlier parts have been:
                 continue from a checkpoint.
         """
@@ -100,7 +109,8 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             if self._flow is not None:
                 self._flow.optimizer.zero_grad(set_to_none=True)
-            metrics = self._objective.backward(self._policy, batch, part, self._config.micro_batch)
+            metrics = self._objective.backward(self._policy, batch, part, self._config.micro_batch, self.ranks)
+            self.ranks.sum_gradients(self._everything)
             if number == 0:
                 self._check_ratio(batch, metrics)
                 history["ratio/first"].append(metrics.get("ratio/max_log", 0.0))
@@ -118,6 +128,7 @@ class Learner:
             for name, value in {**metrics, "grad_norm": float(norm)}.items():
                 history[name].append(value)
         self.version += 1
+        self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
         metrics["updates"] = float(len(history["grad_norm"]))
         return Update(self.version, metrics, started, time.time() - started)

@@ -3,7 +3,8 @@
 A preference loss ties all samples of a prompt together, so it cannot simply be cut into micro-batches. Where the
 transitions of an update do not fit into one, two passes give the same gradient: the first computes every
 log-probability without a graph, the loss then gives d loss / d log-probability, and the second pass back-propagates
-that, micro-batch by micro-batch. Memory does not grow with the size of the group or the length of the chain.
+that, micro-batch by micro-batch. Memory does not grow with the size of the group or the length of the chain. Several
+learner ranks do the same: each computes the log-probabilities of its micro-batches, all of them the loss of all.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.transitions import kl, log_prob
 from learner.batch import Batch
+from learner.ranks import ALONE, Ranks
 
 # Against what a log-ratio is taken: the log-probabilities that the sampler stored, the pretrained model, or the
 # snapshot in the adapter `REFERENCE_ADAPTER`.
@@ -58,8 +60,9 @@ def backward(
     micro_batch: int,
     reference: Reference = "behaviour",
     with_kl: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
-    """Add the gradient of `loss` over samples x columns to the policy's parameters.
+    """Add the gradient of `loss` over samples x columns, or this rank's share of it, to the policy's parameters.
 
     Args:
         policy: Whose log-probabilities.
@@ -70,6 +73,7 @@ def backward(
         micro_batch: Transitions that go through the network at a time.
         reference: Against what the ratio is taken.
         with_kl: Whether the loss uses `kl`.
+        ranks: Who shares the work.
 
     Returns:
         The loss's metrics, with `ratio/max_log`: the largest |log pi_theta - log pi_old| before this update.
@@ -77,30 +81,30 @@ def backward(
     shape = (len(samples), len(columns))
     rows, cols = samples.repeat_interleave(shape[1]), columns.repeat(shape[0])
     behaviour = batch.log_probs[rows, cols].to(policy.device)
-    pieces = torch.arange(len(rows)).split(micro_batch)
+    pieces = ranks.pieces(len(rows), micro_batch)
+    in_one = len(pieces) == 1  # then its graph fits into memory and is kept
 
     def evaluate(piece: Tensor, reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
         result = _evaluate(policy, batch, rows[piece], cols[piece], reference, with_kl)
         return result[0], behaviour[piece] if result[1] is None else result[1], result[2]
 
-    if len(pieces) == 1:
-        log_probs, references, kls = evaluate(pieces[0], reference)
-    else:
-        with torch.no_grad():
-            parts = [evaluate(piece, reference) for piece in pieces]
-        log_probs, references, kls = (torch.cat(part) for part in zip(*parts, strict=True))
-        log_probs, kls = log_probs.requires_grad_(), kls.requires_grad_()
+    with torch.set_grad_enabled(in_one):
+        found = [evaluate(piece, reference) for piece in pieces]
+    values = torch.zeros(3, len(rows), device=policy.device)
+    for piece, result in zip(pieces, found, strict=True):
+        values[:, piece] = torch.stack(result).detach()
+    log_probs, references, kls = ranks.sum_(values)  # zeros, where they are another rank's
+    log_probs, kls = log_probs.requires_grad_(), kls.requires_grad_()
     value, metrics = loss(
         Likelihoods(log_probs.view(shape), behaviour.view(shape), references.view(shape), kls.view(shape))
     )
     value.backward()
-    if len(pieces) > 1:
-        for piece in pieces:
-            again, _, kl_again = evaluate(piece, "behaviour")
-            outputs, gradients = [again], [_grad(log_probs)[piece]]
-            if with_kl:
-                outputs, gradients = [again, kl_again], [gradients[0], _grad(kls)[piece]]
-            torch.autograd.backward(outputs, gradients)
+    for piece, result in zip(pieces, found, strict=True):
+        again, _, kl_again = result if in_one else evaluate(piece, "behaviour")
+        outputs, gradients = [again], [_grad(log_probs)[piece]]
+        if with_kl:
+            outputs, gradients = [again, kl_again], [gradients[0], _grad(kls)[piece]]
+        torch.autograd.backward(outputs, gradients)
     return {**metrics, "ratio/max_log": float((log_probs.detach() - behaviour).abs().max())}
 
 

@@ -17,6 +17,7 @@ from learner.flow import Flow, FlowConfig, make_flow
 from learner.guidance import RewardModel
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.objective import Objective, Part
+from learner.ranks import ALONE, Ranks
 from learner.subsample import Strata, split_samples
 
 
@@ -87,17 +88,19 @@ class DetailedBalance(Objective):
         for samples in split_samples(len(rows), self.config.updates, generator):
             yield Part(rows[samples], strata.draw(len(samples), generator))
 
-    def backward(self, policy: Policy, batch: Batch, part: Part, micro_batch: int) -> dict[str, float]:
+    def backward(
+        self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
+    ) -> dict[str, float]:
         rows, cols = part.samples.repeat_interleave(part.columns.shape[1]), part.columns.flatten()
         weights = self.column_weights(Strata(len(batch.steps), self.config.step_fraction))
         weights = (weights / weights.sum()).repeat(len(part.samples)) / len(part.samples)
         totals: dict[str, float] = defaultdict(float)
-        for piece in torch.arange(len(rows)).split(micro_batch):
+        for piece in ranks.pieces(len(rows), micro_batch):
             loss, metrics = self.loss(policy, batch, rows[piece], cols[piece], weights[piece].to(policy.device))
             loss.backward()
             for name, value in metrics.items():
                 totals[name] += float(value)
-        return dict(totals)
+        return ranks.sum_metrics(totals)
 
     @abstractmethod
     def loss(

@@ -14,6 +14,7 @@ from actors.policy import Policy
 from learner.batch import Batch
 from learner.flow import Flow
 from learner.guidance import RewardModel
+from learner.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,20 @@ class Objective(ABC):
         """Cut a batch into the parts of successive optimizer steps."""
 
     @abstractmethod
-    def backward(self, policy: Policy, batch: Batch, part: Part, micro_batch: int) -> dict[str, float]:
-        """Add the gradient of one part to the policy's parameters.
+    def backward(
+        self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
+    ) -> dict[str, float]:
+        """Add this rank's share of the gradient of one part to the policy's parameters.
+
+        The shares of all ranks sum to the gradient of the part, and every rank must call.
 
         Args:
             policy: With gradients cleared.
             batch: The whole batch.
             part: What to train on.
             micro_batch: Transitions that go through the network at a time.
+            ranks: Who shares the part; `ranks.pieces` are this rank's micro-batches.
 
         Returns:
-            Metrics, averaged over the parts of a batch before they are logged.
+            Metrics of the part, the same on every rank; averaged over the parts of a batch before they are logged.
         """

@@ -30,6 +30,7 @@ from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER, Likelihoods, Reference, backward
 from learner.objectives.objective import Objective, Part
 from learner.preferences import Clip, LossKind, clip_ratios, make_pairs, plackett_luce, preference_loss, proximal
+from learner.ranks import ALONE, Ranks
 
 
 class PPODConfig(BaseModel, frozen=True, extra="forbid"):
@@ -110,7 +111,9 @@ class PPOD(Objective):
                 for some in columns.split(self.config.steps_per_update or len(columns)):
                     yield Part(samples, some)
 
-    def backward(self, policy: Policy, batch: Batch, part: Part, micro_batch: int) -> dict[str, float]:
+    def backward(
+        self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
+    ) -> dict[str, float]:
         rewards, groups = batch.rewards[part.samples], batch.groups[part.samples]
 
         def loss(likelihoods: Likelihoods) -> tuple[Tensor, dict[str, float]]:
@@ -129,6 +132,7 @@ class PPOD(Objective):
             micro_batch=micro_batch,
             reference=self._reference,
             with_kl=self.config.kl_weight > 0,
+            ranks=ranks,
         )
 
 

@@ -20,6 +20,7 @@ from actors.policy import Policy
 from learner.batch import Batch
 from learner.guidance import RewardModel
 from learner.objectives.objective import Objective, Part
+from learner.ranks import ALONE, Ranks
 from learner.subsample import split_samples
 
 
@@ -54,13 +55,16 @@ class ReFL(Objective):
         for samples in split_samples(len(batch.prompts), self.config.updates, generator):
             yield Part(samples, torch.randint(len(batch.steps), (len(samples), 1), generator=generator))
 
-    def backward(self, policy: Policy, batch: Batch, part: Part, micro_batch: int) -> dict[str, float]:
+    def backward(
+        self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
+    ) -> dict[str, float]:
         total = 0.0
-        for rows, cols in zip(part.samples.split(micro_batch), part.columns.flatten().split(micro_batch), strict=True):
+        for piece in ranks.pieces(len(part.samples), micro_batch):
+            rows, cols = part.samples[piece], part.columns.flatten()[piece]
             prompts = [batch.prompts[row] for row in rows.tolist()]
             x = batch.latents[rows, cols].to(policy.device)
             images = policy.decode(policy.clean(x, batch.steps[cols], policy.encode(prompts)))
             scores, gradient = self._reward.score_and_grad(images.detach(), prompts)
             images.backward(-torch.nan_to_num(gradient).to(images.device) / len(part.samples))
             total -= float(scores.nansum()) / len(part.samples)
-        return {"loss": total}
+        return ranks.sum_metrics({"loss": total})

@@ -175,6 +175,6 @@ def test_rollouts_go_on_while_the_driver_waits_for_the_learner(make_config: Make
     batches.batch(0)
     assert rollouts.pending
     reference = update.options(num_cpus=0).remote(tmp_path / "done")
-    assert batches.wait_for(reference, 60) == "updated"
+    assert batches.wait_for([reference], 60) == ["updated"]
     assert not rollouts.pending
     assert rollouts.waits[-1] == [reference]

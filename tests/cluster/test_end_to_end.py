@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,30 @@ def test_a_killed_learner_continues_from_its_checkpoint(
     assert same(final, undisturbed[1])
 
 
+def test_a_killed_learner_rank_is_named_and_the_run_continues_from_its_checkpoint(
+    settings: Path, tmp_path: Path, undisturbed: tuple[RunDirectory, dict]
+) -> None:
+    finals = []
+    for name in ("whole", "killed"):
+        config, run = make_run(settings, tmp_path / name, "learner.ranks=2")
+        crew = make_crew(config, PLACEMENT)
+        if name == "killed":
+            kill("LearnerActor", run.path / "metrics.parquet" / "000003.parquet")
+            with pytest.raises((ray.exceptions.RayActorError, ray.exceptions.RayTaskError)) as caught:
+                carry_out(config, run, crew)
+            assert re.match(r"Learner rank [01] died", crew.learner.lost(caught.value) or "")
+            dismiss(crew)
+            crew = make_crew(config, PLACEMENT)
+        finals.append(carry_out(config, run, crew))
+        dismiss(crew)
+    assert same(*finals)
+    assert [value for _, value in run.metrics()["updates"]] == [
+        value for _, value in undisturbed[0].metrics()["updates"]
+    ]
+    for name, values in undisturbed[1].items():  # four optimizer steps of 0.01 a parameter
+        np.testing.assert_allclose(finals[0][name], values, atol=1e-3)
+
+
 def test_a_killed_driver_resumes_to_the_same_weights(settings: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cluster.local"]
     straight = [*command, str(settings), f"folder={tmp_path}", "name=straight"]
@@ -208,11 +233,11 @@ def test_samplers_act_with_what_the_learner_published(settings: Path, tmp_path: 
             rollouts.wait()
         return ray.get(done.trajectories)
 
-    weights = crew.learner.weights.remote()
+    weights = crew.learner.weights()
     ray.get(crew.store.publish.remote(weights, [weights]))
     before = trajectories(0)
     rewards = np.array([3.0, -1.0, 2.0, 0.5], np.float32)
-    update, weights = crew.learner.update.options(num_returns=2).remote(rewards, before)
+    (update,), weights = crew.learner.update(rewards, [before])
     ray.get(crew.store.publish.remote(weights, [weights]))
     after = trajectories(ray.get(update).version)
     dismiss(crew)

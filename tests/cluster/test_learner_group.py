@@ -1,0 +1,128 @@
+"""The learner group: every rank takes part, the first answers, and a lost rank is named, whoever complains first."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from cluster.learner_group import LearnerGroup, all_of
+from learner.ranks import RankLost
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+
+class Rank:
+    """Writes down what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def listen(self, address: str) -> int:
+        self.told.append(("listen", address))
+        return 1234
+
+    def join(self, *arguments: Any) -> None:
+        self.told.append(arguments)
+
+    def update(self, rewards: float, *trajectories: str) -> tuple[Any, Any]:
+        self.told.append((rewards, trajectories))
+        return len(self.told), f"weights of {len(trajectories)}"
+
+    def restore(self, path: str) -> tuple[int, dict[str, Any]]:
+        self.told.append(path)
+        return 7, {}
+
+    def memory(self) -> list[Any]:
+        return self.told
+
+    def lose_touch(self) -> None:
+        raise RankLost("connection closed by peer")
+
+    def fail(self) -> None:
+        raise ValueError("no")
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def die(self) -> None:
+        os._exit(1)
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[[int], LearnerGroup]]:
+    """Starts a group; its actors are killed at the end."""
+    started: list[Any] = []
+
+    def group(count: int) -> LearnerGroup:
+        actor: Any = ray.remote(Rank)
+        started.extend(actor.options(num_cpus=0).remote() for _ in range(count))
+        return LearnerGroup(started[-count:], 30.0)
+
+    yield group
+    for actor in started:
+        ray.kill(actor)
+
+
+def test_every_rank_takes_part_and_the_first_one_answers(make: Callable[[int], LearnerGroup]) -> None:
+    group = make(3)
+    group.join(60)
+    updates, weights = group.update(0.5, [ray.put("a"), ray.put("b")])
+    assert len(ray.get(updates)) == 3
+    assert ray.get(weights) == "weights of 2"
+    assert group.restore("checkpoint") == (7, {})
+    memories = ray.get([actor.memory.remote() for actor in group.actors])
+    assert memories[0].pop(0)[0] == "listen"
+    for rank, told in enumerate(memories):
+        (number, addresses, port, timeout), update, path = told
+        assert (number, len(addresses), port, timeout) == (rank, 3, 1234, 30.0)
+        assert (update, path) == ((0.5, ("a", "b")), "checkpoint")
+
+
+def test_one_rank_meets_nobody(make: Callable[[int], LearnerGroup]) -> None:
+    group = make(1)
+    group.join(60)
+    assert ray.get(group.actors[0].memory.remote()) == []
+
+
+def test_the_first_failure_is_raised_although_another_rank_still_works(make: Callable[[int], LearnerGroup]) -> None:
+    slow, failing = make(2).actors
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="no"):
+        all_of([slow.sleep.remote(60), failing.fail.remote()])
+    assert time.monotonic() - started < 50
+
+
+def error_of(reference: ray.ObjectRef) -> Exception:
+    with pytest.raises((RayActorError, RayTaskError)) as caught:
+        ray.get(reference)
+    return caught.value
+
+
+def test_the_rank_that_died_is_named_whoever_complains_first(make: Callable[[int], LearnerGroup]) -> None:
+    group = make(2)
+    first, second = group.actors
+    death = error_of(second.die.remote())
+    for error in (death, error_of(first.lose_touch.remote())):
+        assert str(group.lost(error)).startswith("Learner rank 1 died")
+
+
+def test_a_rank_that_does_not_answer_is_named(make: Callable[[int], LearnerGroup]) -> None:
+    group = make(2)
+    group.actors[1].sleep.remote(60)
+    assert group.lost(error_of(group.actors[0].lose_touch.remote())) == "Learner rank 1 does not answer."
+
+
+def test_without_a_culprit_the_complaint_itself_is_passed_on(make: Callable[[int], LearnerGroup]) -> None:
+    group = make(2)
+    assert "connection closed by peer" in str(group.lost(error_of(group.actors[0].lose_touch.remote())))
+
+
+def test_other_errors_are_no_loss(make: Callable[[int], LearnerGroup]) -> None:
+    group = make(2)
+    assert group.lost(error_of(group.actors[0].fail.remote())) is None

@@ -1,0 +1,153 @@
+"""One learner rank as a process of its own: runs every objective with the others and writes down what came out.
+
+`python -m tests.learner.rank_process PIPELINE FOLDER RANK COUNT`; a count of 1 is what the others must equal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from actors.policy import Policy, PolicyConfig
+from actors.rollout import rollout
+from actors.trajectories import Request
+from learner.batch import Batch, join
+from learner.learner import Learner, LearnerConfig
+from learner.objectives import ObjectiveConfig
+from learner.objectives.objective import Part
+from learner.ranks import ALONE, Ranks
+from tests.learner.meeting import together
+
+FLOW = {"flow": {"widths": [8], "heads": 2, "groups": 4}, "step_fraction": 1.0, "beta": 2.0}
+ALL = {"steps_per_update": None, "step_fraction": 1.0, "min_gap": 0.0}
+# Every algorithm, and what makes a difference to how its gradient comes about. Micro-batches of 4 cut their updates of
+# up to 35 transitions into uneven shares.
+CASES: dict[str, dict[str, Any]] = {
+    "ppod": {"name": "ppod", **ALL},
+    "ppod, trajectory": {"name": "ppod", **ALL, "form": "trajectory", "beta": 20},
+    "ppod, ranking": {"name": "ppod", **ALL, "pairs": "ranking", "kl_weight": 0.0},
+    "ppod, snapshot": {"name": "ppod", **ALL, "round_length": 3},
+    "ppod, nothing to compare": {"name": "ppod", **ALL, "min_gap": 1e9},
+    "d3po": {"name": "d3po", "step_fraction": 1.0},
+    "nabla_db": {"name": "nabla_db", **FLOW, "updates": 1},
+    "residual_nabla_db": {"name": "residual_nabla_db", **FLOW, "updates": 1},
+    "residual_nabla_db, no flow": {"name": "residual_nabla_db", "step_fraction": 1.0, "no_flow": True},
+    "residual_nabla_db_release": {"name": "residual_nabla_db_release", **FLOW},
+    "residual_db": {"name": "residual_db", **FLOW},
+    "dag_db": {"name": "dag_db", **FLOW, "updates": 2},
+    "refl": {"name": "refl", "step_fraction": 1.0},
+}
+STEPPED = ("ppod, snapshot", "residual_nabla_db")
+MICRO_BATCH = 4
+
+
+class Curved:
+    """A reward whose gradient depends on the image."""
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.sin(3 * images).flatten(1).mean(dim=1)
+
+    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        return self.score(images, prompts), 3 * torch.cos(3 * images) / images[0].numel()
+
+
+class Start:
+    """A policy that has learnt something, and the way back to it: loading one for every case takes too long."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        self.policy, generator = Policy.load(config), torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in self.policy.parameters:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+        self._weights = self.policy.weights()
+
+    def learner(self, case: str, **settings: Any) -> Learner:
+        """A learner at its start, with a flow function that is not zero."""
+        self.policy.load_weights(*self._weights)
+        objective = TypeAdapter(ObjectiveConfig).validate_python(CASES[case]).build()
+        made = Learner(LearnerConfig(micro_batch=MICRO_BATCH, **settings), self.policy, objective, reward=Curved())
+        if objective.flow is not None:
+            torch.manual_seed(0)
+            torch.nn.init.normal_(objective.flow.network.unet.conv_out.weight, std=0.1)
+        return made
+
+
+def draw(policy: Policy, iteration: int = 0) -> Batch:
+    """Every transition of seven samples, four of one prompt and three of another."""
+    prompts = ("a red circle",) * 4 + ("two blue squares",) * 3
+    request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, (0, 1, 2, 3, 0, 1, 2), (0, 1, 2, 3, 4))
+    rewards = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4, np.nan], np.float32)
+    return join([rollout(policy, request, iteration)[1]], rewards)
+
+
+def gradients(start: Start, case: str, ranks: Ranks, kind: str) -> dict[str, Any]:
+    """Gradients of an update as they reach the optimizer, and its metrics.
+
+    `kind` is `parts` (the first of the batch, in micro-batches of 4), `whole` (it fits into one micro-batch) or `few`
+    (fewer micro-batches than there can be ranks).
+    """
+    made, policy = start.learner(case), start.policy
+    objective, batch = made._objective, draw(policy)
+    with torch.no_grad():  # off policy, so that clips act and the reference is not where the policy is
+        objective.begin(policy, 0)
+        for parameter in policy.parameters:
+            parameter *= 1.1
+    part, micro_batch = next(iter(objective.parts(batch, torch.Generator().manual_seed(0)))), MICRO_BATCH
+    if kind == "whole":
+        micro_batch = 99
+    elif kind == "few" and objective.needs_groups:  # two transitions
+        part, micro_batch = Part(part.samples[:2], part.columns[:1]), 1
+    elif kind == "few":  # one sample
+        part, micro_batch = Part(part.samples[:1], part.columns[:1]), 3
+    for parameter in made._everything:
+        parameter.grad = None
+    metrics = objective.backward(policy, batch, part, micro_batch, ranks)
+    ranks.sum_gradients(made._everything)
+    flow = [] if objective.flow is None else list(objective.flow.network.parameters())
+    return {
+        "policy": torch.cat([p.grad.flatten() for p in policy.parameters if p.grad is not None]),
+        "flow": torch.cat([torch.zeros(0), *[p.grad.flatten() for p in flow if p.grad is not None]]),
+        "without": [number for number, p in enumerate(made._everything) if p.grad is None],
+        "metrics": metrics,
+    }
+
+
+def steps(start: Start, case: str, ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Three batches; after the second a checkpoint, from which both the same number of ranks and one continue."""
+    settings = {"lr": 1e-3, "ema_decay": 0.5, "ratio_tolerance": 1.0}
+    made = start.learner(case, **settings)
+    made.ranks = ranks
+    batches = [draw(start.policy, iteration) for iteration in range(3)]
+    metrics = [made.step(batch).metrics for batch in batches[:2]]
+    made.save(folder)
+    metrics.append(made.step(batches[2]).metrics)
+    found = {"metrics": metrics, "weights": made.weights().flat, "average": made.weights(averaged=True).flat}
+    for name, among in (("together", ranks), ("alone", ALONE)):
+        restored = start.learner(case, **settings)
+        restored.ranks = among
+        restored.restore(folder)
+        restored.step(batches[2])
+        found[f"continued {name}"] = restored.weights().flat
+    return found
+
+
+def main(pipeline: str, folder: Path, rank: int, count: int) -> None:
+    torch.set_num_threads(1)
+    start = Start(PolicyConfig(model=pipeline, device="cpu", steps=5, lora_rank=2, lora_alpha=2))
+    ranks = ALONE if count == 1 else together(folder / "port", rank, count)
+    found = {(kind, case): gradients(start, case, ranks, kind) for kind in ("parts", "whole", "few") for case in CASES}
+    for case in STEPPED:
+        (inner := folder / f"{case} {rank}").mkdir()
+        found["steps", case] = steps(start, case, ranks, inner)
+    torch.save(found, folder / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
