@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class Rollouts:
                 if pools[reference] is self._samplers:
                     self._score(job, value)
                 else:
-                    self._collect(*job, value)
+                    self._collect(job[0], job[1], value)
 
     def _sample(self, job: _Job) -> None:
         def make(sampler: Any) -> Sequence[ray.ObjectRef]:
@@ -93,8 +94,7 @@ class Rollouts:
         job.receipt = receipt
         for names, pool in self._rewards.items():
             features = job.features if job.features in names else None
-            arguments = (job.sampled[1], job.request.prompts, features)
-            pool.submit(Call((job, names), lambda actor, arguments=arguments: [actor.score.remote(*arguments)]))
+            pool.submit(Call((job, names), partial(_ask, job, features)))
 
     def _collect(self, job: _Job, names: tuple[str, ...], scored: Any) -> None:
         if job.lost:
@@ -127,6 +127,10 @@ class Rollouts:
             scores=scores,
             features=features,
         )
+
+
+def _ask(job: _Job, features: str | None, rewards: Any) -> Sequence[ray.ObjectRef]:
+    return [rewards.score.remote(job.sampled[1], job.request.prompts, features)]
 
 
 @dataclass(eq=False)
