@@ -84,8 +84,7 @@ class Rollouts:
                 if pools[reference] is self._samplers:
                     self._score(job, value)
                 else:
-                    of_job, names = job
-                    self._collect(of_job, names, value)
+                    self._collect(job[0], job[1], value)
         for pool in (self._samplers, *self._rewards.values()):
             pool.check()
 
@@ -102,7 +101,7 @@ class Rollouts:
         job.receipt = receipt
         for names, pool in self._rewards.items():
             features = job.features if job.features in names else None
-            pool.submit(Call((job, names), partial(_ask, job.sampled[1], job.request.prompts, features)))
+            pool.submit(Call((job, names), partial(_ask, job, features)))
 
     def _collect(self, job: _Job, names: tuple[str, ...], scored: Any) -> None:
         if job.lost:
@@ -137,8 +136,8 @@ class Rollouts:
         )
 
 
-def _ask(pixels: ray.ObjectRef, prompts: Sequence[str], features: str | None, actor: Any) -> list[ray.ObjectRef]:
-    return [actor.score.remote(pixels, prompts, features)]
+def _ask(job: _Job, features: str | None, rewards: Any) -> Sequence[ray.ObjectRef]:
+    return [rewards.score.remote(job.sampled[1], job.request.prompts, features)]
 
 
 @dataclass(eq=False)

@@ -57,6 +57,6 @@ def build(environment: str, folder: Path) -> Path:
     # Behind its own packages; addsitedir also reads the .pth files there, such as those of editable installs.
     lines = ["import site", *(f"site.addsitedir({path!r})" for path in inherited)]
     Path(sysconfig.get_path("purelib", vars=base), "inherited.pth").write_text("; ".join(lines) + "\n")
-    options = ["--quiet", "--no-deps", "--disable-pip-version-check"]
-    subprocess.run([str(python), "-m", "pip", "install", *options, "-r", str(requirements)], check=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    subprocess.run([*install, "-r", str(requirements)], check=True)
     return python

@@ -210,7 +210,6 @@ def test_rewards_are_grouped_by_the_environment_of_their_class_or_of_the_config(
         ("rewards.shapes_gold.environment=image_rewards", ["'image_rewards'", "image_reward", "interpreter"]),
         ("rewards.shapes_gold.environment=/no/such.txt", ["'/no/such.txt'", "requirements file"]),
         ("rewards.shapes_gold.environment=/etc", ["'/etc'"]),
-        (f"rewards.shapes_gold.environment={__file__}", [__file__]),  # a file, but no interpreter
     ],
 )
 def test_rewards_and_environments_that_are_not_there_are_refused(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -69,11 +70,9 @@ def run(user: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_run_with_rewards_in_three_environments_one_of_which_fails(user: Path) -> None:
-    fails = "options: {fails_on: four blue stars}"
     built = build(str(user / "own.txt"), user / "built")
-    done = run(
-        user, "name=run", f"rewards.fragile={{kind: 'own_reward:Words', weight: 0, environment: {built}, {fails}}}"
-    )
+    fragile = f"kind: 'own_reward:Words', weight: 0, environment: {built}, options: {{fails_on: four blue stars}}"
+    done = run(user, "name=run", f"rewards.fragile={{{fragile}}}")
     assert done.returncode == 0, done.stdout + done.stderr
     samples = pq.read_table(user / "runs" / "run" / "samples.parquet").to_pylist()
     assert {sample["prompt"] for sample in samples} == {"a red circle", "four blue stars"}
@@ -81,7 +80,7 @@ def test_a_run_with_rewards_in_three_environments_one_of_which_fails(user: Path)
         assert sample["jpeg_compressibility"] < 0
         assert 0 <= sample["width"] - len(sample["prompt"]) <= 1
         failed = sample["prompt"] == "four blue stars"
-        assert sample["fragile"] != sample["fragile"] if failed else sample["fragile"] == sample["width"]
+        assert np.isnan(sample["fragile"]) if failed else sample["fragile"] == sample["width"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Environments of rewards: found, built with nothing that the file does not name, and the rewards checked in them."""
+"""Environments of rewards: found, built with what the file names and no more, and the rewards checked in them."""
 
 from __future__ import annotations
 
@@ -53,18 +53,12 @@ def test_a_reward_equals_its_package_in_its_environment(name: str, tmp_path: Pat
     installed = {folder.name.partition("-")[0].replace("_", "-") for folder in packages.glob("*.dist-info")}
     named = {line.partition("==")[0] for line in locate(name).read_text().splitlines() if not line.startswith("#")}
     assert installed == named  # in particular no torch
-    checks = [
-        "-p",
-        "no:cacheprovider",
-        "--import-mode=prepend",
-        f"--confcutdir={ISOLATED}",
-        ISOLATED / f"check_{name}.py",
-    ]
-    found = subprocess.run([python, "-m", "pytest", *checks], capture_output=True, text=True)
+    options = ["-p", "no:cacheprovider", "--import-mode=prepend", f"--confcutdir={ISOLATED}"]
+    command = [python, "-m", "pytest", *options, ISOLATED / f"check_{name}.py"]
+    found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_every_environment_has_its_checks() -> None:
-    assert {f.stem for f in FOLDER.glob("*.txt")} == {
-        f.stem.removeprefix("check_") for f in ISOLATED.glob("check_*.py")
-    }
+    checks = {file.stem for file in ISOLATED.glob("check_*.py")}
+    assert checks == {f"check_{file.stem}" for file in FOLDER.glob("*.txt")}

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import rewards
-from rewards import REWARDS, UnknownReward, make_reward, reward_class
-from rewards.reward import Reward
+from rewards import REWARDS, make_reward, reward_class
+from rewards.reward import Reward, UnknownReward
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -70,9 +70,8 @@ number = 3
 
 
 def test_a_reward_of_ones_own_is_named_by_module_and_class(own: str) -> None:
-    assert (
-        make_reward(f"{own}:Brightness", scale=3.0).score(torch.full((2, 3, 4, 4), 0.5), ["", ""]).tolist() == [1.5] * 2
-    )
+    reward = make_reward(f"{own}:Brightness", scale=3.0)
+    assert reward.score(torch.full((2, 3, 4, 4), 0.5), ["", ""]).tolist() == [1.5, 1.5]
 
 
 @pytest.mark.parametrize(
