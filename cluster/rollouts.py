@@ -13,6 +13,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.trajectories import Request
 from cluster.pool import Call, Pool
+from rewards.reward import RewardUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class Rollouts:
         if isinstance(scored, RayTaskError) and isinstance(scored.cause, ObjectLostError):
             log.warning("%d images were lost with their node; they are sampled again.", samples)
             return self._sample(job)
+        if isinstance(scored, RayTaskError) and isinstance(scored.cause, RewardUnavailable):
+            raise scored
         if isinstance(scored, RayTaskError):
             log.warning("A reward failed on %d samples, which are dropped: %s", samples, scored.cause)
             scores = {name: np.full(samples, np.nan, np.float32) for name in self._names}

@@ -25,6 +25,8 @@ def reward_class(name: str) -> type[Reward]:
     Raises:
         KeyError: If there is none of that name.
     """
+    if is_remote(name):
+        return import_module("rewards.service.client").RewardClient
     if name not in REWARDS:
         near = difflib.get_close_matches(name, REWARDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the rewards are {', '.join(REWARDS)}."
@@ -34,5 +36,11 @@ def reward_class(name: str) -> type[Reward]:
 
 
 def make_reward(name: str, **options: Any) -> Reward:
-    """Build a reward by name, with the keyword arguments of its class."""
-    return reward_class(name)(**options)
+    """Build a reward by name, with the keyword arguments of its class; `grpc://host:port` is one on a server."""
+    made: Any = reward_class(name)
+    return made(name, **options) if is_remote(name) else made(**options)
+
+
+def is_remote(name: str) -> bool:
+    """Whether a reward's name is the address of a reward service."""
+    return name.startswith(("grpc://", "grpcs://"))
