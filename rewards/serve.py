@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -33,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s")
     try:
         server, credentials = _prepare(args)
-        asyncio.run(server.run(args.listen, credentials, partial(_announce, args)))
+        finished = asyncio.run(server.run(args.listen, credentials, partial(_announce, args)))
     except _REFUSED as error:
         text = error.args[0] if isinstance(error, KeyError) else error
         print(f"error: {' '.join(str(text).split())}", file=sys.stderr)
         return 1
+    if not finished:
+        print("error: stopped with requests under way", file=sys.stderr, flush=True)
+        os._exit(1)  # the thread that computes cannot be told to stop, and an ordinary exit would wait for it
     return 0
 
 

@@ -200,14 +200,15 @@ class RewardClient(Reward):
         if code not in _AWAY:
             raise RuntimeError(f"The reward service at {self._address} failed: {code.name}: {details}") from error
         now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-            log.warning("The reward at %s is away; it is asked again for %g seconds. (%s)", self._address,
-                        self._patience, details)  # fmt: skip
-        if now - self._away_since >= self._patience:
+        if (since := self._away_since) is None:
+            since = self._away_since = now
+            if code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                log.warning("%s does not answer; it is asked again for %g seconds. (%s: %s)",
+                            self._address, self._patience, code.name, details)  # fmt: skip
+        if now - since >= self._patience:
             raise RewardUnavailable(
-                f"The reward at {self._address} has not answered for {now - self._away_since:.0f} seconds, and its "
-                f"patience is {self._patience:g}; the last attempt said {code.name}: {details}"
+                f"The reward at {self._address} has not answered for {now - since:.0f} seconds, and its patience is "
+                f"{self._patience:g}; the last attempt said {code.name}: {details}"
             ) from error
 
 

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -56,13 +56,16 @@ class RewardServer:
 
     async def run(
         self, address: str, credentials: grpc.ServerCredentials | None, started: Callable[[int], None]
-    ) -> None:
+    ) -> bool:
         """Serve until SIGTERM or SIGINT, then finish what is under way; a second signal ends that too.
 
         Args:
             address: `host:port`; port 0 takes a free one.
             credentials: TLS, or none.
             started: Is told the port.
+
+        Returns:
+            Whether everything was finished.
 
         Raises:
             OSError: If the address cannot be listened on.
@@ -83,18 +86,18 @@ class RewardServer:
             asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
         started(port)
         batching = asyncio.create_task(self._batcher.run())
-        await self._first(batching, signals.get())
+        stop = asyncio.create_task(signals.get())
+        await asyncio.wait([batching, stop], return_when=asyncio.FIRST_COMPLETED)
         self._admission.close()
         await self._health.enter_graceful_shutdown()
-        await self._first(
-            batching, signals.get(), asyncio.wait_for(self._admission.emptied(), self._limits.drain_seconds)
-        )
+        emptied, hurry = asyncio.create_task(self._admission.emptied()), asyncio.create_task(signals.get())
+        tasks = [batching, emptied, hurry]
+        await asyncio.wait(tasks, timeout=self._limits.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         batching.cancel()
         await server.stop(grace=1)
-
-    @staticmethod
-    async def _first(*things: Awaitable[Any]) -> None:
-        await asyncio.wait([asyncio.ensure_future(thing) for thing in things], return_when=asyncio.FIRST_COMPLETED)
+        with suppress(asyncio.CancelledError):
+            await batching  # raises what ended it, if that was not us
+        return emptied.done()
 
     def _make(self) -> grpc.aio.Server:
         size = self._limits.max_message_bytes
