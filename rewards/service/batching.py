@@ -60,7 +60,10 @@ class Batcher:
         job = _Job(question, pixels, prompts)
         self._waiting.append(job)
         self._arrived.set()
-        return await job.answer
+        try:
+            return await job.answer
+        finally:
+            del job  # or an error, whose traceback has this frame, would keep itself and the images alive
 
     async def run(self) -> None:
         """Compute whatever is submitted, until cancelled."""
@@ -111,7 +114,7 @@ class Batcher:
             if len(batch) > 1:
                 return False
             if not batch[0].answer.done():
-                batch[0].answer.set_exception(error)
+                batch[0].answer.set_exception(error.with_traceback(None))
             return True
         ends = np.cumsum([len(job.pixels) for job in batch])[:-1]
         for job, *parts in zip(batch, *(np.split(answer, ends) for answer in answers), strict=True):

@@ -7,6 +7,7 @@ not bear out is an error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,8 +58,8 @@ def decode(payload: bytes, name: str, dtypes: Sequence[str], ndim: int) -> np.nd
         raise Malformed(
             f"{name} has {tensor.ndim} dimensions of {dtype}; it must have {ndim} of {' or '.join(dtypes)}."
         )
-    # Strides of zero let a few bytes claim any shape.
-    if min(tensor.shape) < 1 or tensor.size > len(payload) or not (array := tensor.to_numpy()).flags.c_contiguous:
+    # Strides of zero let a few bytes claim any shape; `tensor.size` would overflow where this product does not.
+    if not 0 < math.prod(tensor.shape) <= len(payload) or not (array := tensor.to_numpy()).flags.c_contiguous:
         raise Malformed(f"{name} of shape {tensor.shape} is empty, or not dense and row-major.")
     return array
 

@@ -130,35 +130,38 @@ class RewardServer:
             max_message_bytes=self._limits.max_message_bytes,
         ).SerializeToString()
 
-    async def _judge(
-        self, question: str, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
-    ) -> bytes | None:
+    async def _judge(self, question: str, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
         able = {"ScoreAndGrad": self._reward.differentiable, "Embed": has_features(self._reward)}
         if not able.get(question, True):
             lacking = "gradient with respect to the image" if question == "ScoreAndGrad" else "image features"
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"The reward {self._name} has no {lacking}.")
+        # Refused outside of the handlers: an error within an error keeps a refused message alive until the next
+        # collection of garbage, which may be hundreds of messages away.
         try:
-            with self._admission.enter():
-                async with asyncio.timeout(READ_SECONDS):
-                    message = await anext(requests, b"")
-                pixels, prompts = decode_images(message, self._limits.max_images, prompted=question != "Embed")
-                answers = await self._batcher.submit(question, pixels, prompts)
-                fields = {name: encode(answer) for name, answer in zip(QUESTIONS[question], answers, strict=True)}
-                return reward_pb2.Judgement(**fields).SerializeToString()
+            return await self._answer(question, requests)
         except Malformed as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            code, details = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         except Failed as error:
             log.warning("%s", error, exc_info=error.__cause__)
-            await context.abort(grpc.StatusCode.INTERNAL, str(error))
+            code, details = grpc.StatusCode.INTERNAL, str(error)
         except Full:
-            full = f"{self._limits.max_requests} requests are under way, which is as many as fit; try again."
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, full)
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            details = f"{self._limits.max_requests} requests are under way, which is as many as fit; try again."
         except Closed:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "The service is shutting down.")
+            code, details = grpc.StatusCode.UNAVAILABLE, "The service is shutting down."
         except TimeoutError:
-            late = f"The request did not arrive within {READ_SECONDS:g} seconds."
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, late)
-        return None
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            details = f"The request did not arrive within {READ_SECONDS:g} seconds."
+        return await context.abort(code, details)
+
+    async def _answer(self, question: str, requests: AsyncIterator[bytes]) -> bytes:
+        with self._admission.enter():
+            async with asyncio.timeout(READ_SECONDS):
+                message = await anext(requests, b"")
+            pixels, prompts = decode_images(message, self._limits.max_images, prompted=question != "Embed")
+            answers = await self._batcher.submit(question, pixels, prompts)
+            fields = {name: encode(answer) for name, answer in zip(QUESTIONS[question], answers, strict=True)}
+            return reward_pb2.Judgement(**fields).SerializeToString()
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):

@@ -127,6 +127,7 @@ def claims(**changes: int) -> bytes:
         claims(stride=0),
         claims(stride=0, images=2**40),
         claims(stride=0, images=1000),
+        claims(stride=0, images=2**61),
         claims(stride=-4),
         claims(stride=2**40),
         b"",

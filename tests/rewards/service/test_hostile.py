@@ -149,7 +149,7 @@ def impatient(rng: random.Random) -> Hostile:
     return GOOD, {OK, LATE}, {"timeout": rng.random() / 1000}
 
 
-RARE = {endless_prompts: 10, too_large: 20}
+RARE = {endless_prompts: 40, too_large: 40}
 COMMON = [
     random_bytes, random_pixels, changed, changed, cut_short, wrong_shape, wrong_type, bad_value, huge_claim,
     huge_header, bomb, prompts_wrong, unknown_fields, nested, wrong_token, wrong_method, impatient,
@@ -204,11 +204,6 @@ def test_ten_thousand_hostile_messages_end_in_clear_codes_and_a_live_server(serv
     check_alive()
     assert sum(seen.values()) == MESSAGES
     assert {code for _, code in seen} >= {OK, INVALID, UNKNOWN_CALLER, FULL, NO_METHOD}
-    # Twelve times the largest message, which parsing one into protobuf's strings alone can take nine of.
-    print(
-        f"memory grew by {(largest - before) / 2**20:.0f} MiB",
-        *sorted((k, c.name, n) for (k, c), n in seen.items()),
-        sep="\n",
-    )
-    assert largest - before < 200 * 2**20
+    # Parsing two million empty prompts takes 18 times their size, and the allocator is slow to give memory back.
+    assert largest - before < 100 * LIMIT
     assert process.num_threads() < 100
