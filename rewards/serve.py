@@ -25,8 +25,6 @@ from rewards.service.security import (
 )
 from rewards.service.server import Limits, RewardServer
 
-_REFUSED = (OSError, ValueError, KeyError, TypeError)  # settings, files, and what a reward says of its options
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a reward until told to stop; the exit status."""
@@ -34,15 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s")
     try:
         server, credentials = _prepare(args)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # of settings, files, and the reward's own options
+        return _fail(error.args[0] if isinstance(error, KeyError) else error)
+    try:
         finished = asyncio.run(server.run(args.listen, credentials, partial(_announce, args)))
-    except _REFUSED as error:
-        text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"error: {' '.join(str(text).split())}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        return _fail(error)
     if not finished:
-        print("error: stopped with requests under way", file=sys.stderr, flush=True)
-        os._exit(1)  # the thread that computes cannot be told to stop, and an ordinary exit would wait for it
+        os._exit(_fail("stopped with requests under way"))  # the computing thread would hold an ordinary exit up
     return 0
+
+
+def _fail(reason: object) -> int:
+    print(f"error: {' '.join(str(reason).split())}", file=sys.stderr, flush=True)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -149,7 +149,11 @@ def impatient(rng: random.Random) -> Hostile:
     return GOOD, {OK, LATE}, {"timeout": rng.random() / 1000}
 
 
-RARE = {endless_prompts: 40, too_large: 40}
+def failing(rng: random.Random) -> Hostile:
+    return request(np.zeros((1, 600, 600, 3), np.uint8), 1, "raise"), {grpc.StatusCode.INTERNAL}, {}
+
+
+RARE = {endless_prompts: 40, too_large: 40, failing: 40}
 COMMON = [
     random_bytes, random_pixels, changed, changed, cut_short, wrong_shape, wrong_type, bad_value, huge_claim,
     huge_header, bomb, prompts_wrong, unknown_fields, nested, wrong_token, wrong_method, impatient,
