@@ -37,7 +37,10 @@ class ConfigError(Exception):
 class RewardConfig(BaseModel, frozen=True, extra="forbid"):
     """One reward."""
 
-    kind: str | None = Field(None, description="A reward's name, or module:Class of one's own; null: the key itself.")
+    kind: str | None = Field(
+        None,
+        description="A reward's name, module:Class of one's own, or grpc://host:port; null: the key itself.",
+    )
     weight: float = Field(1.0, description="Share in the combined reward; 0 only watches.")
     options: dict[str, Any] = Field({}, description="Keyword arguments of the reward's class.")
     environment: str | None = Field(

@@ -14,6 +14,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.trajectories import Request
 from cluster.pool import Call, Pool
+from rewards.reward import RewardUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,8 @@ class Rollouts:
         scores: dict[str, np.ndarray] = {}
         for names in self._rewards:
             scored = job.scored[names]
+            if isinstance(scored, RayTaskError) and isinstance(scored.cause, RewardUnavailable):
+                raise scored
             if isinstance(scored, RayTaskError):
                 log.warning("%s failed on %d samples, which are dropped: %s", ", ".join(names), samples, scored.cause)
                 scores |= {name: np.full(samples, np.nan, np.float32) for name in names}

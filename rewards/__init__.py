@@ -29,13 +29,15 @@ def reward_class(kind: str) -> type[Reward]:
     """The class of a kind of reward.
 
     Args:
-        kind: A name in `REWARDS`, or `module:Class`.
+        kind: A name in `REWARDS`, `module:Class`, or the address of a reward service (`grpc://host:port`).
 
     Raises:
         UnknownReward: If there is none, or if it is no reward.
     """
     if kind in REWARDS:
         return _load(REWARDS[kind])
+    if is_remote(kind):
+        return _load("rewards.service.client:RewardClient")
     if ":" in kind:
         return _load(kind)
     near = difflib.get_close_matches(kind, REWARDS, n=1)
@@ -45,7 +47,13 @@ def reward_class(kind: str) -> type[Reward]:
 
 def make_reward(kind: str, **options: Any) -> Reward:
     """Build a reward of a kind, with the keyword arguments of its class."""
-    return reward_class(kind)(**options)
+    made: Any = reward_class(kind)
+    return made(kind, **options) if is_remote(kind) else made(**options)
+
+
+def is_remote(kind: str) -> bool:
+    """Whether a kind of reward is the address of a reward service."""
+    return kind.startswith(("grpc://", "grpcs://"))
 
 
 def _load(target: str) -> type[Reward]:

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 
+class RewardUnavailable(RuntimeError):
+    """A reward is gone for good, so the run ends; the message is one sentence for the user."""
+
+
 class Reward(ABC):
     """Scores images against prompts; higher is better.
 

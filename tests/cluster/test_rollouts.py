@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.trajectories import Request
 from cluster.pool import Pool
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout, Rollouts
+from rewards.reward import RewardUnavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -59,6 +60,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
             self.enter(prompts[0])
             if prompts[0] == f"{self.role} fails":
                 raise ValueError("cannot judge this")
+            if prompts[0] == "reward gone":
+                raise RewardUnavailable("it has not answered for a minute")
             if prompts[0] == "images lost" and len(list(self.folder.glob(f"{self.role}-images lost-*"))) == 1:
                 raise ObjectLostError("00", "", "")
             names = tuple(self.role.split()[1:])
@@ -156,6 +159,15 @@ def test_results_do_not_depend_on_who_ran_them_or_which_came_first(start: Start,
         assert alone.request == shared.request == request
         np.testing.assert_array_equal(alone.scores["level"], shared.scores["level"])
         np.testing.assert_array_equal(ray.get(alone.pixels), ray.get(shared.pixels))
+
+
+def test_a_reward_that_is_gone_for_good_ends_the_run_with_its_sentence(start: Start) -> None:
+    rollouts = start()
+    rollouts.submit(0, requests("reward gone")[0], version=0)
+    with pytest.raises(RayTaskError) as error:
+        collect(rollouts, [0])
+    assert isinstance(error.value.cause, RewardUnavailable)
+    assert str(error.value.cause) == "it has not answered for a minute"
 
 
 def test_a_reward_that_raises_costs_the_samples_it_was_given_and_no_others(start: Start, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""`python -m rewards.serve`: any reward as a gRPC service, which `grpc://host:port` makes a reward again."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from grpc import ServerCredentials
+
+from rewards import make_reward
+from rewards.service.security import (
+    TOKEN_VARIABLE,
+    check_listening,
+    read_token,
+    server_credentials,
+    split_address,
+)
+from rewards.service.server import Limits, RewardServer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve a reward until told to stop; the exit status."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s")
+    try:
+        server, credentials = _prepare(args)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # of settings, files, and the reward's own options
+        return _fail(error.args[0] if isinstance(error, KeyError) else error)
+    try:
+        finished = asyncio.run(server.run(args.listen, credentials, partial(_announce, args)))
+    except OSError as error:
+        return _fail(error)
+    if not finished:
+        os._exit(_fail("stopped with requests under way"))  # the computing thread would hold an ordinary exit up
+    return 0
+
+
+def _fail(reason: object) -> int:
+    print(f"error: {' '.join(str(reason).split())}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Limits()
+    parser = argparse.ArgumentParser(prog="python -m rewards.serve", description="Serve a reward over gRPC.")
+    add = parser.add_argument
+    add("--reward", required=True, metavar="NAME", help="as in a run's config, such as shapes_agreement")
+    add("--option", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of the reward's class")
+    add("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="default %(default)s; port 0 is a free one")
+    add("--certificate", type=Path, metavar="PEM", help="the server's certificate: turns TLS on")
+    add("--key", type=Path, metavar="PEM", help="its private key")
+    add("--client-authority", type=Path, metavar="PEM", help="clients must show a certificate signed by this one")
+    add("--token-file", type=Path, help=f"clients must know the token in it; otherwise {TOKEN_VARIABLE}, if it is set")
+    add("--insecure", action="store_true", help="listen beyond this machine even without TLS or a token")
+    add("--max-batch", type=_positive, default=defaults.max_images, metavar="N", help="images of a request or a batch")
+    add("--max-wait-ms", type=float, default=1000 * defaults.max_wait, metavar="MS", help="wait of a batch for more")
+    add("--max-requests", type=_positive, default=defaults.max_requests, metavar="N", help="under way at a time")
+    add("--max-message-mib", type=_positive, default=defaults.max_message_bytes // 2**20, metavar="MIB")
+    add("--drain-seconds", type=float, default=defaults.drain_seconds, metavar="S", help="to finish in when stopped")
+    return parser
+
+
+def _prepare(args: argparse.Namespace) -> tuple[RewardServer, ServerCredentials | None]:
+    """Everything that can be refused before anything listens."""
+    host, _ = split_address(args.listen)
+    token = read_token(args.token_file)
+    if bool(args.certificate) != bool(args.key) or (args.client_authority and not args.certificate):
+        raise ValueError("TLS needs --certificate and --key together; --client-authority needs both.")
+    check_listening(
+        host,
+        encrypted=args.certificate is not None,
+        authenticated=token is not None or args.client_authority is not None,
+        insecure=args.insecure,
+    )
+    credentials = server_credentials(args.certificate, args.key, args.client_authority) if args.certificate else None
+    options = dict(_option(text) for text in args.option)
+    limits = Limits(
+        args.max_batch, args.max_wait_ms / 1000, args.max_requests, args.max_message_mib * 2**20, args.drain_seconds
+    )
+    return RewardServer(make_reward(args.reward, **options), args.reward, limits, token), credentials
+
+
+def _announce(args: argparse.Namespace, port: int) -> None:
+    print(f"serving {args.reward} on {args.listen.rpartition(':')[0]}:{port}", flush=True)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not an option; write key=value, such as quality=90.")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The option {text!r} cannot be read: {error}") from None
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

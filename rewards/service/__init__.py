@@ -1,0 +1,1 @@
+"""Rewards over gRPC: `server` answers for any reward, `client` is a reward that asks a server."""

@@ -1,0 +1,80 @@
+"""Runs whose reward is a server: it is like any other, and when it is gone the run says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cluster
+from cluster.rundir import RunDirectory
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(cluster.__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def server() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "rewards.serve", "--reward", "shapes_agreement", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.terminate()
+
+
+def port_of(server: subprocess.Popen[str]) -> int:
+    assert server.stdout
+    line = next(line for line in server.stdout if line.startswith("serving"))
+    return int(line.rpartition(":")[2])
+
+
+def run(tiny_pipeline: Path, folder: Path, address: str) -> subprocess.CompletedProcess[str]:
+    (folder / "prompts.txt").write_text("a red circle\nfour blue stars\n")
+    (folder / "config.yaml").write_text(f"""
+name: run
+folder: {folder}
+iterations: 1
+policy: {{model: {tiny_pipeline}, device: cpu, steps: 4, lora_rank: 2, lora_alpha: 2}}
+objective: {{name: residual_nabla_db}}
+prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, samples: 2}}
+rewards:
+  {address}: {{weight: 1.0, options: {{patience: 0.0}}}}
+  shapes_agreement: {{weight: 0.0}}
+samplers: {{request_size: 2}}
+evaluation: {{every: 0, samples: 2, held_out_samples: 2, features: "{address}"}}
+""")
+    command = [sys.executable, "-m", "cluster.local", str(folder / "config.yaml")]
+    return subprocess.run(command, env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_reward_over_grpc_trains_as_the_same_one_in_process_would(
+    tiny_pipeline: Path, tmp_path: Path, server: subprocess.Popen[str]
+) -> None:
+    address = f"grpc://127.0.0.1:{port_of(server)}"
+    ended = run(tiny_pipeline, tmp_path, address)
+    assert ended.returncode == 0, ended.stderr
+    metrics = RunDirectory(tmp_path / "run").metrics()
+    for split in ("train", "held_out"):
+        there, here = (dict(metrics[f"eval/{split}/{name}"]) for name in (address, "shapes_agreement"))
+        assert there == pytest.approx(here, rel=1e-5)
+        assert set(here) == {0, 1}
+    assert metrics["dropped"] == [(1, 0.0)]
+
+
+def test_a_required_reward_that_stays_away_ends_the_run_with_its_sentence(
+    tiny_pipeline: Path, tmp_path: Path, server: subprocess.Popen[str]
+) -> None:
+    port = port_of(server)
+    server.terminate()
+    server.wait()
+    ended = run(tiny_pipeline, tmp_path, f"grpc://127.0.0.1:{port}")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(
+        f"error: The reward at grpc://127.0.0.1:{port} has not answered for 0 seconds, and its patience is 0; "
+    )
+    assert "Traceback" not in ended.stderr
