@@ -15,11 +15,12 @@ from cluster.batches import Batches
 from cluster.config import Config
 from cluster.display import Display
 from cluster.evaluate import evaluate, features
-from cluster.metrics import iteration_metrics
+from cluster.metrics import iteration_metrics, pool_metrics
 from cluster.pictures import sample_grid
 from cluster.placement import Crew
 from cluster.rollouts import Rollout, Rollouts
 from cluster.rundir import RunDirectory
+from cluster.stopping import Stop, Stopped
 from learner import checkpoint
 from rewards.combine import Combiner
 
@@ -33,6 +34,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
     Raises:
         RunStopped: If too many samples have no reward.
+        Stopped: After SIGTERM, with a checkpoint of the last iteration written.
         ActorsLost: If actors of one role died too often.
         RayActorError: If the learner or the weight store died; calling again with a new crew continues from the last
             checkpoint.
@@ -47,27 +49,40 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         metrics, splits = _evaluate(config, crew, rollouts, run, display, version)
         run.record(version, metrics, splits)
         _checkpoint(config, crew, run, combiner)
-    while version < config.iterations:
-        started = time.time()
-        display.status("training")
-        batch = batches.batch(version)
-        scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
-        rewards = combiner.combine(scores)
-        _check_dropped(rewards, config.failures.max_dropped_share)
-        update, weights = crew.learner.update.options(num_returns=2).remote(rewards, *[r.trajectories for r in batch])
-        updated = batches.wait_for(update)
-        _publish(crew, weights)
-        metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
-        splits = {"training": batch}
-        version = updated.version
-        display.iteration(version, metrics)
-        last = version == config.iterations
-        if last or (config.evaluation.every and version % config.evaluation.every == 0):
-            found, sampled = _evaluate(config, crew, rollouts, run, display, version)
-            metrics, splits = metrics | found, splits | sampled
-        run.record(version, metrics, splits)
-        if last or version % config.checkpoints.every == 0:
-            _checkpoint(config, crew, run, combiner)
+    with Stop() as stop:
+        while version < config.iterations:
+            started = time.time()
+            display.status("sampling")
+            try:
+                with stop.at_once():
+                    batch = batches.batch(version)
+            except Stopped:
+                if version % config.checkpoints.every:
+                    display.status("checkpoint")
+                    _checkpoint(config, crew, run, combiner)
+                raise
+            scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
+            display.status("learning")
+            rewards = combiner.combine(scores)
+            _check_dropped(rewards, config.failures.max_dropped_share)
+            update, weights = crew.learner.update.options(num_returns=2).remote(
+                rewards, *[r.trajectories for r in batch]
+            )
+            updated = batches.wait_for(update)
+            _publish(crew, weights)
+            metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
+            metrics |= pool_metrics(crew.samplers, crew.rewards)
+            splits = {"training": batch}
+            version = updated.version
+            display.iteration(version, metrics)
+            last = version == config.iterations
+            if last or (config.evaluation.every and version % config.evaluation.every == 0):
+                found, sampled = _evaluate(config, crew, rollouts, run, display, version)
+                metrics, splits = metrics | found, splits | sampled
+            run.record(version, metrics, splits)
+            if last or version % config.checkpoints.every == 0:
+                display.status("checkpoint")
+                _checkpoint(config, crew, run, combiner)
 
 
 def _publish(crew: Crew, weights: ray.ObjectRef) -> None:
@@ -102,7 +117,7 @@ def _evaluate(
             run.write_pretrained(cast(dict[str, np.ndarray], found))
     display.evaluation(version, metrics)
     for split, sampled in splits.items():
-        run.write_image(f"{split}-{version:06d}", sample_grid(sampled))
+        run.write_grid(split, version, sample_grid(sampled))
     return metrics, splits
 
 

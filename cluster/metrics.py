@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cluster.pool import Pool
 from cluster.rollouts import Rollout
 from learner.learner import Update
 
@@ -35,4 +36,23 @@ def iteration_metrics(
     metrics["time/learn"] = update.seconds
     metrics["time/iteration"] = seconds
     metrics["images_per_second"] = len(rewards) / seconds
+    for actor in sorted({rollout.actor for rollout in batch}):
+        own = [rollout for rollout in batch if rollout.actor == actor]
+        busy = sum(rollout.seconds for rollout in own)
+        metrics[f"sampler/{actor}/images_per_second"] = sum(len(rollout.request.prompts) for rollout in own) / busy
+        metrics[f"sampler/{actor}/busy"] = busy / seconds
+        metrics[f"sampler/{actor}/version"] = float(max(rollout.version for rollout in own))
+    if lags := [rollout.lag for rollout in batch if rollout.lag is not None]:
+        metrics["publish_to_applied"] = max(lags)
+    return metrics
+
+
+def pool_metrics(*pools: Pool) -> dict[str, float]:
+    """What the pools have to do, and how often their actors died."""
+    metrics = {}
+    for pool in pools:
+        waiting, running = pool.depths
+        metrics[f"queue/{pool.role}/waiting"] = float(waiting)
+        metrics[f"queue/{pool.role}/running"] = float(running)
+        metrics[f"restarts/{pool.role}"] = float(pool.deaths)
     return metrics

@@ -84,18 +84,26 @@ def on_cluster(config: Config) -> Placement:
 def make_crew(config: Config, placement: Placement) -> Crew:
     """Create the actors of a run and wait until their models are loaded."""
     policy = config.policy.model_copy(update={"model": config.pipeline})
-    # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. The
-    # name is unique, so that no earlier run on the same cluster is in the way.
-    store_name = f"weights-{uuid.uuid4().hex}"
-    store = _start(WeightStore, {"num_cpus": 0, "name": store_name})
+    # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. Names
+    # are unique, so that no earlier crew is in the way; all of one crew end alike.
+    crew = uuid.uuid4().hex[:8]
+    store = _start(WeightStore, {"num_cpus": 0, "name": f"weights.{crew}"})
     # Ray brings these back; their lost calls are run again by the pool, which knows that they may go elsewhere.
     restarting = {"max_restarts": -1, "max_task_retries": 0}
     samplers = [
-        _start(Sampler, {**placement.sampler, **restarting}, policy, store_name) for _ in range(config.samplers.count)
+        _start(
+            Sampler,
+            {**placement.sampler, **restarting, "name": f"sampler-{number}.{crew}"},
+            policy,
+            f"weights.{crew}",
+            f"sampler-{number}",
+        )
+        for number in range(config.samplers.count)
     ]
     options = {name: reward.options for name, reward in config.rewards.items()}
     rewards = [
-        _start(RewardActor, {**placement.reward, **restarting}, options) for _ in range(config.reward_actors.count)
+        _start(RewardActor, {**placement.reward, **restarting, "name": f"reward-{number}.{crew}"}, options)
+        for number in range(config.reward_actors.count)
     ]
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     reward: Callable[[], RewardModel] | None = None
@@ -106,7 +114,7 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         )
     learner = _start(
         LearnerActor,
-        placement.learner,
+        {**placement.learner, "name": f"learner.{crew}"},
         config.learner,
         policy,
         config.objective,

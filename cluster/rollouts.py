@@ -29,6 +29,8 @@ class Rollout:
     trajectories: ray.ObjectRef
     scores: dict[str, np.ndarray]  # (B,) float32 of each reward, NaN where a sample could not be judged
     features: np.ndarray | None = None  # (B, D) float32, where they were asked for
+    actor: str = "sampler"  # that rolled it out
+    lag: float | None = None  # seconds from the publication of its weights until it had them, if it just got them
 
 
 class Rollouts:

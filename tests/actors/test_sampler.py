@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,11 +27,11 @@ class Store:
         self.asked: list[tuple[int, int] | None] = []
         self.newer = SimpleNamespace(remote=self._newer)
 
-    def _newer(self, have: tuple[int, int] | None) -> list[Weights] | None:
+    def _newer(self, have: tuple[int, int] | None) -> tuple[Weights, float] | None:
         self.asked.append(have)
         if self.published is None or (self.published.version, self.published.crc32) == have:
             return None
-        return [self.published]
+        return self.published, time.time() - 7
 
 
 @pytest.fixture

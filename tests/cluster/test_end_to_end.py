@@ -28,7 +28,7 @@ from learner import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
-PLACEMENT = Placement({"num_cpus": 0}, {"num_cpus": 0}, {"num_cpus": 0}, 1, 1, 1)
+PLACEMENT = Placement({"num_cpus": 0}, {"num_cpus": 0}, {"num_cpus": 0})
 
 
 @pytest.fixture(scope="module")
