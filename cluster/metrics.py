@@ -38,9 +38,8 @@ def iteration_metrics(
     metrics["images_per_second"] = len(rewards) / seconds
     for actor in sorted({rollout.actor for rollout in batch}):
         own = [rollout for rollout in batch if rollout.actor == actor]
-        busy = sum(rollout.seconds for rollout in own)
-        metrics[f"sampler/{actor}/images_per_second"] = sum(len(rollout.request.prompts) for rollout in own) / busy
-        metrics[f"sampler/{actor}/busy"] = busy / seconds
+        metrics[f"sampler/{actor}/images"] = float(sum(len(rollout.request.prompts) for rollout in own))
+        metrics[f"sampler/{actor}/seconds"] = sum(rollout.seconds for rollout in own)
         metrics[f"sampler/{actor}/version"] = float(max(rollout.version for rollout in own))
     if lags := [rollout.lag for rollout in batch if rollout.lag is not None]:
         metrics["publish_to_applied"] = max(lags)

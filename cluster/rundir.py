@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from cluster.config import Config, ConfigError
 from cluster.rollouts import Rollout
+from cluster.tensorboard import EventFile
 
 
 class RunDirectory:
@@ -41,7 +41,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._purge: int | None = None  # first step that TensorBoard is to forget
-        self._events: SummaryWriter | None = None
+        self._events: EventFile | None = None
 
     @classmethod
     def create(cls, config: Config) -> RunDirectory:
@@ -85,9 +85,7 @@ class RunDirectory:
         rows = [{"iteration": iteration, "name": n, "value": float(v), "time": now} for n, v in metrics.items()]
         self._write("samples", iteration, _samples(iteration, splits))
         self._write("metrics", iteration, pa.Table.from_pylist(rows))
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, iteration)
-        self._tensorboard.flush()
+        self._event_file.scalars(iteration, metrics)
 
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
         """All metrics so far: (iteration, value) by name, in order."""
@@ -117,13 +115,13 @@ class RunDirectory:
     def write_grid(self, split: str, iteration: int, grid: Image.Image) -> None:
         """Write the image grid of an evaluation."""
         self.write_image(f"{split}-{iteration:06d}", grid)
-        self._tensorboard.add_image(split, np.asarray(grid), iteration, dataformats="HWC")
+        self._event_file.image(iteration, split, grid)
 
     @property
-    def _tensorboard(self) -> SummaryWriter:
+    def _event_file(self) -> EventFile:
         # Made when there is something to write: those who only read a run leave no file behind.
         if self._events is None:
-            self._events = SummaryWriter(str(self.path / "tensorboard"), purge_step=self._purge)
+            self._events = EventFile(self.path / "tensorboard", self._purge)
         return self._events
 
     def _write(self, data_set: str, iteration: int, table: pa.Table) -> None:

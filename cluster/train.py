@@ -18,7 +18,7 @@ def place(config: Config) -> Placement:
     """
     if not Path(config.folder).is_absolute() and "runtime_resources" in Path.cwd().parts:
         raise ConfigError(
-            f"folder={config.folder} is relative, but a job works in a copy that Ray deletes after it; give an absolute "
+            f"folder={config.folder} is relative, but a job works in a copy that Ray deletes later; give an absolute "
             "path on storage that all nodes share, such as folder=/mnt/shared/runs."
         )
     return on_cluster(config)

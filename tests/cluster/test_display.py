@@ -21,7 +21,7 @@ FIGURES = {
 def shown(figures: dict[str, float], iterations: int = 3, terminal: bool = False) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
     with Display(console, iterations) as display:
-        display.status("training")
+        display.status("sampling")
         for iteration in range(iterations - 2, iterations + 1):
             display.iteration(iteration, figures)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def test_figures_that_a_run_lacks_are_left_out() -> None:
 
 def test_a_terminal_also_gets_the_status_and_the_count() -> None:
     text = shown(FIGURES, terminal=True)
-    assert "training" in text
+    assert "sampling" in text
     assert "3/3" in text.rsplit("images/s", 1)[1]
 
 

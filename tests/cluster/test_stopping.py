@@ -1,0 +1,60 @@
+"""SIGTERM: raised where it is safe, kept where it is not, and left to others outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from cluster.stopping import Stop, Stopped
+
+
+def ask() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_request_ends_a_block_that_may_end_at_once() -> None:
+    went_on = False
+    with Stop() as stop:
+        try:
+            with stop.at_once():
+                ask()
+                went_on = True
+        except Stopped:
+            assert not went_on
+        else:
+            pytest.fail("nothing was raised")
+
+
+def test_a_request_that_came_elsewhere_lets_no_such_block_begin() -> None:
+    done = False
+    with Stop() as stop:
+        with stop.at_once():
+            pass
+        ask()
+        done = True
+        with pytest.raises(Stopped), stop.at_once():
+            pytest.fail("the block began")
+    assert done
+
+
+def test_the_handler_of_before_is_back_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_another_thread_it_does_nothing() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with Stop() as stop, stop.at_once():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
