@@ -113,14 +113,16 @@ def scrape(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 def test_a_job_trains_exports_every_documented_metric_and_leaves_its_artefacts(
     submit: Submit, head: dict[str, str], tmp_path: Path
 ) -> None:
-    job = submit("whole", ["iterations=40"])
+    job = submit("whole", ["iterations=20"])
     seen: dict[str, list[tuple[dict[str, str], float]]] = {}
+    processes: set[str] = set()
     while job.poll() is None:
         now = scrape(head["METRICS"])
         if phases := [value for tags, value in now.get("ray_reinoise_training_phase", [])]:
             assert len(phases) == len(PHASES)
             assert sum(phases) <= 1
         seen |= now
+        processes |= {tags["Component"] for tags, value in now.get("ray_component_rss_mb", []) if value > 50}
         time.sleep(0.2)
     output = job.stdout.read()  # type: ignore[union-attr]
     assert job.returncode == 0, output
@@ -128,18 +130,19 @@ def test_a_job_trains_exports_every_documented_metric_and_leaves_its_artefacts(
     assert set(ours) == exported_names()
     assert {tags["actor"] for tags, _ in ours["ray_reinoise_sampler_images_total"]} <= {"sampler-0", "sampler-1"}
     assert all(tags["run"] == "whole" for values in ours.values() for tags, _ in values)
-    assert 1 <= ours["ray_reinoise_iteration"][0][1] <= 40
+    assert 1 <= ours["ray_reinoise_iteration"][0][1] <= 20
     assert ours["ray_reinoise_samples_total"][0][1] % 8 == 0
     assert 0 < ours["ray_reinoise_images_per_second"][0][1] < 1e4
     assert 0 < ours["ray_reinoise_publish_to_applied_seconds"][0][1] < 60
     assert {value for _, value in ours["ray_reinoise_restarts"]} == {0}
-    assert any("Sampler" in tags["Component"] and value > 50 for tags, value in seen["ray_component_rss_mb"])
+    for role in ("Sampler", "RewardActor", "LearnerActor"):
+        assert any(name.startswith(f"ray::{role}") for name in processes)
     run = RunDirectory(tmp_path / "whole")
-    assert [iteration for iteration, _ in run.metrics()["loss"]] == [*range(1, 41)]
-    assert checkpoint.verify(checkpoint.newest(run.checkpoints)) == 40
+    assert [iteration for iteration, _ in run.metrics()["loss"]] == [*range(1, 21)]
+    assert checkpoint.verify(checkpoint.newest(run.checkpoints)) == 20
     assert (run.path / "report.html").is_file()
     log = output.split("Tailing logs until the job exits")[1]
-    assert len(re.findall(r"^iteration +\d+/40 ", log, flags=re.MULTILINE)) == 40
+    assert len(re.findall(r"^iteration +\d+/20 ", log, flags=re.MULTILINE)) == 20
     assert "it/s]" not in log
     assert f"report: {run.path}/report.html" in log
 
@@ -165,10 +168,3 @@ def test_a_client_without_the_token_is_refused(head: dict[str, str]) -> None:
     refused = subprocess.run([*RAY, "job", "list"], env=stranger, capture_output=True, text=True)
     assert refused.returncode != 0
     assert "token" in refused.stderr + refused.stdout
-
-
-def test_a_folder_that_ray_would_delete_with_the_job_is_refused(submit: Submit) -> None:
-    job = submit("relative", ["folder=runs"])
-    output = job.communicate(timeout=120)[0]
-    assert job.returncode == 1
-    assert "error: folder=runs is relative" in output
