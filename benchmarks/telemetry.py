@@ -2,9 +2,9 @@
 
     python -m benchmarks.telemetry [config.yaml] [key=value ...]
 
-On: gauges and counters through Ray, TensorBoard's event files, Ray's dashboard, and somebody who scrapes the metrics every
-five seconds as Prometheus does. Off: none of them. Both are the same run on this machine, measured in turns; a run's figure
-is the median time between its iterations, without the first.
+On: gauges and counters through Ray, TensorBoard's event files, Ray's dashboard, and somebody who scrapes the metrics
+every five seconds as Prometheus does. Off: none of them. Both are the same run on this machine, measured in turns; a
+run's figure is the median time between its iterations, without the first.
 """
 
 from __future__ import annotations
