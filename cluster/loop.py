@@ -20,7 +20,7 @@ from cluster.pictures import sample_grid
 from cluster.placement import Crew
 from cluster.rollouts import Rollout, Rollouts
 from cluster.rundir import RunDirectory
-from cluster.stopping import Stop, Stopped
+from cluster.stopping import Stopped, at_once
 from learner import checkpoint
 from rewards.combine import Combiner
 
@@ -49,40 +49,37 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         metrics, splits = _evaluate(config, crew, rollouts, run, display, version)
         run.record(version, metrics, splits)
         _checkpoint(config, crew, run, combiner)
-    with Stop() as stop:
-        while version < config.iterations:
-            started = time.time()
-            display.status("sampling")
-            try:
-                with stop.at_once():
-                    batch = batches.batch(version)
-            except Stopped:
-                if version % config.checkpoints.every:
-                    display.status("checkpoint")
-                    _checkpoint(config, crew, run, combiner)
-                raise
-            scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
-            display.status("learning")
-            rewards = combiner.combine(scores)
-            _check_dropped(rewards, config.failures.max_dropped_share)
-            update, weights = crew.learner.update.options(num_returns=2).remote(
-                rewards, *[r.trajectories for r in batch]
-            )
-            updated = batches.wait_for(update)
-            _publish(crew, weights)
-            metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
-            metrics |= pool_metrics(crew.samplers, crew.rewards)
-            splits = {"training": batch}
-            version = updated.version
-            display.iteration(version, metrics)
-            last = version == config.iterations
-            if last or (config.evaluation.every and version % config.evaluation.every == 0):
-                found, sampled = _evaluate(config, crew, rollouts, run, display, version)
-                metrics, splits = metrics | found, splits | sampled
-            run.record(version, metrics, splits)
-            if last or version % config.checkpoints.every == 0:
+    while version < config.iterations:
+        started = time.time()
+        display.status("sampling")
+        try:
+            with at_once():
+                batch = batches.batch(version)
+        except Stopped:
+            if version % config.checkpoints.every:
                 display.status("checkpoint")
                 _checkpoint(config, crew, run, combiner)
+            raise
+        scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
+        display.status("learning")
+        rewards = combiner.combine(scores)
+        _check_dropped(rewards, config.failures.max_dropped_share)
+        update, weights = crew.learner.update.options(num_returns=2).remote(rewards, *[r.trajectories for r in batch])
+        updated = batches.wait_for(update)
+        _publish(crew, weights)
+        metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
+        metrics |= pool_metrics(crew.samplers, crew.rewards)
+        splits = {"training": batch}
+        version = updated.version
+        display.iteration(version, metrics)
+        last = version == config.iterations
+        if last or (config.evaluation.every and version % config.evaluation.every == 0):
+            found, sampled = _evaluate(config, crew, rollouts, run, display, version)
+            metrics, splits = metrics | found, splits | sampled
+        run.record(version, metrics, splits)
+        if last or version % config.checkpoints.every == 0:
+            display.status("checkpoint")
+            _checkpoint(config, crew, run, combiner)
 
 
 def _publish(crew: Crew, weights: ray.ObjectRef) -> None:

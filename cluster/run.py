@@ -21,7 +21,7 @@ from cluster.placement import Placement, dismiss, make_crew
 from cluster.pool import ActorsLost
 from cluster.report import write_report
 from cluster.rundir import RunDirectory
-from cluster.stopping import Stopped
+from cluster.stopping import Stopped, deferred
 from cluster.telemetry import Telemetry
 from learner import checkpoint
 from learner.checkpoint import CheckpointError
@@ -114,7 +114,8 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
         for losses in range(config.failures.max_deaths + 1):
             crew = make_crew(config, placement)
             try:
-                return train(config, crew, run, display)
+                with deferred():
+                    return train(config, crew, run, display)
             except RayActorError as error:
                 log.warning("The learner was lost; the run continues from its last checkpoint. (%s)", error)
                 display.lost("learner", losses + 1)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cluster.stopping import Stop, Stopped
+from cluster.stopping import Stopped, at_once, deferred
 
 
 def ask() -> None:
@@ -17,9 +17,9 @@ def ask() -> None:
 
 def test_a_request_ends_a_block_that_may_end_at_once() -> None:
     went_on = False
-    with Stop() as stop:
+    with deferred():
         try:
-            with stop.at_once():
+            with at_once():
                 ask()
                 went_on = True
         except Stopped:
@@ -30,19 +30,19 @@ def test_a_request_ends_a_block_that_may_end_at_once() -> None:
 
 def test_a_request_that_came_elsewhere_lets_no_such_block_begin() -> None:
     done = False
-    with Stop() as stop:
-        with stop.at_once():
+    with deferred():
+        with at_once():
             pass
         ask()
         done = True
-        with pytest.raises(Stopped), stop.at_once():
+        with pytest.raises(Stopped), at_once():
             pytest.fail("the block began")
     assert done
 
 
 def test_the_handler_of_before_is_back_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with Stop():
+    with deferred():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -51,10 +51,17 @@ def test_in_another_thread_it_does_nothing() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
-        with Stop() as stop, stop.at_once():
+        with deferred(), at_once():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_request_is_forgotten_with_its_run() -> None:
+    with deferred():
+        ask()
+    with deferred(), at_once():
+        pass
