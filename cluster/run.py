@@ -72,7 +72,8 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
         return 130
     finally:
         ray.shutdown()
-    console.print(f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}", sep="\n", highlight=False)
+    lines = f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}"
+    console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
     return 0
 
 
