@@ -65,7 +65,7 @@ class Sampler:
 
     def _pull(self, version: int) -> float | None:
         # Asked for with the checksum too: after a learner was restored, an older version is the newer truth.
-        newest: tuple[ray.ObjectRef, float] | None = ray.get(self._store.newer.remote(self._stamp))
+        newest: Any = ray.get(self._store.newer.remote(self._stamp))
         lag = None
         if newest is not None:
             reference, published = newest

@@ -65,6 +65,7 @@ class Telemetry:
                 self._metrics.append((re.compile(_TAG.sub(r"(?P<\1>.+?)", figure) + "$"), metric))
         self._gauge = Gauge(*PHASE, ("run", "phase")).set_default_tags({"run": run})
         self._phase: Phase | None = None
+        self._since = time.monotonic()
         self.phase(None)
 
     def phase(self, phase: Phase | None) -> None:
