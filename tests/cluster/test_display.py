@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from unittest.mock import Mock, call
 
 import pytest
 from rich.console import Console
 
 from cluster.display import Display
+from cluster.telemetry import Telemetry
 
 FIGURES = {
     "reward/mean": 0.1234,
@@ -58,3 +60,19 @@ def test_an_evaluation_is_a_line_for_each_split() -> None:
     Display(console, 3).evaluation(0, figures)
     lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert lines == [[split, "gold", "0.250", "x" * 60, "0.250"] for split in ("train", "held_out")]
+
+
+def test_all_that_is_shown_goes_to_telemetry_too() -> None:
+    telemetry = Mock(spec=Telemetry)
+    with Display(Console(file=io.StringIO()), 3, telemetry=telemetry) as display:
+        display.status("learning")
+        display.iteration(2, FIGURES)
+        display.evaluation(2, {"eval/train/gold": 0.5})
+        display.lost("learner", 1)
+    assert telemetry.mock_calls == [
+        call.phase("learning"),
+        call.record({"iteration": 2, **FIGURES}),
+        call.record({"eval/train/gold": 0.5}),
+        call.record({"restarts/learner": 1}),
+        call.phase(None),
+    ]
