@@ -68,7 +68,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         updated = batches.wait_for(update)
         _publish(crew, weights)
         metrics = iteration_metrics(updated, batch, scores, rewards, time.time() - started)
-        metrics |= pool_metrics(crew.samplers, crew.rewards)
+        metrics |= pool_metrics(sampler=crew.samplers, reward=crew.rewards)
         splits = {"training": batch}
         version = updated.version
         display.iteration(version, metrics)

@@ -46,12 +46,12 @@ def iteration_metrics(
     return metrics
 
 
-def pool_metrics(*pools: Pool) -> dict[str, float]:
-    """What the pools have to do, and how often their actors died."""
+def pool_metrics(**pools: Pool) -> dict[str, float]:
+    """What the pools of each role have to do, and how often their actors died."""
     metrics = {}
-    for pool in pools:
+    for role, pool in pools.items():
         waiting, running = pool.depths
-        metrics[f"queue/{pool.role}/waiting"] = float(waiting)
-        metrics[f"queue/{pool.role}/running"] = float(running)
-        metrics[f"restarts/{pool.role}"] = float(pool.deaths)
+        metrics[f"queue/{role}/waiting"] = float(waiting)
+        metrics[f"queue/{role}/running"] = float(running)
+        metrics[f"restarts/{role}"] = float(pool.deaths)
     return metrics

@@ -45,7 +45,7 @@ class Pool:
     """
 
     def __init__(self, role: str, actors: Sequence[ActorHandle], max_deaths: int) -> None:
-        self.actors, self.role, self._max_deaths = actors, role, max_deaths
+        self.actors, self._role, self._max_deaths = actors, role, max_deaths
         self._waiting: deque[Call] = deque()
         self._running: dict[ray.ObjectRef, tuple[int, Call]] = {}
         self._probes: dict[ray.ObjectRef, int] = {}  # of actors that were lost and are coming back
@@ -102,10 +102,10 @@ class Pool:
 
     def _lost(self, actor: int, error: RayActorError) -> None:
         self.deaths += 1
-        log.warning("%s %d was lost; its calls run again. (%s)", self.role, actor, str(error).splitlines()[0])
+        log.warning("%s %d was lost; its calls run again. (%s)", self._role, actor, str(error).splitlines()[0])
         if self.deaths > self._max_deaths:
             raise ActorsLost(
-                f"Actors of the role {self.role!r} died {self.deaths} times, more than failures.max_deaths="
+                f"Actors of the role {self._role!r} died {self.deaths} times, more than failures.max_deaths="
                 f"{self._max_deaths} allows; the last one said: {str(error).splitlines()[0]}"
             ) from error
         self._probe(actor)

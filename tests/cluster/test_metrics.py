@@ -66,8 +66,8 @@ def test_weights_that_nobody_had_to_fetch_have_no_lag() -> None:
 class _Pool(Pool):
     """A pool of which only the counts matter."""
 
-    def __init__(self, role: str, waiting: int, running: int, deaths: int) -> None:
-        self.role, self.deaths, self._counts = role, deaths, (waiting, running)
+    def __init__(self, waiting: int, running: int, deaths: int) -> None:
+        self.deaths, self._counts = deaths, (waiting, running)
 
     @property
     def depths(self) -> tuple[int, int]:
@@ -75,7 +75,7 @@ class _Pool(Pool):
 
 
 def test_pools_say_what_they_have_to_do_and_whom_they_lost() -> None:
-    assert pool_metrics(_Pool("sampler", 3, 2, 1), _Pool("reward", 0, 1, 0)) == {
+    assert pool_metrics(sampler=_Pool(3, 2, 1), reward=_Pool(0, 1, 0)) == {
         "queue/sampler/waiting": 3,
         "queue/sampler/running": 2,
         "restarts/sampler": 1,
