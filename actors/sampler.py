@@ -19,13 +19,18 @@ class Sampler:
     Args:
         config: The policy, as the learner has it.
         store: Name of the weight store actor, which answers `newer`.
+        name: What it is called in logs and metrics.
     """
 
-    def __init__(self, config: PolicyConfig, store: str) -> None:
+    def __init__(self, config: PolicyConfig, store: str, name: str = "sampler") -> None:
+        self._name = name
         self._policy = Policy.load(config)
         self._store = ray.get_actor(store)
         # Version and checksum of the weights in the policy. A fresh adapter is the pretrained model: version 0.
         self._stamp: tuple[int, int] | None = (0, 0)
+
+    def __repr__(self) -> str:
+        return self._name  # what Ray's dashboard and the job's log call this actor
 
     def ready(self) -> None:
         """Answers once the model is loaded."""
@@ -41,29 +46,37 @@ class Sampler:
             weights: Act with these instead of the store's (an average that is only evaluated).
 
         Returns:
-            A receipt that is cheap to fetch (`version`, `started`, `seconds`), the images `(B, H, W, 3)` uint8, and the
+            A receipt that is cheap to fetch (`version`, `started`, `seconds`, `actor`, and `lag`: the seconds between
+            publication and use of weights that were new to this actor), the images `(B, H, W, 3)` uint8, and the
             trajectories. Three Ray objects, so that each reader fetches only its own.
         """
         started = time.time()
-        if weights is not None:
-            self._apply(weights)
+        lag = None
+        if weights is None:
+            lag = self._pull(version)
         else:
-            self._pull(version)
+            self._apply(weights)
         assert self._stamp is not None
+        # The actor's own log; a job's log leaves these lines out (deploy/runtime_env.yaml).
+        print(f"weights {self._stamp[0]}: {len(request.prompts)} samples of {request.prompts[0]!r} and on", flush=True)
         pixels, trajectories = rollout(self._policy, request, self._stamp[0])
         receipt = {"version": self._stamp[0], "started": started, "seconds": time.time() - started}
-        return receipt, pixels, trajectories
+        return {**receipt, "actor": self._name, "lag": lag}, pixels, trajectories
 
-    def _pull(self, version: int) -> None:
+    def _pull(self, version: int) -> float | None:
         # Asked for with the checksum too: after a learner was restored, an older version is the newer truth.
-        reference: list[ray.ObjectRef] | None = ray.get(self._store.newer.remote(self._stamp))
-        if reference is not None:
-            self._apply(ray.get(reference[0]))
+        newest: Any = ray.get(self._store.newer.remote(self._stamp))
+        lag = None
+        if newest is not None:
+            reference, published = newest
+            self._apply(ray.get(reference))
+            lag = time.time() - published
         if self._stamp is None or self._stamp[0] < version:
             raise RuntimeError(
                 f"This sampler was asked to act with weights of version {version}, but the store has none newer than "
                 f"{self._stamp and self._stamp[0]}."
             )
+        return lag
 
     def _apply(self, weights: Weights) -> None:
         stamp = (weights.version, weights.crc32)

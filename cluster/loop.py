@@ -15,11 +15,12 @@ from cluster.batches import Batches
 from cluster.config import Config
 from cluster.display import Display
 from cluster.evaluate import evaluate, features
-from cluster.metrics import iteration_metrics
+from cluster.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.pictures import sample_grid
 from cluster.placement import Crew
 from cluster.rollouts import Rollout, Rollouts
 from cluster.rundir import RunDirectory
+from cluster.stopping import Stopped, at_once
 from learner import checkpoint
 from rewards.combine import Combiner
 
@@ -33,6 +34,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
     Raises:
         RunStopped: If too many samples have no reward.
+        Stopped: After SIGTERM, with a checkpoint of the last iteration written.
         ActorsLost: If actors of one role died too often.
         RayActorError, Hung: If the learner or the weight store died or hangs; calling again with a new crew continues
             from the last checkpoint. Of several learner ranks one that is left may speak first, with a `RankLost`.
@@ -54,15 +56,25 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         _checkpoint(config, crew, run, combiner)
     while version < config.iterations:
         started = time.time()
-        display.status("training")
-        batch = batches.batch(version)
+        display.status("sampling")
+        try:
+            with at_once():
+                batch = batches.batch(version)
+        except Stopped:
+            if version % config.checkpoints.every:
+                display.status("checkpoint")
+                _checkpoint(config, crew, run, combiner)
+            raise
         scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
         combined = combiner.combine(scores, [prompt for r in batch for prompt in r.request.prompts])
         _check_dropped(combined.rewards, config.failures.max_dropped_share)
+        display.status("learning")
         updates, weights = crew.learner.update(combined.rewards, [r.trajectories for r in batch])
         updated = batches.wait_for(updates, config.failures.patience.learn)[0]
         _publish(crew, weights)
         metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
+        metrics |= span_metrics(rollouts.spans, updated)
+        metrics |= pool_metrics(sampler=crew.samplers, **{"+".join(names): p for names, p in crew.rewards.items()})
         splits = {"training": batch}
         version = updated.version
         display.iteration(version, metrics)
@@ -72,6 +84,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             metrics, splits = metrics | found, splits | sampled
         run.record(version, metrics, splits)
         if last or version % config.checkpoints.every == 0:
+            display.status("checkpoint")
             _checkpoint(config, crew, run, combiner)
 
 
@@ -107,7 +120,7 @@ def _evaluate(
             run.write_pretrained(cast(dict[str, np.ndarray], found))
     display.evaluation(version, metrics)
     for split, sampled in splits.items():
-        run.write_image(f"{split}-{version:06d}", sample_grid(sampled))
+        run.write_grid(split, version, sample_grid(sampled))
     return metrics, splits
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cluster.pool import Pool
 from cluster.rollouts import Rollout
+from cluster.spans import Spans
 from learner.learner import Update
 from rewards.combine import Combined
 
@@ -38,4 +40,39 @@ def iteration_metrics(
     metrics["time/learn"] = update.seconds
     metrics["time/iteration"] = seconds
     metrics["images_per_second"] = len(rewards) / seconds
+    for actor in sorted({rollout.actor for rollout in batch}):
+        own = [rollout for rollout in batch if rollout.actor == actor]
+        metrics[f"sampler/{actor}/images"] = float(sum(len(rollout.request.prompts) for rollout in own))
+        metrics[f"sampler/{actor}/seconds"] = sum(rollout.seconds for rollout in own)
+        metrics[f"sampler/{actor}/version"] = float(max(rollout.version for rollout in own))
+    if lags := [rollout.lag for rollout in batch if rollout.lag is not None]:
+        metrics["publish_to_applied"] = max(lags)
+    return metrics
+
+
+def span_metrics(spans: Spans, update: Update) -> dict[str, float]:
+    """How busy samplers and learner were from the update before to this one, and how much of that update overlapped.
+
+    The update before, because the rollouts that ran beside this one have not ended yet. Adds this one to the spans.
+    """
+    before = spans.last("learner")
+    spans.add("learner", update.started, update.seconds)
+    if before is None or not before[0] < before[1] <= update.started:
+        return {}
+    window = update.started - before[0]
+    return {
+        "busy/samplers": spans.busy("sampler", before[0], update.started) / window,
+        "busy/learner": spans.busy("learner", before[0], update.started) / window,
+        "overlap": spans.overlap("sampler", "learner", *before) / (before[1] - before[0]),
+    }
+
+
+def pool_metrics(**pools: Pool) -> dict[str, float]:
+    """What the pools of each role have to do, and how often their actors died."""
+    metrics = {}
+    for role, pool in pools.items():
+        waiting, running = pool.depths
+        metrics[f"queue/{role}/waiting"] = float(waiting)
+        metrics[f"queue/{role}/running"] = float(running)
+        metrics[f"restarts/{role}"] = float(pool.deaths)
     return metrics

@@ -94,14 +94,21 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         StartError: If a reward's environment cannot be set up, or an actor cannot load its model.
     """
     policy = config.policy.model_copy(update={"model": config.pipeline})
-    # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. The
-    # name is unique, so that no earlier run on the same cluster is in the way.
-    store_name = f"weights-{uuid.uuid4().hex}"
-    store = _start(WeightStore, {"num_cpus": 0, "name": store_name})
+    # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. Names
+    # are unique, so that no earlier crew is in the way; all of one crew end alike.
+    tag = uuid.uuid4().hex[:8]
+    store = _start(WeightStore, {"num_cpus": 0, "name": f"weights.{tag}"})
     # Ray brings these back; their lost calls are run again by the pool, which knows that they may go elsewhere.
     restarting = {"max_restarts": -1, "max_task_retries": 0}
     samplers = [
-        _start(Sampler, {**placement.sampler, **restarting}, policy, store_name) for _ in range(config.samplers.count)
+        _start(
+            Sampler,
+            {**placement.sampler, **restarting, "name": f"sampler-{number}.{tag}"},
+            policy,
+            f"weights.{tag}",
+            f"sampler-{number}",
+        )
+        for number in range(config.samplers.count)
     ]
     makers = config.makers
     rewards: dict[tuple[str, ...], list[ActorHandle]] = {}
@@ -109,14 +116,20 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         isolated = {**placement.reward, **restarting}
         isolated["runtime_env"] = isolated.get("runtime_env", {}) | runtime_env(environment)
         own = {name: makers[name] for name in names}
-        rewards[names] = [_start(RewardActor, isolated, own) for _ in range(config.reward_actors.count)]
+        rewards[names] = [
+            _start(RewardActor, {**isolated, "name": f"reward-{'-'.join(names)}-{number}.{tag}"}, own)
+            for number in range(config.reward_actors.count)
+        ]
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     reward: Callable[[], RewardModel] | None = None
     if config.objective.build().needs_reward != "nothing":
         with_learner = config.reward_actors.gradients == "learner"
         reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
     arguments = (config.learner, policy, config.objective, config.seed, reward)
-    ranks = [_start(LearnerActor, placement.learner, *arguments) for _ in range(config.learner.ranks)]
+    ranks = [
+        _start(LearnerActor, {**placement.learner, "name": f"learner-{rank}.{tag}"}, *arguments)
+        for rank in range(config.learner.ranks)
+    ]
     deaths, patience = config.failures.max_deaths, config.failures.patience
     pools = {
         names: Pool(f"actor of the rewards {', '.join(names)}", actors, deaths, patience.score)

@@ -92,6 +92,11 @@ class Pool:
         self._dispatch()
 
     @property
+    def depths(self) -> tuple[int, int]:
+        """Calls that wait for an actor, and calls that are with one."""
+        return len(self._waiting), len(self._running)
+
+    @property
     def references(self) -> list[ray.ObjectRef]:
         """Everything whose completion `settle` wants to hear of."""
         return [*self._running, *self._probes]

@@ -14,6 +14,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.trajectories import Request
 from cluster.pool import Call, Pool
+from cluster.spans import Spans
 from rewards.reward import RewardUnavailable
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class Rollout:
     trajectories: ray.ObjectRef
     scores: dict[str, np.ndarray]  # (B,) float32 of each reward, NaN where a sample could not be judged
     features: np.ndarray | None = None  # (B, D) float32, where they were asked for
+    actor: str = "sampler"  # that rolled it out
+    lag: float | None = None  # seconds from the publication of its weights until it had them, if it just got them
 
 
 class Rollouts:
@@ -41,11 +44,15 @@ class Rollouts:
     Args:
         samplers: Pool of sampler actors.
         rewards: Pools of reward actors, by the names of the rewards that they hold.
+
+    Attributes:
+        spans: When samplers worked.
     """
 
     def __init__(self, samplers: Pool, rewards: Mapping[tuple[str, ...], Pool]) -> None:
         self._samplers, self._rewards = samplers, dict(rewards)
         self._done: dict[Hashable, Rollout] = {}
+        self.spans = Spans()
 
     def submit(
         self,
@@ -100,6 +107,7 @@ class Rollouts:
         if isinstance(receipt, RayTaskError):
             raise receipt
         job.receipt = receipt
+        self.spans.add("sampler", receipt["started"], receipt["seconds"])
         for names, pool in self._rewards.items():
             features = job.features if job.features in names else None
             pool.submit(Call((job, names), partial(_ask, job, features)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from cluster.placement import Placement, dismiss, make_crew
 from cluster.pool import ActorsLost
 from cluster.report import write_report
 from cluster.rundir import RunDirectory
+from cluster.stopping import Stopped, deferred
+from cluster.telemetry import Telemetry
 from learner import checkpoint
 from learner.checkpoint import CheckpointError
 
@@ -61,12 +64,18 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
         print(f"error: {str(error.cause).strip()}", file=sys.stderr)
         log.debug("raised in an actor", exc_info=error)
         return 1
+    except Stopped:
+        assert run is not None
+        newest = checkpoint.newest(run.checkpoints)
+        print(f"stopped by SIGTERM at {newest}; continue with: {program} --resume {run.path}", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print(f"stopped; continue with: {program} --resume {run.path}" if run else "stopped", file=sys.stderr)
         return 130
     finally:
         ray.shutdown()
-    console.print(f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}", sep="\n", highlight=False)
+    lines = f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}"
+    console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -102,17 +111,19 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
 
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:
     """Train, with a new crew from the last checkpoint whenever the learner was lost."""
-    with Display(console, config.iterations) as display:
-        display.status("starting actors")
-        placement = place(config)
+    placement = place(config)
+    with Display(console, config.iterations, telemetry=Telemetry(run.path.name)) as display:
+        display.status("starting")
         for losses in range(config.failures.max_deaths + 1):
             crew = make_crew(config, placement)
             try:
-                return train(config, crew, run, display)
+                with deferred():
+                    return train(config, crew, run, display)
             except (RayActorError, RayTaskError, Hung) as error:
                 if (lost := str(error) if isinstance(error, Hung) else crew.learner.lost(error)) is None:
                     raise
                 log.warning("The learner was lost; the run continues from its last checkpoint. (%s)", lost)
+                display.lost("learner", losses + 1)
                 if losses == config.failures.max_deaths:
                     raise ActorsLost(f"The learner died {losses + 1} times; the last time: {lost}") from error
             finally:

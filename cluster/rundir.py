@@ -5,6 +5,7 @@
     samples.parquet/               one part an iteration: split, prompt, seed, version, every reward
     pretrained.npz                 image features of the first evaluation, which distances are measured from
     images/                        grids of fixed prompts and seeds, by iteration
+    tensorboard/                   the same figures and grids as event files
     checkpoints/                   see learner.checkpoint
     report.html
 
@@ -27,6 +28,7 @@ from PIL import Image
 
 from cluster.config import Config, ConfigError
 from cluster.rollouts import Rollout
+from cluster.tensorboard import EventFile
 
 
 class RunDirectory:
@@ -38,6 +40,8 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._purge: int | None = None  # first step that TensorBoard is to forget
+        self._events: EventFile | None = None
 
     @classmethod
     def create(cls, config: Config) -> RunDirectory:
@@ -69,6 +73,7 @@ class RunDirectory:
         for part in self.path.glob("*.parquet/*.parquet"):
             if int(part.stem) > iteration:
                 part.unlink()
+        self._purge = iteration + 1
 
     def has(self, iteration: int) -> bool:
         """Whether an iteration's metrics are recorded."""
@@ -80,6 +85,7 @@ class RunDirectory:
         rows = [{"iteration": iteration, "name": n, "value": float(v), "time": now} for n, v in metrics.items()]
         self._write("samples", iteration, _samples(iteration, splits))
         self._write("metrics", iteration, pa.Table.from_pylist(rows))
+        self._event_file.scalars(iteration, metrics)
 
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
         """All metrics so far: (iteration, value) by name, in order."""
@@ -105,6 +111,18 @@ class RunDirectory:
         path = self.path / "images" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         image.save(path)
+
+    def write_grid(self, split: str, iteration: int, grid: Image.Image) -> None:
+        """Write the image grid of an evaluation."""
+        self.write_image(f"{split}-{iteration:06d}", grid)
+        self._event_file.image(iteration, split, grid)
+
+    @property
+    def _event_file(self) -> EventFile:
+        # Made when there is something to write: those who only read a run leave no file behind.
+        if self._events is None:
+            self._events = EventFile(self.path / "tensorboard", self._purge)
+        return self._events
 
     def _write(self, data_set: str, iteration: int, table: pa.Table) -> None:
         folder = self.path / f"{data_set}.parquet"

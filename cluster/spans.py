@@ -21,6 +21,10 @@ class Spans:
         """Note a piece of work."""
         self._spans[role].append((started, started + seconds))
 
+    def last(self, role: str) -> tuple[float, float] | None:
+        """Start and end of the role's last piece of work."""
+        return self._spans[role][-1] if self._spans[role] else None
+
     def busy(self, role: str, since: float, until: float) -> float:
         """Seconds of a window in which at least one of the role was at work."""
         return sum(end - start for start, end in self._union(role, since, until))

@@ -1,10 +1,29 @@
 """`python -m cluster.train [config.yaml] [key=value ...]`: the same run on the Ray cluster that it is submitted to."""
 
-import sys
+from __future__ import annotations
 
-from cluster.placement import on_cluster
+import sys
+from pathlib import Path
+
+from cluster.config import Config, ConfigError
+from cluster.placement import Placement, on_cluster
 from cluster.run import main
+
+
+def place(config: Config) -> Placement:
+    """Join the cluster, unless what the run writes would be lost.
+
+    Raises:
+        ConfigError: If the run's folder is relative to the copy of the working directory that Ray made for this job.
+    """
+    if not Path(config.folder).is_absolute() and "runtime_resources" in Path.cwd().parts:
+        raise ConfigError(
+            f"folder={config.folder} is relative, but a job works in a copy that Ray deletes later; give an absolute "
+            "path on storage that all nodes share, such as folder=/mnt/shared/runs."
+        )
+    return on_cluster(config)
+
 
 if __name__ == "__main__":
     description = "Train on a Ray cluster: ray job submit --working-dir . -- python -m cluster.train configs/x.yaml"
-    sys.exit(main("python -m cluster.train", description, on_cluster, None))
+    sys.exit(main("python -m cluster.train", description, place, None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 import ray
@@ -17,7 +18,7 @@ class WeightStore:
     """
 
     def __init__(self) -> None:
-        self._published: deque[tuple[tuple[int, int], list[ray.ObjectRef]]] = deque(maxlen=2)
+        self._published: deque[tuple[tuple[int, int], ray.ObjectRef, float]] = deque(maxlen=2)
 
     def publish(self, weights: Weights, reference: list[ray.ObjectRef]) -> int:
         """Make weights the newest ones.
@@ -30,11 +31,14 @@ class WeightStore:
             Their version.
         """
         weights.verify()
-        self._published.append(((weights.version, weights.crc32), reference))
+        self._published.append(((weights.version, weights.crc32), reference[0], time.time()))
         return weights.version
 
-    def newer(self, have: tuple[int, int] | None) -> list[ray.ObjectRef] | None:
-        """The newest weights' reference, in a list, or `None` if `have` (version, checksum) is what they are."""
+    def newer(self, have: tuple[int, int] | None) -> tuple[ray.ObjectRef, float] | None:
+        """The newest weights' reference, and when they were published (seconds since the epoch).
+
+        `None` if `have` (version, checksum) is what they are.
+        """
         if not self._published or self._published[-1][0] == have:
             return None
-        return self._published[-1][1]
+        return self._published[-1][1:]

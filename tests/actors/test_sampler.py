@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,11 +27,11 @@ class Store:
         self.asked: list[tuple[int, int] | None] = []
         self.newer = SimpleNamespace(remote=self._newer)
 
-    def _newer(self, have: tuple[int, int] | None) -> list[Weights] | None:
+    def _newer(self, have: tuple[int, int] | None) -> tuple[Weights, float] | None:
         self.asked.append(have)
         if self.published is None or (self.published.version, self.published.crc32) == have:
             return None
-        return [self.published]
+        return self.published, time.time() - 7
 
 
 @pytest.fixture
@@ -82,6 +83,17 @@ def test_newer_weights_act_and_are_stamped(
     assert not np.array_equal(chain.next_latents, before.next_latents)
     assert np.array_equal(chain.next_latents, expected(policy, store.published))
     assert chain.version == receipt["version"] == 5
+    assert receipt["lag"] == pytest.approx(7, abs=5)  # the store published them 7 s ago
+
+
+def test_a_receipt_says_who_acted_and_has_a_lag_only_for_weights_that_were_new(
+    store: Store, policy_config: PolicyConfig, trained: Callable[[int], Weights]
+) -> None:
+    sampler, store.published = Sampler(policy_config, "weights", "sampler-3"), trained(1)
+    first, second = (sampler.rollout(REQUEST, version=1)[0] for _ in range(2))
+    assert repr(sampler) == first["actor"] == second["actor"] == "sampler-3"
+    assert first["lag"] > 0
+    assert second["lag"] is None
 
 
 def test_weights_are_fetched_once(sampler: Sampler, store: Store, trained: Callable[[int], Weights]) -> None:

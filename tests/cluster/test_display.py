@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from unittest.mock import Mock, call
 
 import pytest
 from rich.console import Console
 
 from cluster.display import Display
+from cluster.telemetry import Telemetry
 
 FIGURES = {
     "reward/mean": 0.1234,
@@ -21,7 +23,7 @@ FIGURES = {
 def shown(figures: dict[str, float], iterations: int = 3, terminal: bool = False) -> str:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
     with Display(console, iterations) as display:
-        display.status("training")
+        display.status("sampling")
         for iteration in range(iterations - 2, iterations + 1):
             display.iteration(iteration, figures)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -48,7 +50,7 @@ def test_figures_that_a_run_lacks_are_left_out() -> None:
 
 def test_a_terminal_also_gets_the_status_and_the_count() -> None:
     text = shown(FIGURES, terminal=True)
-    assert "training" in text
+    assert "sampling" in text
     assert "3/3" in text.rsplit("images/s", 1)[1]
 
 
@@ -58,3 +60,19 @@ def test_an_evaluation_is_a_line_for_each_split() -> None:
     Display(console, 3).evaluation(0, figures)
     lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert lines == [[split, "gold", "0.250", "x" * 60, "0.250"] for split in ("train", "held_out")]
+
+
+def test_all_that_is_shown_goes_to_telemetry_too() -> None:
+    telemetry = Mock(spec=Telemetry)
+    with Display(Console(file=io.StringIO()), 3, telemetry=telemetry) as display:
+        display.status("learning")
+        display.iteration(2, FIGURES)
+        display.evaluation(2, {"eval/train/gold": 0.5})
+        display.lost("learner", 1)
+    assert telemetry.mock_calls == [
+        call.phase("learning"),
+        call.record({"iteration": 2, **FIGURES}),
+        call.record({"eval/train/gold": 0.5}),
+        call.record({"restarts/learner": 1}),
+        call.phase(None),
+    ]

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from cluster.metrics import iteration_metrics
+from cluster.metrics import iteration_metrics, pool_metrics
+from cluster.pool import Pool
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout
 from learner.learner import Update
@@ -17,10 +18,16 @@ NAN = float("nan")
 
 
 def metrics(
-    rewards: list[float], scores: dict[str, list[float]], versions: tuple[int, int] = (4, 3)
+    rewards: list[float],
+    scores: dict[str, list[float]],
+    versions: tuple[int, int] = (4, 3),
+    lags: tuple[float | None, ...] = (0.25, None),
 ) -> dict[str, float]:
     requests = make_requests(("a", "b"), 3, 3, seed=0)
-    batch = [Rollout(r, v, 0.0, 1.5, None, None, {}) for r, v in zip(requests, versions, strict=True)]  # type: ignore[arg-type]
+    batch = [
+        Rollout(r, v, 0.0, 1.5, None, None, {}, actor=f"sampler-{i}", lag=lag)  # type: ignore[arg-type]
+        for i, (r, v, lag) in enumerate(zip(requests, versions, lags, strict=True))
+    ]
     arrays = {name: np.array(values, np.float32) for name, values in scores.items()}
     combined = Combined(np.array(rewards, np.float32), {"gold": 0.75, "jpeg": 0.25})
     return iteration_metrics(Update(5, {"loss": 0.5}, 0.0, 2.0), batch, arrays, combined, 12.0)
@@ -43,8 +50,43 @@ def test_an_iteration_is_summed_up() -> None:
             "time/learn": 2.0,
             "time/iteration": 12.0,
             "images_per_second": 0.5,
+            "sampler/sampler-0/images": 3,
+            "sampler/sampler-0/seconds": 1.5,
+            "sampler/sampler-0/version": 4,
+            "sampler/sampler-1/images": 3,
+            "sampler/sampler-1/seconds": 1.5,
+            "sampler/sampler-1/version": 3,
+            "publish_to_applied": 0.25,
         }
     )
+
+
+def test_weights_that_nobody_had_to_fetch_have_no_lag() -> None:
+    found = metrics([1] * 6, {}, lags=(None, None))
+    assert "publish_to_applied" not in found
+    assert metrics([1] * 6, {}, lags=(0.5, 2.0))["publish_to_applied"] == 2.0
+
+
+class _Pool(Pool):
+    """A pool of which only the counts matter."""
+
+    def __init__(self, waiting: int, running: int, deaths: int) -> None:
+        self.deaths, self._counts = deaths, (waiting, running)
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        return self._counts
+
+
+def test_pools_say_what_they_have_to_do_and_whom_they_lost() -> None:
+    assert pool_metrics(sampler=_Pool(3, 2, 1), reward=_Pool(0, 1, 0)) == {
+        "queue/sampler/waiting": 3,
+        "queue/sampler/running": 2,
+        "restarts/sampler": 1,
+        "queue/reward/waiting": 0,
+        "queue/reward/running": 1,
+        "restarts/reward": 0,
+    }
 
 
 def test_dropped_samples_are_counted_and_spoil_no_mean() -> None:

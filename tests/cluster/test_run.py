@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import cluster
 import cluster.run
 from cluster.config import Config
 from cluster.rundir import RunDirectory
+from cluster.stopping import Stopped
 from learner import checkpoint
 
 Make = Callable[..., Config]
@@ -174,6 +176,19 @@ def test_an_interrupted_run_says_how_to_go_on(base: list[str], capsys: pytest.Ca
     (folder,) = [word for word in base if word.startswith("folder=")]
     assert capsys.readouterr().err == (
         f"stopped; continue with: python -m cluster.local --resume {folder.removeprefix('folder=')}/mine\n"
+    )
+
+
+def test_a_run_that_was_stopped_says_where_its_checkpoint_is(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(config: Config) -> NoReturn:
+        raise Stopped
+
+    assert main("--resume", str(run.path), place=stop) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == (
+        f"stopped by SIGTERM at {run.checkpoints}/iteration-000005; "
+        f"continue with: python -m cluster.local --resume {run.path}\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from cluster import rundir
 from cluster.config import Config, ConfigError, load_config
@@ -134,3 +137,39 @@ def test_an_iteration_counts_as_recorded_only_when_its_samples_are(
     with pytest.raises(OSError, match="disk full"):
         run.record(0, {"loss": 1.0}, splits())
     assert not run.has(0)
+
+
+def events(run: RunDirectory) -> list[tuple[int, str]]:
+    """(step, tag) of every value in TensorBoard's files: records of length, checksum, protobuf, checksum."""
+    found = []
+    for file in sorted((run.path / "tensorboard").iterdir()):
+        data = file.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + size])
+            found += [(event.step, value.tag) for value in event.summary.value]
+            found += [(event.step, "START")] * (event.session_log.status == SessionLog.START)
+            data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_has_the_figures_and_the_grids(run: RunDirectory) -> None:
+    run.write_grid("train", 1, Image.new("RGB", (40, 30), "green"))
+    run.record(1, {"loss": 0.5, "reward/mean": 2.0}, splits())
+    assert sorted(events(run)) == [(1, "loss"), (1, "reward/mean"), (1, "train")]
+    assert (run.path / "images" / "train-000001.png").is_file()
+
+
+def test_tensorboard_forgets_what_a_resumed_run_does_again(run: RunDirectory) -> None:
+    run.record(1, {"loss": 0.5}, splits())
+    run.record(2, {"loss": 0.4}, splits())
+    resumed = RunDirectory(run.path)
+    resumed.rewind(1)
+    resumed.record(2, {"loss": 0.3}, splits())
+    assert (2, "START") in events(run)  # what TensorBoard reads as: steps from 2 on are void
+
+
+def test_reading_a_run_writes_no_events(run: RunDirectory) -> None:
+    run.record(1, {"loss": 0.5}, splits())
+    RunDirectory(run.path).metrics()
+    assert len(list((run.path / "tensorboard").iterdir())) == 1
