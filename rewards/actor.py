@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 
 import numpy as np
 import torch
 
 from rewards.reward import Reward, Scores, to_images
 from rewards.weighted import WeightedSum
-
-if np.lib.NumpyVersion(np.__version__) < "2.0.0":
-    # An environment may hold numpy 1; arrays from the driver's numpy 2 ask for this module when they are read.
-    sys.modules.setdefault("numpy._core.numeric", import_module("numpy.core.numeric"))
 
 
 class RewardActor:
