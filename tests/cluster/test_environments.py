@@ -32,7 +32,7 @@ class Words(Reward):
     def __init__(self, fails_on="nothing"):
         import numpy
         import wcwidth
-        assert numpy.__version__ == "1.26.4", numpy.__version__
+        assert numpy.__version__ == "2.2.6", numpy.__version__
         assert not {"diffusers", "transformers", "peft"} & set(sys.modules)
         self.width, self.fails_on = wcwidth.wcswidth, fails_on
 
@@ -48,7 +48,7 @@ def user(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a user has it: a reward in one file, its requirements, prompts and a config."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "own_reward.py").write_text(OWN_REWARD)
-    (folder / "own.txt").write_text("# width of text\nwcwidth==0.2.13\nnumpy==1.26.4\n")
+    (folder / "own.txt").write_text("# width of text\nwcwidth==0.2.13\nnumpy==2.2.6\n")
     (folder / "prompts.txt").write_text("a red circle\nfour blue stars\n")
     (folder / "config.yaml").write_text(f"""
 iterations: 1
