@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from cluster.metrics import iteration_metrics, pool_metrics
+from cluster.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.pool import Pool
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout
+from cluster.spans import Spans
 from learner.learner import Update
 from rewards.combine import Combined
 
@@ -106,3 +107,21 @@ def test_an_infinite_score_spoils_no_mean() -> None:
 def test_staleness_is_that_of_the_stalest_sample(versions: tuple[int, int], staleness: int) -> None:
     # The update made version 5, so what was sampled under version 4 is fresh.
     assert metrics([1] * 6, {}, versions)["staleness"] == staleness
+
+
+def test_spans_concern_the_update_before_because_its_rollouts_have_ended() -> None:
+    spans = Spans()
+    spans.add("sampler", 8.0, 4.0)
+    assert span_metrics(spans, Update(1, {}, started=10.0, seconds=4.0)) == {}
+    spans.add("sampler", 13.0, 3.0)  # runs beside the first update and after it
+    assert span_metrics(spans, Update(2, {}, started=18.0, seconds=1.0)) == {
+        "busy/samplers": pytest.approx(5 / 8),  # 10-12 and 13-16 of 10-18
+        "busy/learner": pytest.approx(4 / 8),
+        "overlap": pytest.approx(3 / 4),  # 10-12 and 13-14 of 10-14
+    }
+
+
+def test_spans_of_a_run_that_went_back_in_time_say_nothing() -> None:
+    spans = Spans()
+    span_metrics(spans, Update(5, {}, started=10.0, seconds=4.0))
+    assert span_metrics(spans, Update(6, {}, started=12.0, seconds=1.0)) == {}

@@ -1,4 +1,4 @@
-"""Runs whose reward is a server: it is like any other, and when it is gone the run says so."""
+"""Runs whose reward is a server, beside one in process and one in an environment of its own; and one that is gone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 import cluster
 from cluster.rundir import RunDirectory
+from rewards.environments import build
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def port_of(server: subprocess.Popen[str]) -> int:
     return int(line.rpartition(":")[2])
 
 
-def run(tiny_pipeline: Path, folder: Path, address: str) -> subprocess.CompletedProcess[str]:
+def run(tiny_pipeline: Path, folder: Path, address: str, more: str = "") -> subprocess.CompletedProcess[str]:
     (folder / "prompts.txt").write_text("a red circle\nfour blue stars\n")
     (folder / "config.yaml").write_text(f"""
 name: run
@@ -43,26 +44,30 @@ policy: {{model: {tiny_pipeline}, device: cpu, steps: 4, lora_rank: 2, lora_alph
 objective: {{name: residual_nabla_db}}
 prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, samples: 2}}
 rewards:
-  {address}: {{weight: 1.0, options: {{patience: 0.0}}}}
+  remote: {{kind: "{address}", weight: 1.0, options: {{patience: 0.0}}}}
   shapes_agreement: {{weight: 0.0}}
+  {more}
 samplers: {{request_size: 2}}
-evaluation: {{every: 0, samples: 2, held_out_samples: 2, features: "{address}"}}
+evaluation: {{every: 0, samples: 2, held_out_samples: 2, features: remote}}
 """)
     command = [sys.executable, "-m", "cluster.local", str(folder / "config.yaml")]
     return subprocess.run(command, env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_a_reward_over_grpc_trains_as_the_same_one_in_process_would(
+def test_one_reward_in_process_in_an_environment_of_its_own_and_over_grpc_agrees_with_itself(
     tiny_pipeline: Path, tmp_path: Path, server: subprocess.Popen[str]
 ) -> None:
-    address = f"grpc://127.0.0.1:{port_of(server)}"
-    ended = run(tiny_pipeline, tmp_path, address)
+    (tmp_path / "own.txt").write_text("wcwidth==0.2.13\n")
+    apart = build(str(tmp_path / "own.txt"), tmp_path / "environment")
+    isolated = f"isolated: {{kind: shapes_agreement, weight: 0.0, environment: {apart}}}"
+    ended = run(tiny_pipeline, tmp_path, f"grpc://127.0.0.1:{port_of(server)}", isolated)
     assert ended.returncode == 0, ended.stderr
     metrics = RunDirectory(tmp_path / "run").metrics()
     for split in ("train", "held_out"):
-        there, here = (dict(metrics[f"eval/{split}/{name}"]) for name in (address, "shapes_agreement"))
-        assert there == pytest.approx(here, rel=1e-5)
+        here = dict(metrics[f"eval/{split}/shapes_agreement"])
         assert set(here) == {0, 1}
+        for elsewhere in ("remote", "isolated"):
+            assert dict(metrics[f"eval/{split}/{elsewhere}"]) == pytest.approx(here, rel=1e-5)
     assert metrics["dropped"] == [(1, 0.0)]
 
 
