@@ -74,7 +74,15 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
     samples: int = Field(24, ge=1, description="Samples of each prompt in an iteration (the group).")
 
 
-class SamplersConfig(BaseModel, frozen=True, extra="forbid"):
+class RoleConfig(BaseModel, frozen=True, extra="forbid"):
+    """What each actor of a role asks of a cluster."""
+
+    cpus: float = Field(1, ge=0, description="CPUs that each reserves on a cluster.")
+    gpus: float = Field(0, ge=0, description="GPUs that each reserves on a cluster; fractions share one.")
+    labels: dict[str, str] = Field({}, description="Labels that its node must have, such as ray.io/accelerator-type.")
+
+
+class SamplersConfig(RoleConfig, frozen=True, extra="forbid"):
     """The sampler actors and how far ahead they work."""
 
     count: int = Field(1, ge=1, description="Sampler actors.")
@@ -83,11 +91,9 @@ class SamplersConfig(BaseModel, frozen=True, extra="forbid"):
     )
     request_size: int = Field(96, ge=1, description="Samples of one rollout call, the same wherever it runs.")
     max_staleness: int = Field(0, ge=0, description="Versions a rollout may lag behind; 0 is synchronous.")
-    cpus: float = Field(1, ge=0, description="CPUs that each reserves on a cluster.")
-    gpus: float = Field(0, ge=0, description="GPUs that each reserves on a cluster.")
 
 
-class RewardActorsConfig(BaseModel, frozen=True, extra="forbid"):
+class RewardActorsConfig(RoleConfig, frozen=True, extra="forbid"):
     """The reward actors, and what each reserves on a cluster."""
 
     count: int = Field(1, ge=1, description="Actors.")
@@ -96,19 +102,15 @@ class RewardActorsConfig(BaseModel, frozen=True, extra="forbid"):
         description="Where objectives that ask for more than scores get it: from copies of the rewards in the "
         "learner's own process, or from the reward actors (images and gradients then cross the wire).",
     )
-    cpus: float = Field(1, ge=0, description="CPUs that each reserves on a cluster.")
-    gpus: float = Field(0, ge=0, description="GPUs that each reserves on a cluster.")
 
 
-class LearnerActorConfig(LearnerConfig, frozen=True, extra="forbid"):
+class LearnerActorConfig(LearnerConfig, RoleConfig, frozen=True, extra="forbid"):
     """The optimizer, the processes that share its work, and what they reserve."""
 
     ranks: int = Field(1, ge=1, description="Learner processes that share each batch; the result is that of one.")
     rank_timeout: float = Field(
         600, gt=0, description="Seconds that a rank waits for the others before they count as lost."
     )
-    cpus: float = Field(1, ge=0, description="CPUs that each rank reserves on a cluster.")
-    gpus: float = Field(0, ge=0, description="GPUs that each rank reserves on a cluster; below 1, ranks may share one.")
 
 
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
@@ -132,6 +134,9 @@ class CheckpointConfig(BaseModel, frozen=True, extra="forbid"):
 class PatienceConfig(BaseModel, frozen=True, extra="forbid"):
     """Seconds after which a phase that has not ended is taken to hang: its actor is killed and its work done again."""
 
+    room: float = Field(
+        0, ge=0, description="Until the cluster has room, where it can grow; 0 refuses at once what does not fit."
+    )
     start: float = Field(900, gt=0, description="Until the actors' models are loaded.")
     sample: float = Field(900, gt=0, description="A rollout of one request.")
     score: float = Field(900, gt=0, description="The rewards of one request.")

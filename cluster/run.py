@@ -112,6 +112,8 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:
     """Train, with a new crew from the last checkpoint whenever the learner was lost."""
     placement = place(config)
+    if placement.report:
+        console.print(placement.report, highlight=False, soft_wrap=True)
     with Display(console, config.iterations, telemetry=Telemetry(run.path.name)) as display:
         display.status("starting")
         for losses in range(config.failures.max_deaths + 1):

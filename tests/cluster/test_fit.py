@@ -1,0 +1,66 @@
+"""The plan of who goes where: never more on a node than it has, and a refusal that says what is missing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.fit import Demand, DoesNotFit, Node, fit, report
+
+amounts = st.fixed_dictionaries({"CPU": st.integers(0, 4), "GPU": st.sampled_from([0, 0.25, 0.5, 1])})
+nodes = st.lists(st.fixed_dictionaries({"CPU": st.integers(0, 8), "GPU": st.integers(0, 4)}), min_size=1, max_size=4)
+
+
+@given(st.lists(amounts, max_size=8), nodes)
+def test_a_plan_places_everyone_and_overfills_no_node(asked: list[dict], there: list[dict]) -> None:
+    demands = [Demand(f"actor-{i}", resources) for i, resources in enumerate(asked)]
+    machines = {f"node-{i}": resources for i, resources in enumerate(there)}
+    try:
+        plan = fit(demands, [Node(name, resources) for name, resources in machines.items()])
+    except DoesNotFit:
+        return
+    assert list(plan) == [demand.who for demand in demands]
+    used: dict[tuple[str, str], float] = defaultdict(float)
+    for demand in demands:
+        for resource, amount in demand.resources.items():
+            used[plan[demand.who], resource] += amount
+    assert all(amount <= machines[node][resource] + 1e-9 for (node, resource), amount in used.items())
+
+
+@given(st.integers(1, 6), st.integers(1, 4))
+def test_equal_actors_fit_exactly_as_often_as_there_is_room(per_node: int, count: int) -> None:
+    machines = [Node(f"node-{i}", {"CPU": float(per_node)}) for i in range(count)]
+    actors = [Demand(f"sampler-{i}", {"CPU": 1.0}) for i in range(per_node * count)]
+    plan = fit(actors, machines)
+    assert {list(plan.values()).count(node.name) for node in machines} == {per_node}
+    with pytest.raises(DoesNotFit):
+        fit([*actors, Demand("one more", {"CPU": 1.0})], machines)
+
+
+def test_quarters_of_a_gpu_add_up_and_cpus_go_where_no_gpu_is_needed_last() -> None:
+    gpu, cpu = Node("gpu", {"CPU": 4.0, "GPU": 1.0}), Node("cpu", {"CPU": 2.0})
+    plan = fit(
+        [Demand(f"reward-{i}", {"CPU": 1.0, "GPU": 0.25}) for i in range(4)] + [Demand("a", {"CPU": 2.0})], [gpu, cpu]
+    )
+    assert plan == {**{f"reward-{i}": "gpu" for i in range(4)}, "a": "cpu"}
+    assert report(plan) == "gpu: reward-0, reward-1, reward-2, reward-3\ncpu: a"
+
+
+def test_an_actor_goes_only_where_its_labels_are() -> None:
+    machines = [Node("a", {"CPU": 8.0}, {"zone": "east"}), Node("b", {"CPU": 2.0}, {"zone": "west"})]
+    assert fit([Demand("learner", {"CPU": 1.0}, {"zone": "west"})], machines) == {"learner": "b"}
+    with pytest.raises(DoesNotFit, match="1 CPU on a node with zone=north: left are 8 CPU on a; 2 CPU on b"):
+        fit([Demand("learner", {"CPU": 1.0}, {"zone": "north"})], machines)
+
+
+def test_a_refusal_names_the_actor_what_it_asks_for_and_what_is_left() -> None:
+    demands = [Demand("learner", {"CPU": 2.0, "GPU": 1.0}), Demand("sampler-0", {"CPU": 1.0, "GPU": 1.0})]
+    with pytest.raises(DoesNotFit) as caught:
+        fit(demands, [Node("alone", {"CPU": 4.0, "GPU": 1.0})])
+    assert str(caught.value) == (
+        "The cluster has no room for sampler-0, which asks for 1 CPU, 1 GPU: left are 2 CPU on alone. Ask for less, or "
+        "add a node."
+    )
