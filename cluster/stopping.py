@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stopped(Exception):
-    """The run was asked to end, and the state of learner and driver is that between two iterations."""
+class Stopped(BaseException):
+    """The run was asked to end, and the state of learner and driver is that between two iterations.
+
+    No `Exception`, as `KeyboardInterrupt` is none: it may come inside a library that handles those.
+    """
 
 
 class _State:

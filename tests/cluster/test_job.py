@@ -156,7 +156,9 @@ def test_a_stopped_job_leaves_a_checkpoint_and_says_how_to_go_on(
             break
     subprocess.run([*RAY, "job", "stop", "stopped"], env=head, check=True, capture_output=True)
     rest = job.communicate(timeout=60)[0]
-    (newest,) = re.findall(r"^stopped by SIGTERM at (.*); continue with: (.*)$", rest, flags=re.MULTILINE)
+    said = re.findall(r"^stopped by SIGTERM at (.*); continue with: (.*)$", rest, flags=re.MULTILINE)
+    assert len(said) == 1, rest
+    (newest,) = said
     assert newest[1] == f"python -m cluster.train --resume {tmp_path}/stopped"
     done = checkpoint.verify(Path(newest[0]))
     assert done >= 7

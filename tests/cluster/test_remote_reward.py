@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -12,8 +14,10 @@ import torch
 from cluster.remote_reward import RemoteReward
 from rewards import make_reward
 from rewards.actor import RewardActor
+from rewards.reward import to_images
 from rewards.weighted import WeightedSum
 from shapes.captions import all_captions
+from shapes.render import render
 
 
 @pytest.mark.slow
@@ -27,7 +31,9 @@ def test_pools_of_actors_judge_as_the_learner_would() -> None:
         names: [remote.options(num_cpus=0).remote({name: makers[name] for name in names}) for _ in range(count)]
         for names, count in {("a", "watched"): 1, ("b",): 3, ("black_box",): 1}.items()
     }
-    images, prompts = torch.rand(5, 3, 32, 32), [caption.text for caption in all_captions("colour")[:5]]
+    captions = all_captions("colour")[::20][:5]
+    pictures = np.stack([render(captions[0], random.Random(seed)) for seed in range(5)])
+    images, prompts = to_images(pictures), [caption.text for caption in captions]  # one of them fits
     expected, slopes = WeightedSum.make(makers, weights).score_and_grad(images, prompts)
     reward = RemoteReward(pools, weights)
     scores, gradients = reward.score_and_grad(images, prompts)

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rewards import make_reward, reward_class
 from rewards.reward import Reward, RewardUnavailable
 from rewards.service.client import RewardClient
 from rewards.service.security import TOKEN_VARIABLE, Insecure
+from rewards.shapes_agreement import ShapesAgreement
 from rewards.weighted import WeightedSum
 
 Server = Any  # conftest's
@@ -102,8 +104,8 @@ def test_gradients_flow_from_score_into_the_images(shared_server: Server) -> Non
 
 @pytest.mark.slow
 def test_it_is_one_of_several_rewards(shared_server: Server) -> None:
-    options: dict[str, dict] = {shared_server.address: {"deadline": 20.0}, "shapes_agreement": {}}
-    both = WeightedSum.make(options, {shared_server.address: 2.0, "shapes_agreement": -1.0})
+    makers = {"there": partial(make_reward, shared_server.address, deadline=20.0), "here": ShapesAgreement}
+    both = WeightedSum.make(makers, {"there": 2.0, "here": -1.0})
     here = make_reward("shapes_agreement")
     scores, gradients = both.score_and_grad(IMAGES, PROMPTS)
     alone, alone_gradients = here.score_and_grad(IMAGES, PROMPTS)

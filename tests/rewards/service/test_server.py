@@ -183,8 +183,8 @@ def test_sigterm_finishes_what_is_under_way_and_lets_nothing_else_in(serve: Serv
     time.sleep(0.3)
     assert health(server) == health_pb2.HealthCheckResponse.SERVING
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    assert health(server) == health_pb2.HealthCheckResponse.NOT_SERVING
+    while health(server) != health_pb2.HealthCheckResponse.NOT_SERVING:
+        time.sleep(0.05)
     with pytest.raises(grpc.RpcError) as error:
         score(message(4), timeout=10)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -204,7 +204,8 @@ def test_what_does_not_finish_does_not_hold_the_server_for_ever(serve: Serve, ho
     server.wait_for_batches(1)
     server.process.send_signal(signal.SIGTERM)
     if how == "a second signal":
-        time.sleep(0.3)
+        while health(server) != health_pb2.HealthCheckResponse.NOT_SERVING:  # until the first one has been noticed
+            time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
     with pytest.raises(grpc.RpcError):
         stuck.result(timeout=20)
