@@ -93,11 +93,12 @@ class RewardServer:
         emptied, hurry = asyncio.create_task(self._admission.emptied()), asyncio.create_task(signals.get())
         tasks = [batching, emptied, hurry]
         await asyncio.wait(tasks, timeout=self._limits.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
+        finished = emptied.done()  # before the rest is cancelled, which empties it too
         batching.cancel()
         await server.stop(grace=1)
         with suppress(asyncio.CancelledError):
             await batching  # raises what ended it, if that was not us
-        return emptied.done()
+        return finished
 
     def _make(self) -> grpc.aio.Server:
         size = self._limits.max_message_bytes
