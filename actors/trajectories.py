@@ -63,11 +63,11 @@ class Weights:
     @classmethod
     def pack(cls, version: int, flat: np.ndarray, index: tuple[tuple[str, tuple[int, ...]], ...]) -> Weights:
         """Stamp a buffer with its checksum."""
-        return cls(version, flat, index, zlib.crc32(flat.tobytes()))
+        return cls(version, flat, index, zlib.crc32(np.ascontiguousarray(flat).data))
 
     def verify(self) -> None:
         """Raises `ValueError` if the buffer is not the one that was packed."""
-        if (found := zlib.crc32(self.flat.tobytes())) != self.crc32:
+        if (found := zlib.crc32(np.ascontiguousarray(self.flat).data)) != self.crc32:
             raise ValueError(
                 f"Weights of version {self.version} arrived damaged (checksum {found:08x}, expected {self.crc32:08x})."
             )

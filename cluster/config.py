@@ -157,7 +157,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     name: str | None = Field(None, description="Of the run's folder; null makes one from objective and time.")
     folder: str = Field("runs", description="Where runs are kept.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of everything that is random.")
-    iterations: int = Field(22, ge=1, description="Batches to train on.")
+    iterations: int = Field(30, ge=1, description="Batches to train on.")
     policy: PolicyConfig = PolicyConfig()
     objective: ObjectiveConfig = PPODConfig()
     rewards: dict[str, RewardConfig] = {

@@ -31,7 +31,7 @@ class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     micro_batch: int = Field(192, ge=1, description="Transitions that go through the network at a time.")
     ema_decay: float = Field(
-        0.9, ge=0, lt=1, description="Decay of the averaged adapter, which is evaluated, per optimizer step; 0: none."
+        0.95, ge=0, lt=1, description="Decay of the averaged adapter, which is evaluated, per optimizer step; 0: none."
     )
     ratio_tolerance: float = Field(
         1e-5, gt=0, description="Largest |log ratio| of a fresh on-policy batch before the first update."

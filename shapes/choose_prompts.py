@@ -19,7 +19,7 @@ from shapes.captions import KINDS, Caption, all_captions
 from shapes.judge import gold_score
 from shapes.pretrain import sample
 
-_HOPELESS = 0.35  # below this there is hardly a right sample to prefer
+_HOPELESS = 0.1  # share of samples that are right; below this there are hardly any to prefer
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m shapes.choose_prompts", description=__doc__)
     parser.add_argument("--pipeline", type=Path, default=PIPELINE)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prompts")
-    parser.add_argument("--candidates", type=int, default=20, help="training prompts of each kind that are tried")
-    parser.add_argument("--samples", type=int, default=16, help="images of each")
+    parser.add_argument("--candidates", type=int, default=32, help="training prompts of each kind that are tried")
+    parser.add_argument("--samples", type=int, default=16, help="images of each; the worst get four times as many")
     parser.add_argument("--hard", type=int, default=2, help="chosen of each kind")
     parser.add_argument("--held-out", type=int, default=8, help="held-out prompts of each kind")
     args = parser.parse_args()
@@ -41,15 +41,19 @@ def main() -> None:
     for kind in KINDS:
         captions = all_captions(kind, backgrounds=False)
         training = [caption for caption in captions if not caption.held_out]
-        candidates = rng.sample(training, min(args.candidates, len(training)))
-        repeated = [caption for caption in candidates for _ in range(args.samples)]
-        scores = np.array([gold_score(i, c) for i, c in zip(sample(pipeline, repeated), repeated, strict=True)])
-        means = scores.reshape(len(candidates), args.samples).mean(axis=1)
-        ranked = [candidates[i] for i in means.argsort() if means[i] >= _HOPELESS]
+        ranked = rng.sample(training, min(args.candidates, len(training)))
+        # Twice, because the worst of many short samples are so by chance.
+        for samples in (args.samples, 4 * args.samples):
+            repeated = [caption for caption in ranked for _ in range(samples)]
+            scores = np.array([gold_score(i, c) for i, c in zip(sample(pipeline, repeated), repeated, strict=True)])
+            scores = scores.reshape(len(ranked), samples)
+            means, right = scores.mean(axis=1), (scores == 1).mean(axis=1)
+            order = [i for i in means.argsort() if right[i] >= _HOPELESS][: 3 * args.hard]
+            print(kind, {ranked[i].text: f"gold {means[i]:.2f}, right {right[i]:.2f}" for i in order}, flush=True)
+            ranked = [ranked[i] for i in order]
         hard += ranked[: args.hard]
         others = [caption for caption in captions if caption.held_out]
         held_out += rng.sample(others, min(args.held_out, len(others)))
-        print(kind, {candidates[i].text: round(float(means[i]), 2) for i in means.argsort()[: args.hard + 2]})
     _write(args.out / "hard.txt", hard)
     _write(args.out / "held_out.txt", held_out)
 

@@ -1,7 +1,9 @@
 """Trains the scorer on comparisons: the true picture and prompt against a near miss of either.
 
 The near misses are a caption with one fact changed, a picture of such a caption, and the true picture damaged (an
-object half erased, two shapes blended into one). It never sees the gold judge or a sample of the diffusion model.
+object half erased, two shapes blended into one). A second true picture, with other places and another open background,
+has to beat the same misses and to score like the first: what a prompt leaves open must not pay, or a policy would learn
+to draw it. It never sees the gold judge or a sample of the diffusion model.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from shapes.captions import BACKGROUNDS, COLOURS, NUMBERS, PLACES, SHAPES, Capti
 from shapes.fit_pipeline import reconstruct
 from shapes.render import PALETTE, SIZE, Scene, arrange, draw, render
 from shapes.scorer import Scorer, tokenize
+
+_TIE = 0.05  # weight of the squared difference between two true pictures' scores
 
 
 def corrupt(caption: Caption, rng: random.Random) -> Caption:
@@ -81,15 +85,15 @@ def _other(value: Any, options: Sequence[Any], rng: random.Random) -> Any:
 
 
 def fit_scorer(vae: AutoencoderKL, steps: int, batch: int, pictures: int, rng: random.Random) -> Scorer:
-    """Train on `pictures` triples (true, wrong, damaged), half of them seen through the autoencoder."""
+    """Train on `pictures` sets (true, true again, wrong, damaged), half of them seen through the autoencoder."""
     captions = [sample_caption(rng, held_out=None) for _ in range(pictures)]
     wrong = [corrupt(caption, rng) for caption in captions]
-    triples = np.empty((pictures, 3, SIZE, SIZE, 3), np.uint8)
-    for i, (caption, other) in enumerate(zip(tqdm(captions, desc="triples"), wrong, strict=True)):
+    sets = np.empty((pictures, 4, SIZE, SIZE, 3), np.uint8)
+    for i, (caption, other) in enumerate(zip(tqdm(captions, desc="pictures"), wrong, strict=True)):
         scene = arrange(caption, rng)
-        triples[i] = draw(scene), render(other, rng), damage(scene, rng)
-    half = triples[: pictures // 2].reshape(-1, SIZE, SIZE, 3)
-    triples[: pictures // 2] = reconstruct(vae, half).reshape(-1, 3, SIZE, SIZE, 3)
+        sets[i] = draw(scene), render(caption, rng), render(other, rng), damage(scene, rng)
+    half = sets[: pictures // 2].reshape(-1, SIZE, SIZE, 3)
+    sets[: pictures // 2] = reconstruct(vae, half).reshape(-1, 4, SIZE, SIZE, 3)
     words, wrong_words = tokenize([c.text for c in captions]), tokenize([c.text for c in wrong])
 
     scorer = Scorer()
@@ -99,18 +103,19 @@ def fit_scorer(vae: AutoencoderKL, steps: int, batch: int, pictures: int, rng: r
     progress = tqdm(range(steps), desc="scorer")
     for _ in progress:
         index = torch.randint(pictures, (batch,))
-        images = torch.from_numpy(triples[index.numpy()]).float() / 255
-        images = (images + 0.04 * torch.rand(batch, 1, 1, 1, 1) * torch.randn_like(images)).clamp(0, 1)
-        true, other, damaged = (
-            scorer.tokens(images.flatten(0, 1).permute(0, 3, 1, 2)).unflatten(0, (batch, 3)).unbind(1)
+        images = torch.from_numpy(sets[index.numpy()]).float() / 255
+        images = (images + 0.1 * torch.rand(batch, 1, 1, 1, 1) * torch.randn_like(images)).clamp(0, 1)
+        true, again, other, damaged = (
+            scorer.tokens(images.flatten(0, 1).permute(0, 3, 1, 2)).unflatten(0, (batch, 4)).unbind(1)
         )
-        score = scorer.read(true, words[index])
+        score, second = scorer.read(true, words[index]), scorer.read(again, words[index])
         misses = (
             scorer.read(true, wrong_words[index]),
             scorer.read(other, words[index]),
             scorer.read(damaged, words[index]),
         )
-        loss = bradley_terry(score, misses)
+        loss = (bradley_terry(score, misses) + bradley_terry(second, misses)) / 2
+        loss = loss + _TIE * (score - second).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)

@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from shapes import PRETRAINED
 from shapes.captions import KINDS, Caption, sample_caption
-from shapes.fit_pipeline import fit_autoencoder, fit_denoiser, make_tokenizer, reconstruct
+from shapes.fit_pipeline import fit_autoencoder, fit_decoder, fit_denoiser, make_tokenizer, reconstruct
 from shapes.fit_scorer import fit_scorer
 from shapes.judge import gold_score
 from shapes.render import render
+
+STAGES = ("autoencoder", "decoder", "scorer", "denoiser", "summary")
 
 
 def measure(pipeline: StableDiffusionPipeline, images: int, rng: random.Random) -> dict[str, float]:
@@ -54,18 +56,31 @@ def sample(
     return np.concatenate(parts)
 
 
+def _seeded(seed: int, stage: str) -> random.Random:
+    """Seed torch for a stage, and make its generator of captions and scenes."""
+    torch.manual_seed(seed + STAGES.index(stage))
+    return random.Random(seed + STAGES.index(stage))
+
+
+def _autoencoder(folder: Path) -> AutoencoderKL:
+    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).requires_grad_(False)
+    vae.register_to_config(_name_or_path="")  # keeps a local path out of the saved config
+    return vae.to(memory_format=torch.channels_last)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m shapes.pretrain", description=__doc__)
     parser.add_argument("--out", type=Path, default=PRETRAINED, help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=1800)
-    parser.add_argument("--denoiser-steps", type=int, default=2400)
-    parser.add_argument("--scorer-steps", type=int, default=2000)
+    parser.add_argument("--decoder-steps", type=int, default=2500)
+    parser.add_argument("--denoiser-steps", type=int, default=1850)
+    parser.add_argument("--scorer-steps", type=int, default=1500)
     parser.add_argument(
         "--start",
-        choices=("autoencoder", "denoiser", "summary"),
-        default="autoencoder",
+        choices=STAGES,
+        default=STAGES[0],
         help="first stage to run; keeps what the earlier ones left in the folder (every stage has a seed of its own)",
     )
     parser.add_argument("--pictures", type=int, default=80_000, help="renderings that the denoiser is trained on")
@@ -73,28 +88,31 @@ def main() -> None:
     args = parser.parse_args()
 
     folder = args.out / "pipeline"
-    if args.start == "autoencoder":
-        torch.manual_seed(args.seed)
-        rng = random.Random(args.seed)
-        autoencoder = fit_autoencoder(args.autoencoder_steps, 64, rng)
-        scorer = fit_scorer(autoencoder, args.scorer_steps, 96, max(args.pictures // 3, 96), rng)
+    todo = STAGES[STAGES.index(args.start) :]
+    if "autoencoder" in todo:
+        rng = _seeded(args.seed, "autoencoder")
+        fit_autoencoder(args.autoencoder_steps, 64, rng).half().save_pretrained(folder / "vae")
+    if "decoder" in todo:
+        rng = _seeded(args.seed, "decoder")
+        vae = _autoencoder(folder)
+        fit_decoder(vae, args.decoder_steps, 64, rng)
+        vae.half().save_pretrained(folder / "vae")
+    if "scorer" in todo:
+        rng = _seeded(args.seed, "scorer")
+        scorer = fit_scorer(_autoencoder(folder), args.scorer_steps, 96, max(args.pictures // 3, 96), rng)
         scorer.half().save_pretrained(args.out / "scorer")
-        autoencoder.half().save_pretrained(folder / "vae")
-    if args.start != "summary":
-        torch.manual_seed(args.seed + 1)
-        vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).requires_grad_(False)
-        vae.register_to_config(_name_or_path="")  # keeps a local path out of the saved config
+    if "denoiser" in todo:
+        rng = _seeded(args.seed, "denoiser")
         tokenizer = make_tokenizer(folder / "tokenizer")
-        rng = random.Random(args.seed + 1)
-        pipeline = fit_denoiser(vae, tokenizer, args.denoiser_steps, 128, args.pictures, rng)
+        pipeline = fit_denoiser(_autoencoder(folder), tokenizer, args.denoiser_steps, 128, args.pictures, rng)
         pipeline.to(torch.float16)
         # Transformers loads what is on disk, diffusers float32: a half-precision text encoder would need options.
         pipeline.text_encoder.float()
         pipeline.save_pretrained(folder)
-    torch.manual_seed(args.seed + 2)
+    rng = _seeded(args.seed, "summary")
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.unet.to(memory_format=torch.channels_last)
-    summary = measure(pipeline, args.images, random.Random(args.seed + 2))
+    summary = measure(pipeline, args.images, rng)
     (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(json.dumps(summary, indent=2))
 

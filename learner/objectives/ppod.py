@@ -52,10 +52,10 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
     )
     min_gap: float = Field(0.7, ge=0, description="Rewards that differ by no more than this are tied.")
     ties: Literal["drop", "keep"] = Field("drop", description="keep: ties count in the mean, without gradient.")
-    share_init_noise: bool = Field(False, description="All samples of a prompt start from the same x_T.")
+    share_init_noise: bool = Field(True, description="All samples of a prompt start from the same x_T.")
     form: Literal["step", "trajectory"] = Field("step", description="Loss per step, or of the whole chain.")
     step_fraction: float = Field(
-        0.25, gt=0, le=1, description="Share of the steps that is trained, from the noisy end."
+        0.17, gt=0, le=1, description="Share of the steps that is trained, from the noisy end."
     )
     steps_per_update: int | None = Field(1, ge=1, description="Sampler steps of one optimizer step; null is all.")
     prompts_per_update: int | None = Field(None, ge=1, description="Prompts of one optimizer step; null is all.")

@@ -72,8 +72,8 @@ def test_a_file_that_lists_rewards_replaces_the_default_ones(tmp_path: Path, bas
 
 def test_an_objective_brings_its_own_defaults(make_config: Make) -> None:
     ppod, d3po = make_config().objective, make_config("objective.name=d3po").objective
-    assert (ppod.name, ppod.clip, ppod.share_init_noise) == ("ppod", "pessimistic", False)
-    assert (d3po.name, d3po.clip, d3po.share_init_noise) == ("d3po", "hard", True)
+    assert (ppod.name, ppod.clip, ppod.step_fraction) == ("ppod", "pessimistic", 0.17)
+    assert (d3po.name, d3po.clip, d3po.step_fraction) == ("d3po", "hard", 1.0)
     assert make_config("objective.name=d3po", "objective.beta=0.5").objective.clip == "hard"
 
 

@@ -261,7 +261,6 @@ def test_gradients_from_reward_actors_are_those_of_the_learners_own_rewards(sett
     nabla = [
         "objective={name: residual_nabla_db, step_fraction: 0.5, flow: {widths: [8], heads: 2, groups: 4}}",
         "rewards={jpeg_compressibility: {weight: 0}, shapes_agreement: {weight: 1}}",
-        "reward_actors.count=2",
         "iterations=2",
     ]
     found = []

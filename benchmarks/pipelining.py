@@ -1,0 +1,189 @@
+"""What the pipeline gains and what the weights cost: stages that only wait, so that any machine shows the same.
+
+    python -m benchmarks.pipelining
+
+The real loop, pools, pacing and weight store run with actors whose work is to sleep. Printed are
+
+- iterations a second at `max_staleness=1` over those at 0, with sampling and learning equally long (the limit is 2);
+- the same of four samplers over one, where learning takes no time (the limit is 4);
+- the time until 8 samplers hold a new adapter of 51 MB, verified, over that of a bare `ray.put` and 8 `ray.get` whose
+  readers copy what they got.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+
+from actors.trajectories import Weights
+from cluster.config import Config, load_config
+from cluster.display import Display
+from cluster.learner_group import LearnerGroup
+from cluster.loop import train
+from cluster.placement import Crew, dismiss
+from cluster.pool import Pool
+from cluster.rundir import RunDirectory
+from cluster.weights import WeightStore
+from learner.learner import Update
+from rewards.reward import Scores
+
+STAGE = 0.4  # seconds
+ITERATIONS = 12
+ROUNDS = 5
+_REWARDS = ("shapes_agreement", "shapes_gold")  # the default ones
+ADAPTER = 51_000_000 // 4  # float32 parameters
+
+
+class Sampler:
+    """Sleeps for every request."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def ready(self) -> None:
+        """At once."""
+
+    def rollout(self, request: Any, version: int, weights: Any = None) -> tuple[dict[str, Any], np.ndarray, None]:
+        """Black images after `STAGE` seconds."""
+        started = time.time()
+        time.sleep(STAGE)
+        receipt = {"version": version, "started": started, "seconds": time.time() - started}
+        pixels = np.zeros((len(request.prompts), 8, 8, 3), np.uint8)
+        return {**receipt, "actor": self._name, "lag": None}, pixels, None
+
+
+class Judge:
+    """Random scores."""
+
+    def ready(self) -> None:
+        """At once."""
+
+    def score(self, pixels: np.ndarray, prompts: Any, features: str | None = None) -> Scores:
+        """At once."""
+        return Scores(_REWARDS, np.random.default_rng(0).random((2, len(pixels)), np.float32))
+
+
+class Learner:
+    """Sleeps for every batch."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._version = seconds, 0
+
+    def update(self, rewards: np.ndarray, *trajectories: None) -> tuple[Update, Weights]:
+        """An empty update."""
+        started = time.time()
+        time.sleep(self._seconds)
+        self._version += 1
+        return Update(self._version, {}, started, time.time() - started), self.weights()
+
+    def weights(self, averaged: bool = False) -> Weights:
+        """One number."""
+        return Weights.pack(self._version, np.zeros(1, np.float32), (("w", (1,)),))
+
+    def save(self, folder: str, keep: int, extra: dict[str, Any]) -> None:
+        """Nothing."""
+
+
+class Holder:
+    """Copies a new adapter into its own memory, as a policy does."""
+
+    def __init__(self) -> None:
+        self._own = np.zeros(ADAPTER, np.float32)
+
+    def pull(self, store: Any) -> None:
+        """As a sampler does: ask the store, fetch, verify, copy."""
+        reference, _ = ray.get(store.newer.remote((0, 0)))
+        weights = ray.get(reference)
+        weights.verify()
+        self._own[:] = weights.flat
+
+    def take(self, flat: np.ndarray) -> None:
+        """Only copy."""
+        self._own[:] = flat
+
+
+def iterations_a_second(config: Config, learning: float) -> float:
+    """Of the loop, from the median time between iterations."""
+
+    def start(role: type, *arguments: Any) -> Any:
+        return ray.remote(role).options(num_cpus=0).remote(*arguments)
+
+    samplers = Pool("sampler", [start(Sampler, f"sampler-{i}") for i in range(config.samplers.count)], 0)
+    judges = {_REWARDS: Pool("reward", [start(Judge)], 0)}
+    crew = Crew(start(WeightStore), LearnerGroup([start(Learner, learning)], 60), samplers, judges)
+    crew.samplers.start(config.samplers.count, 60)
+    run = RunDirectory.create(config)
+    with Display(Console(quiet=True), config.iterations) as display:
+        train(config, crew, run, display)
+    dismiss(crew)
+    ends = [time for _, time in sorted(_ends(run))][2:-1]  # the pipeline fills first, and the last one evaluates
+    return 1 / statistics.median(np.diff(ends))
+
+
+def _ends(run: RunDirectory) -> list[tuple[int, float]]:
+    rows = pq.read_table(run.path / "metrics.parquet").to_pylist()
+    return list({row["iteration"]: row["time"] for row in rows}.items())
+
+
+def pipelined(folder: str, name: str, *overrides: str, learning: float) -> float:
+    """Iterations a second with these settings."""
+    config = load_config(
+        None,
+        [
+            f"folder={folder}",
+            f"name={name}",
+            f"iterations={ITERATIONS}",
+            "evaluation={every: 0, samples: 2, held_out_samples: 2, features: null}",
+            "checkpoints.every=1000",
+            "learner.ema_decay=0",
+            *overrides,
+        ],
+    )
+    return iterations_a_second(config, learning)
+
+
+def broadcast() -> tuple[float, float]:
+    """Seconds until 8 actors hold a new adapter: through the weight store, and by bare puts and gets."""
+    store = ray.remote(WeightStore).options(num_cpus=0).remote()
+    holders = [ray.remote(Holder).options(num_cpus=0).remote() for _ in range(8)]
+    flat = np.random.default_rng(0).random(ADAPTER, np.float32)
+    ours, bare = [], []
+    for version in range(1, ROUNDS + 2):
+        started = time.perf_counter()
+        weights = ray.put(Weights.pack(version, flat, (("w", (ADAPTER,)),)))
+        ray.get(store.publish.remote(weights, [weights]))
+        ray.get([holder.pull.remote(store) for holder in holders])
+        ours.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        reference = ray.put(flat)
+        ray.get([holder.take.remote(reference) for holder in holders])
+        bare.append(time.perf_counter() - started)
+        del weights, reference
+    return statistics.median(ours[1:]), statistics.median(bare[1:])
+
+
+def main() -> None:
+    """Measure and print."""
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    with tempfile.TemporaryDirectory() as folder:
+        one = "samplers.request_size=192"
+        waiting = pipelined(folder, "synchronous", one, learning=STAGE)
+        ahead = pipelined(folder, "ahead", one, "samplers.max_staleness=1", learning=STAGE)
+        print(f"max_staleness 1 over 0: {ahead / waiting:.2f} ({ahead:.2f} and {waiting:.2f} iterations/s)", flush=True)
+        four = "samplers.request_size=24"
+        alone = pipelined(folder, "alone", four, learning=0.0)
+        together = pipelined(folder, "together", four, "samplers.count=4", learning=0.0)
+        print(f"4 samplers over 1: {together / alone:.2f} ({together:.2f} and {alone:.2f} iterations/s)", flush=True)
+    ours, bare = broadcast()
+    print(f"51 MB to 8 samplers over bare put and get: {ours / bare:.2f} ({1000 * ours:.0f} and {1000 * bare:.0f} ms)")
+
+
+if __name__ == "__main__":
+    main()
