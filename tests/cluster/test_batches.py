@@ -132,7 +132,7 @@ def test_requests_carry_the_seed_and_what_the_objective_wants(make_config: Make)
     assert {r.request.seed for r in first} == {77}
     assert all(r.request.share_init_noise for r in first)
     assert first[0].request.stored_steps == (0, 1)
-    (first, *_), _ = run(make_config(*SIZES, "objective.step_fraction=1.0"))
+    (first, *_), _ = run(make_config(*SIZES, "objective.step_fraction=1.0", "objective.share_init_noise=false"))
     assert not first[0].request.share_init_noise
     assert first[0].request.stored_steps == (0, 1, 2, 3, 4)
 
