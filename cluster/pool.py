@@ -152,7 +152,7 @@ class Pool:
             ray.kill(self.actors[actor], no_restart=False)
             for run in self._running.values():
                 if run.actor == actor:
-                    run.since = now  # the news of its death takes a moment
+                    run.since = float("inf")  # killed once; the news of it is under way
 
     def _lost(self, actor: int, error: RayActorError) -> None:
         if "creation task" in str(error):  # its constructor raised: it would again
