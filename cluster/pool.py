@@ -71,12 +71,12 @@ class Pool:
             StartError: If they are not within `patience` seconds, or cannot be.
         """
         deadline = time.monotonic() + patience
-        while len(self.actors) - len(self._probes) < count:
+        while self.up < count:
             left = deadline - time.monotonic()
             ready, _ = ray.wait(list(self._probes), num_returns=1, timeout=max(left, 0), fetch_local=False)
             if not ready:
                 raise StartError(
-                    f"Only {len(self.actors) - len(self._probes)} of {count} actors of the role {self._role!r} were up "
+                    f"Only {self.up} of {count} actors of the role {self._role!r} were up "
                     f"after failures.patience.start={patience:g} s; does the cluster have room for them?"
                 )
             self.settle(ready[0])
