@@ -70,7 +70,12 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
         "shapes:hard", description="UTF-8 text file, one prompt a line; or shapes:hard, shapes:held_out."
     )
     held_out: str = Field("shapes:held_out", description="The same, for evaluation only.")
-    per_iteration: int | None = Field(None, ge=1, description="Prompts of an iteration; null is all of them.")
+    per_iteration: int | None = Field(
+        None,
+        ge=1,
+        description="Groups of samples of an iteration; null is one a prompt. Where there are more than prompts, a "
+        "prompt comes again, each time as a group of its own with an initial noise of its own.",
+    )
     samples: int = Field(24, ge=1, description="Samples of each prompt in an iteration (the group).")
 
 
@@ -223,12 +228,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
             check_model(self.pipeline)
         except FileNotFoundError as error:
             raise ValueError(str(error).rstrip(".")) from None
-        prompts = read_prompts(self.prompts.train)
+        read_prompts(self.prompts.train)
         read_prompts(self.prompts.held_out)
-        if self.prompts.per_iteration and self.prompts.per_iteration > len(prompts):
-            raise ValueError(
-                f"prompts.per_iteration is {self.prompts.per_iteration}, but {self.prompts.train} has {len(prompts)}"
-            )
         if self.batch_size % self.samplers.request_size:
             fits = max(d for d in range(1, self.samplers.request_size) if self.batch_size % d == 0)
             raise ValueError(

@@ -32,11 +32,12 @@ def reward_class(kind: str) -> type[Reward]:
         kind: A name in `REWARDS`, `module:Class`, or the address of a reward service (`grpc://host:port`).
 
     Raises:
-        UnknownReward: If there is none, or if it is no reward.
+        UnknownReward: If there is none, it is no reward, or the address cannot be one.
     """
     if kind in REWARDS:
         return _load(REWARDS[kind])
     if is_remote(kind):
+        _check_address(kind)
         return _load("rewards.service.client:RewardClient")
     if ":" in kind:
         return _load(kind)
@@ -54,6 +55,15 @@ def make_reward(kind: str, **options: Any) -> Reward:
 def is_remote(kind: str) -> bool:
     """Whether a kind of reward is the address of a reward service."""
     return kind.startswith(("grpc://", "grpcs://"))
+
+
+def _check_address(kind: str) -> None:
+    from rewards.service.security import split_address  # gRPC, which not every reward's environment has
+
+    try:
+        split_address(kind.partition("://")[2])
+    except ValueError as error:
+        raise UnknownReward(f"There is no reward {kind!r}: {error}") from error
 
 
 def _load(target: str) -> type[Reward]:

@@ -80,6 +80,7 @@ def test_an_objective_brings_its_own_defaults(make_config: Make) -> None:
 def test_batch_size_is_prompts_times_samples(make_config: Make) -> None:
     assert make_config().batch_size == 3 * 4
     assert make_config("prompts.per_iteration=2").batch_size == 2 * 4
+    assert make_config("prompts.per_iteration=7").batch_size == 7 * 4  # prompts come again, as groups of their own
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,6 @@ def test_unknown_key_is_refused_wherever_it_is_given(tmp_path: Path, base: list[
         (["rewards.zzz.weight=1"], ["'zzz'", "shapes_agreement", "jpeg_compressibility"]),
         (["rewards.shapes_agreement.weight=0"], ["weight 0"]),
         (["evaluation.features=jpeg_compressibility"], ["'jpeg_compressibility'", "not among the rewards"]),
-        (["prompts.per_iteration=4"], ["prompts.per_iteration is 4", "has 3"]),
         (["samplers.request_size=5"], ["request_size=5", "12 samples", "4 does"]),
         (["samplers.request_size=48"], ["request_size=48", "12 samples", "12 does"]),
         (["learner.lr"], ["'learner.lr'", "key=value"]),
@@ -207,6 +207,8 @@ def test_rewards_are_grouped_by_the_environment_of_their_class_or_of_the_config(
         ("rewards.mine.kind=shapes_golden", ["'shapes_golden'", "'shapes_gold'"]),
         ("rewards.mine.kind=no_such_module:Mine", ["no_such_module", "PYTHONPATH"]),
         ("rewards.mine.kind=pathlib:Path", ["'pathlib:Path' is not a reward"]),
+        ("rewards.mine.kind=grpc://somewhere", ["'grpc://somewhere'", "'somewhere' is not an address", "host:port"]),
+        ("rewards.mine.kind=grpcs://host:70000", ["'host:70000' is not an address"]),
         ("rewards.shapes_gold.environment=image_rewards", ["'image_rewards'", "image_reward", "interpreter"]),
         ("rewards.shapes_gold.environment=/no/such.txt", ["'/no/such.txt'", "requirements file"]),
         ("rewards.shapes_gold.environment=/etc", ["'/etc'"]),
