@@ -27,7 +27,7 @@ from learner.learner import Learner
 from rewards.actor import RewardActor
 from rewards.weighted import WeightedSum
 
-ROUNDS = 7
+ROUNDS, UPDATES = 7, 3
 
 
 def main(arguments: list[str]) -> None:
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
         name: Learner(config.learner, policy, config.objective.build(), config.seed, way) for name, way in ways.items()
     }
     times = {name: [] for name in ways}
-    for _ in range(ROUNDS):
+    for _ in range(UPDATES):
         for name, learner in learners.items():
             times[name].append(_timed(partial(learner.step, join([trajectories], scores))))
     for name, found in times.items():
