@@ -27,7 +27,7 @@ from learner.learner import Learner
 from rewards.actor import RewardActor
 from rewards.weighted import WeightedSum
 
-ROUNDS = 7
+ROUNDS, UPDATES = 7, 3
 
 
 def main(arguments: list[str]) -> None:
@@ -46,10 +46,10 @@ def main(arguments: list[str]) -> None:
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     prompts = (read_prompts(config.prompts.train) * config.learner.micro_batch)[: config.learner.micro_batch]
     images = torch.rand(len(prompts), 3, policy.latent_shape[1] * 4, policy.latent_shape[2] * 4)
-    times = {
-        name: [_timed(partial(way.score_and_grad, images, prompts)) for _ in range(ROUNDS)]
-        for name, way in ways.items()
-    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            times[name].append(_timed(partial(way.score_and_grad, images, prompts)))
     for name, found in times.items():
         print(f"{name:8s} {len(prompts)} images: {1000 * statistics.median(found):.0f} ms")
 
@@ -57,9 +57,14 @@ def main(arguments: list[str]) -> None:
     request = make_requests(prompts[:16], 1, 16, seed=0, stored_steps=steps)[0]
     pixels, trajectories = rollout(policy, request)
     scores = ray.get(actors[0].score.remote(pixels, request.prompts)).values[0]
-    for name, way in ways.items():
-        learner = Learner(config.learner, policy, config.objective.build(), config.seed, way)
-        found = [_timed(partial(learner.step, join([trajectories], scores))) for _ in range(3)]
+    learners = {
+        name: Learner(config.learner, policy, config.objective.build(), config.seed, way) for name, way in ways.items()
+    }
+    times = {name: [] for name in ways}
+    for _ in range(UPDATES):
+        for name, learner in learners.items():
+            times[name].append(_timed(partial(learner.step, join([trajectories], scores))))
+    for name, found in times.items():
         print(f"{name:8s} an update of {len(request.prompts)} samples: {statistics.median(found):.2f} s")
     ray.shutdown()
 

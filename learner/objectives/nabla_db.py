@@ -44,6 +44,12 @@ class NablaDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
     gamma: Literal["alpha_bar", "sqrt_alpha_bar", "one"] = Field(
         "alpha_bar", description="How the predicted image's reward gradient fades towards the noise."
     )
+    max_drift: float | None = Field(
+        None,
+        gt=0,
+        description="Shorten the predicted image's reward gradient, sample by sample, so that it moves the mean of a "
+        "transition by at most this many of its standard deviations (a KL of at most max_drift^2 / 2); null: exact.",
+    )
     reverse_weight: float = Field(1.0, ge=0, description="Weight of the reverse loss (w_B).")
     weighting: Literal["none", "variance"] = Field(
         "variance",
@@ -189,7 +195,13 @@ class NablaDB(DetailedBalance):
         if not self.config.fade_image:
             gamma = torch.where((state == len(policy.transitions)).to(x.device), 1.0, gamma)
         gradient, judged = reward_gradient(self._reward, images, x, prompts, keep_graph=keep_graph)
-        return self.config.beta * gamma.view(-1, 1, 1, 1) * gradient, judged
+        guess = self.config.beta * gamma.view(-1, 1, 1, 1) * gradient
+        if self.config.max_drift is not None:
+            # Of the transition that leads to the state, so that a state has one guess, whichever loss asks for it.
+            std = policy.transitions.std_at((state - 1).clamp(min=0), x)
+            drift = (std * guess).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            guess = guess * (self.config.max_drift / drift.clamp(min=self.config.max_drift))
+        return guess, judged
 
 
 def _predict(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Piece:

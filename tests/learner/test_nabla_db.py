@@ -285,6 +285,46 @@ def test_at_the_start_the_forward_loss_is_the_mean_square_of_the_guidance(
     assert metrics["loss/forward"] > 0
 
 
+def test_the_drift_of_a_transition_is_bounded_in_its_own_noise(
+    policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
+) -> None:
+    limit, prompts = 0.5, list(batch.prompts)
+    state = torch.tensor([1, 2, 3, 4, 5, 5])
+    std = policy.transitions.std_at(state - 1, batch.latents[:, 0])
+
+    def guess(**options: Any) -> Tensor:
+        x = batch.next_latents[torch.arange(6), state - 1].clone().requires_grad_()
+        images = policy.decode(policy.clean(x, state, policy.encode(prompts)))
+        return make(**options)._guess(policy, images, x, state, prompts)[0]
+
+    exact = guess()
+    drift = (std * exact).flatten(1).norm(dim=1)
+    middle = float(drift.median())
+    bounded = guess(max_drift=middle)
+    factor = (middle / drift).clamp(max=1).view(-1, 1, 1, 1)
+    assert 0 < int((factor < 1).sum()) < 6  # some are shortened, the others are left alone
+    torch.testing.assert_close(bounded, factor * exact)
+    scaled = guess(max_drift=limit, beta=1e6)
+    torch.testing.assert_close((std * scaled).flatten(1).norm(dim=1), torch.full((6,), limit))
+
+
+def test_a_state_has_one_bounded_guess_whichever_loss_asks(
+    policy_config: PolicyConfig, draw: Callable[..., Batch]
+) -> None:
+    # Bounded everywhere, a fresh policy and a flow function of zero: both losses are known from the bound alone.
+    fresh, limit = Policy.load(policy_config), 0.5
+    objective = ResidualNablaDBConfig(flow=SMALL, step_fraction=1.0, beta=1e6, max_drift=limit).build()
+    objective.attach(fresh, Curved())
+    batch, std = draw(fresh, steps=(0, 1, 2, 3, 4)), fresh.transitions.std
+    _, _, metrics = gradients(objective, fresh, batch)
+    dimensions = batch.latents[0, 0].numel()
+    assert metrics["loss/forward"] == pytest.approx(limit**2 / dimensions, rel=1e-4)
+    leading = std[(torch.arange(5) - 1).clamp(min=0)]  # state t is led to by transition t - 1
+    assert metrics["loss/reverse"] == pytest.approx(
+        float((std / leading).square().mean()) * limit**2 / dimensions, rel=1e-4
+    )
+
+
 def test_without_a_reward_the_pretrained_model_is_the_optimum(
     policy_config: PolicyConfig, draw: Callable[..., Batch]
 ) -> None:
