@@ -46,11 +46,8 @@ SHARES = {
     "learner paused": 4,
     "object stores full": 10,
 }
-SETTINGS = (
-    "samplers.count=2",
-    "reward_actors.count=2",
-    "failures={max_deaths: 1000, patience: {room: 60, start: 60, sample: 6, score: 6, learn: 10}}",
-)
+ACTORS = ("samplers.count=2", "reward_actors.count=2")
+PATIENCE = "failures={max_deaths: 1000, patience: {room: 120, start: 120, sample: 10, score: 10, learn: 20}}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ def kinds_of(count: int) -> list[str]:
 
 def undisturbed(site: Cluster, config: Path, run: Path, iterations: int) -> None:
     """Carry out the run in peace."""
-    reference = Site(site, config, run, f"iterations={iterations}", *SETTINGS)
+    reference = Site(site, config, run, f"iterations={iterations}", *ACTORS)
     try:
         reference.finish()
     finally:
@@ -103,7 +100,7 @@ def disturbed(site: Cluster, config: Path, run: Path, iterations: int, faults: S
     Raises:
         Stuck: If it ends otherwise than well, or does not end.
     """
-    victim = Site(site, config, run, f"iterations={iterations}", *SETTINGS)
+    victim = Site(site, config, run, f"iterations={iterations}", *ACTORS, PATIENCE)
     found = []
     try:
         for number, fault in enumerate(faults):

@@ -80,7 +80,7 @@ class Site:
             process.wait()
 
     def signal(self, role: str, number: signal.Signals, draw: float) -> None:
-        """Send a signal to one of a role's actor processes, chosen by a number in [0, 1)."""
+        """Send a signal to one of a role's actors that are up, chosen by a number in [0, 1)."""
         deadline = time.monotonic() + 60
         while not (victims := self._actors(role)):
             if time.monotonic() > deadline:
@@ -107,7 +107,8 @@ class Site:
         found = []
         for process in self._cluster.processes():
             try:
-                if process.cmdline()[0].startswith(f"ray::{role}"):
+                title = process.cmdline()[0]
+                if title.startswith(f"ray::{role}") and not title.endswith("__init__"):
                     found.append(process.pid)
             except (psutil.NoSuchProcess, psutil.AccessDenied, IndexError):  # gone, or a zombie
                 continue
