@@ -22,6 +22,7 @@ _SETTINGS = {
     # Objects go through the stores, however small: so a node takes with it what it held. And its loss is noticed soon.
     "RAY_max_direct_call_object_size": "1000",
     "RAY_health_check_period_ms": "1000",
+    "RAY_raylet_start_wait_time_s": "180",
     "RAY_worker_niceness": "0",  # Ray's 15 would starve them on a machine that does something else too
 }
 _RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
