@@ -12,13 +12,10 @@ from diffusers import DDIMScheduler
 from actors.trajectories import Request
 from actors.transitions import make_transitions
 from cluster.config import Config
+from cluster.learner_group import Hung
 from cluster.pacing import Pacing
 from cluster.prompts import make_requests, prompts_of, read_prompts
 from cluster.rollouts import Rollout, Rollouts
-
-
-class Hung(RuntimeError):
-    """The learner does not answer."""
 
 
 class Batches:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from learner.ranks import RankLost
 
 _ANSWER = 5.0  # seconds in which an idle rank answers, when it is asked whether it lives
+
+
+class Hung(RuntimeError):
+    """Something without which nothing goes on does not answer."""
 
 
 class LearnerGroup:
@@ -19,10 +23,11 @@ class LearnerGroup:
     Args:
         actors: Handles of the learner actors, one a rank.
         timeout: Seconds that a rank waits for the others until they count as lost.
+        patience: Seconds after which what the driver waits for here is taken to hang.
     """
 
-    def __init__(self, actors: Sequence[Any], timeout: float) -> None:
-        self.actors, self._timeout = actors, timeout
+    def __init__(self, actors: Sequence[Any], timeout: float, patience: float = 3600) -> None:
+        self.actors, self._timeout, self._patience = actors, timeout, patience
 
     def join(self, patience: float) -> None:
         """Wait until every rank's model is loaded, and let the ranks meet; one alone needs no process group.
@@ -47,42 +52,73 @@ class LearnerGroup:
         return [update for update, _ in started], started[0][1]
 
     def weights(self, averaged: bool = False) -> ray.ObjectRef:
-        """The adapter as it is now, or its exponential average."""
-        return self.actors[0].weights.remote(averaged)
+        """The adapter as it is now, or its exponential average.
+
+        Raises:
+            Hung: If the learner does not answer.
+        """
+        reference = self.actors[0].weights.remote(averaged)
+        # Waited for here: a sampler that is to act with them would be taken to hang in the learner's place.
+        if not ray.wait([reference], timeout=self._patience, fetch_local=False)[0]:
+            self._hangs("given its weights")
+        return reference
 
     def save(self, folder: str, keep: int, extra: dict[str, Any]) -> None:
-        """Write a checkpoint, see `LearnerActor.save`."""
-        ray.get(self.actors[0].save.remote(folder, keep, extra))
+        """Write a checkpoint, see `LearnerActor.save`.
+
+        Raises:
+            Hung: If the learner does not answer.
+        """
+        try:
+            ray.get(self.actors[0].save.remote(folder, keep, extra), timeout=self._patience)
+        except GetTimeoutError:
+            self._hangs("written a checkpoint")
 
     def restore(self, path: str) -> tuple[int, dict[str, Any]]:
         """Continue every rank from a checkpoint that all of them can read; returns its version and the driver's state.
 
         Raises:
             CheckpointError: If it is damaged.
+            Hung: If one does not answer.
         """
-        return all_of([actor.restore.remote(path) for actor in self.actors])[0]
+        try:
+            return all_of([actor.restore.remote(path) for actor in self.actors], self._patience)[0]
+        except GetTimeoutError:
+            self._hangs("read its checkpoint")
 
-    def lost(self, error: Exception) -> str | None:
-        """Which rank an exception tells the loss of, in a sentence; `None` if it tells of something else.
+    def _hangs(self, verb: str) -> NoReturn:
+        raise Hung(f"The learner has not {verb} in {self._patience:g} s (failures.patience.learn).")
 
-        A rank that is killed takes the others' connections with it. Whichever error arrives first, the rank that died,
-        or no longer answers, is the one that is named.
+    def lost(self, error: Exception, others: Mapping[str, Any] | None = None) -> str | None:
+        """What an exception tells the loss of, in a sentence; `None` if it tells of something else.
+
+        The loss of one thing shows first in what depended on it: a rank that is killed takes the others' connections
+        with it, and a sampler cannot ask a weight store that is gone. So whichever error arrives first, all are asked,
+        and the one that died, or no longer answers, is named.
+
+        Args:
+            error: What arrived.
+            others: Actors by name without which nothing goes on either.
         """
-        lost_touch = isinstance(error, RayTaskError) and isinstance(error.cause, RankLost)
-        if not lost_touch and not isinstance(error, RayActorError):
-            return None
-        if len(self.actors) == 1:
-            return str(error)
-        asked = [actor.__ray_ready__.remote() for actor in self.actors]
-        ray.wait(asked, num_returns=len(asked), timeout=_ANSWER)
-        for rank, answer in enumerate(asked):
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, Hung):
+            return str(cause)
+        named = (
+            [f"Learner rank {rank}" for rank in range(len(self.actors))] if len(self.actors) > 1 else ["The learner"]
+        )
+        asked = dict(zip(named, self.actors, strict=True)) | dict(others or {})
+        answers = [actor.__ray_ready__.remote() for actor in asked.values()]
+        ray.wait(answers, num_returns=len(answers), timeout=_ANSWER)
+        lost_touch = isinstance(cause, RankLost | RayActorError | ObjectLostError)
+        for who, answer in zip(asked, answers, strict=True):
             try:
                 ray.get(answer, timeout=0)
             except GetTimeoutError:
-                return f"Learner rank {rank} does not answer."
+                if lost_touch:
+                    return f"{who} does not answer."
             except RayActorError as death:
-                return f"Learner rank {rank} died: {death}"
-        return str(error.cause if isinstance(error, RayTaskError) else error)
+                return f"{who} died: {death}"
+        return str(cause) if lost_touch else None
 
 
 def all_of(references: Sequence[ray.ObjectRef], timeout: float | None = None) -> list[Any]:

@@ -10,11 +10,13 @@ from typing import cast
 
 import numpy as np
 import ray
+from ray.exceptions import GetTimeoutError
 
 from cluster.batches import Batches
 from cluster.config import Config
 from cluster.display import Display
 from cluster.evaluate import evaluate, features
+from cluster.learner_group import Hung
 from cluster.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.pictures import sample_grid
 from cluster.placement import Crew
@@ -36,8 +38,9 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         RunStopped: If too many samples have no reward.
         Stopped: After SIGTERM, with a checkpoint of the last iteration written.
         ActorsLost: If actors of one role died too often.
-        RayActorError, Hung: If the learner or the weight store died or hangs; calling again with a new crew continues
-            from the last checkpoint. Of several learner ranks one that is left may speak first, with a `RankLost`.
+        RayActorError, ObjectLostError, Hung: If the learner or the weight store died or hangs, or a node took what it
+            alone had; calling again with a new crew continues from the last checkpoint. Whoever depended on what was
+            lost may speak first, see `LearnerGroup.lost`.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards)
     combiner = Combiner(
@@ -49,7 +52,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     version = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)
     batches.draw_offline()
-    _publish(crew, crew.learner.weights())
+    _publish(config, crew, crew.learner.weights())
     if not run.has(version):
         metrics, splits = _evaluate(config, crew, rollouts, run, display, version)
         run.record(version, metrics, splits)
@@ -71,7 +74,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         display.status("learning")
         updates, weights = crew.learner.update(combined.rewards, [r.trajectories for r in batch])
         updated = batches.wait_for(updates, config.failures.patience.learn)[0]
-        _publish(crew, weights)
+        _publish(config, crew, weights)
         metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
         metrics |= span_metrics(rollouts.spans, updated)
         metrics |= pool_metrics(sampler=crew.samplers, **{"+".join(names): p for names, p in crew.rewards.items()})
@@ -88,8 +91,12 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             _checkpoint(config, crew, run, combiner)
 
 
-def _publish(crew: Crew, weights: ray.ObjectRef) -> None:
-    ray.get(crew.store.publish.remote(weights, [weights]))
+def _publish(config: Config, crew: Crew, weights: ray.ObjectRef) -> None:
+    try:
+        ray.get(crew.store.publish.remote(weights, [weights]), timeout=config.failures.patience.learn)
+    except GetTimeoutError:
+        patience = f"{config.failures.patience.learn:g} s (failures.patience.learn)"
+        raise Hung(f"The weight store has not published new weights in {patience}.") from None
 
 
 def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:

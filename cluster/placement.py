@@ -199,7 +199,7 @@ def make_crew(config: Config, placement: Placement) -> Crew:
         names: Pool(f"actor of the rewards {', '.join(names)}", actors, deaths, patience.score)
         for names, actors in rewards.items()
     }
-    learner = LearnerGroup(ranks, config.learner.rank_timeout)
+    learner = LearnerGroup(ranks, config.learner.rank_timeout, patience.learn)
     crew = Crew(store, learner, Pool("sampler", samplers, deaths, patience.sample), pools)
     crew.samplers.start(config.samplers.min_count or config.samplers.count, patience.start)
     for pool in crew.rewards.values():

@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, RayActorError, RuntimeEnvSetupError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RuntimeEnvSetupError
 
 from cluster.environments import StartError, cannot_start
 
@@ -106,7 +106,8 @@ class Pool:
 
         Returns:
             The call's job and the value of its first reference, or the exception that it raised (a `RayTaskError`);
-            `None` if there is nothing to report, because the call's actor was lost and the call has been queued again.
+            `None` if there is nothing to report, because the call's actor or its result was lost and the call has been
+            queued again.
 
         Raises:
             ActorsLost: If actors have died too often.
@@ -133,9 +134,9 @@ class Pool:
             value = ray.get(reference)
         except RuntimeEnvSetupError as error:  # it came back on another node
             raise cannot_start(f"The {self._role}", error) from error
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError) as error:  # the result may have been all that its node took with it
             self._waiting.appendleft(call)
-            if actor not in self._probes.values():
+            if isinstance(error, RayActorError) and actor not in self._probes.values():
                 self._lost(actor, error)
             self._dispatch()
             return None

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cluster.batches import Hung
 from cluster.config import Config, ConfigError, load_config
 from cluster.display import Display
 from cluster.environments import StartError
+from cluster.learner_group import Hung
 from cluster.loop import RunStopped, train
 from cluster.placement import Placement, dismiss, make_crew
 from cluster.pool import ActorsLost
@@ -110,7 +110,7 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
 
 
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:
-    """Train, with a new crew from the last checkpoint whenever the learner was lost."""
+    """Train, with a new crew from the last checkpoint when something was lost that cannot be replaced alone."""
     placement = place(config)
     if placement.report:
         console.print(placement.report, highlight=False, soft_wrap=True)
@@ -121,12 +121,13 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
             try:
                 with deferred():
                     return train(config, crew, run, display)
-            except (RayActorError, RayTaskError, Hung) as error:
-                if (lost := str(error) if isinstance(error, Hung) else crew.learner.lost(error)) is None:
+            except (RayActorError, RayTaskError, ObjectLostError, StartError, Hung) as error:
+                # A StartError here is of an actor that came back, and found no weight store to connect to.
+                if (lost := crew.learner.lost(error, {"The weight store": crew.store})) is None:
                     raise
-                log.warning("The learner was lost; the run continues from its last checkpoint. (%s)", lost)
+                log.warning("All actors start anew, and the run continues from its last checkpoint. (%s)", lost)
                 display.lost("learner", losses + 1)
                 if losses == config.failures.max_deaths:
-                    raise ActorsLost(f"The learner died {losses + 1} times; the last time: {lost}") from error
+                    raise ActorsLost(f"The learner was lost {losses + 1} times; the last time: {lost}") from error
             finally:
                 dismiss(crew)

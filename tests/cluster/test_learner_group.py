@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from cluster.learner_group import LearnerGroup, all_of
+from cluster.learner_group import Hung, LearnerGroup, all_of
 from learner.ranks import RankLost
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -22,6 +22,7 @@ class Rank:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.silent = False
 
     def listen(self, address: str) -> int:
         self.told.append(("listen", address))
@@ -35,8 +36,20 @@ class Rank:
         return len(self.told), f"weights of {len(trajectories)}"
 
     def restore(self, path: str) -> tuple[int, dict[str, Any]]:
+        self.weights(False)
         self.told.append(path)
         return 7, {}
+
+    def weights(self, averaged: bool) -> str:
+        if self.silent:
+            time.sleep(60)
+        return "weights"
+
+    def save(self, *arguments: Any) -> None:
+        self.weights(False)
+
+    def fall_silent(self) -> None:
+        self.silent = True
 
     def memory(self) -> list[Any]:
         return self.told
@@ -55,21 +68,21 @@ class Rank:
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[[int], LearnerGroup]]:
+def make() -> Iterator[Callable[..., LearnerGroup]]:
     """Starts a group; its actors are killed at the end."""
     started: list[Any] = []
 
-    def group(count: int) -> LearnerGroup:
+    def group(count: int, patience: float = 60) -> LearnerGroup:
         actor: Any = ray.remote(Rank)
         started.extend(actor.options(num_cpus=0).remote() for _ in range(count))
-        return LearnerGroup(started[-count:], 30.0)
+        return LearnerGroup(started[-count:], 30.0, patience)
 
     yield group
     for actor in started:
         ray.kill(actor)
 
 
-def test_every_rank_takes_part_and_the_first_one_answers(make: Callable[[int], LearnerGroup]) -> None:
+def test_every_rank_takes_part_and_the_first_one_answers(make: Callable[..., LearnerGroup]) -> None:
     group = make(3)
     group.join(60)
     updates, weights = group.update(0.5, [ray.put("a"), ray.put("b")])
@@ -84,13 +97,13 @@ def test_every_rank_takes_part_and_the_first_one_answers(make: Callable[[int], L
         assert (update, path) == ((0.5, ("a", "b")), "checkpoint")
 
 
-def test_one_rank_meets_nobody(make: Callable[[int], LearnerGroup]) -> None:
+def test_one_rank_meets_nobody(make: Callable[..., LearnerGroup]) -> None:
     group = make(1)
     group.join(60)
     assert ray.get(group.actors[0].memory.remote()) == []
 
 
-def test_the_first_failure_is_raised_although_another_rank_still_works(make: Callable[[int], LearnerGroup]) -> None:
+def test_the_first_failure_is_raised_although_another_rank_still_works(make: Callable[..., LearnerGroup]) -> None:
     slow, failing = make(2).actors
     started = time.monotonic()
     with pytest.raises(ValueError, match="no"):
@@ -104,7 +117,7 @@ def error_of(reference: ray.ObjectRef) -> Exception:
     return caught.value
 
 
-def test_the_rank_that_died_is_named_whoever_complains_first(make: Callable[[int], LearnerGroup]) -> None:
+def test_the_rank_that_died_is_named_whoever_complains_first(make: Callable[..., LearnerGroup]) -> None:
     group = make(2)
     first, second = group.actors
     death = error_of(second.die.remote())
@@ -112,17 +125,52 @@ def test_the_rank_that_died_is_named_whoever_complains_first(make: Callable[[int
         assert str(group.lost(error)).startswith("Learner rank 1 died")
 
 
-def test_a_rank_that_does_not_answer_is_named(make: Callable[[int], LearnerGroup]) -> None:
+def test_a_rank_that_does_not_answer_is_named(make: Callable[..., LearnerGroup]) -> None:
     group = make(2)
     group.actors[1].sleep.remote(60)
     assert group.lost(error_of(group.actors[0].lose_touch.remote())) == "Learner rank 1 does not answer."
 
 
-def test_without_a_culprit_the_complaint_itself_is_passed_on(make: Callable[[int], LearnerGroup]) -> None:
+def test_without_a_culprit_the_complaint_itself_is_passed_on(make: Callable[..., LearnerGroup]) -> None:
     group = make(2)
     assert "connection closed by peer" in str(group.lost(error_of(group.actors[0].lose_touch.remote())))
 
 
-def test_other_errors_are_no_loss(make: Callable[[int], LearnerGroup]) -> None:
+def test_other_errors_are_no_loss(make: Callable[..., LearnerGroup]) -> None:
     group = make(2)
     assert group.lost(error_of(group.actors[0].fail.remote())) is None
+
+
+def test_the_weight_store_that_died_is_named_by_what_depended_on_it(make: Callable[..., LearnerGroup]) -> None:
+    group, (store, sampler) = make(1), make(2).actors
+    error_of(store.die.remote())
+    error = error_of(sampler.fail.remote())
+    assert group.lost(error) is None
+    assert str(group.lost(error, {"The weight store": store})).startswith("The weight store died")
+
+
+def test_what_only_a_lost_node_had_is_a_loss(make: Callable[..., LearnerGroup]) -> None:
+    @ray.remote(num_cpus=0)
+    def fail() -> None:
+        raise ObjectLostError("ab" * 28, None, "")
+
+    group = make(1)
+    assert "lost" in str(group.lost(error_of(fail.remote())))
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "verb"),
+    [
+        ("weights", (), "given its weights"),
+        ("save", ("folder", 3, {}), "written a checkpoint"),
+        ("restore", ("checkpoint",), "read its checkpoint"),
+    ],
+)
+def test_a_learner_that_hangs_is_not_waited_for_forever(
+    make: Callable[..., LearnerGroup], method: str, arguments: tuple[Any, ...], verb: str
+) -> None:
+    group = make(1, patience=2)
+    ray.get(group.actors[0].fall_silent.remote())
+    with pytest.raises(Hung, match=rf"The learner has not {verb} in 2 s \(failures\.patience\.learn\)") as caught:
+        getattr(group, method)(*arguments)
+    assert group.lost(caught.value) == str(caught.value)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray.exceptions import RayTaskError
@@ -47,6 +48,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
             (self.folder / f"start-{job}-{os.getpid()}").touch()
             self.until(mark)
             return job, os.getpid()
+
+        def big(self, job: Any) -> np.ndarray:
+            (self.folder / f"big-{job}-{time.monotonic_ns()}").touch()
+            return np.zeros(1_000_000, np.uint8)
 
         def meet(self, own: str, other: str) -> str:
             (self.folder / own).touch()
@@ -209,6 +214,18 @@ def test_an_exception_in_a_call_is_reported_and_not_retried(start: Start, tmp_pa
     assert isinstance(results["bad"].cause, ValueError)
     assert results["good"][0] == "good"
     assert len(marks(tmp_path, "failed-*")) == 1
+    assert pool.deaths == 0
+
+
+def test_a_call_whose_result_was_lost_runs_again_and_nobody_has_died(start: Start, tmp_path: Path) -> None:
+    pool = start(1)
+    pool.submit(call("big", "big", "big"))
+    (reference,) = pool.references
+    ray.wait([reference])
+    ray._private.internal_api.free([reference])
+    ((job, value),) = harvest(pool)
+    assert (job, len(value)) == ("big", 1_000_000)
+    assert len(marks(tmp_path, "big-*")) == 2
     assert pool.deaths == 0
 
 

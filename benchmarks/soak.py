@@ -1,0 +1,165 @@
+"""A long run with a trivial policy: does any process, or the object store, keep growing?
+
+    python -m benchmarks.soak [--iterations 1000] [--out FOLDER]
+
+The run is `cluster.local`'s: driver, learner, sampler, reward actor and Ray's own processes, each a process. Every few
+seconds the memory that is a process's own (USS: what its end would give back) is read, and the bytes in use in the
+object store. Printed are the medians of the run's first, second and last quarter, and the slope of a straight line
+from the second quarter on: in the first one caches fill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import psutil
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.tiny import write_config
+from cluster.config import load_config
+from cluster.display import Display
+from cluster.loop import train
+from cluster.placement import dismiss, local, make_crew
+from cluster.rundir import RunDirectory
+from cluster.telemetry import Telemetry
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+SECONDS = 2.0  # between readings
+STORE = "object store"
+# A process's name here, by what its command line holds.
+ROLES = {
+    "ray::Sampler": "sampler",
+    "ray::RewardActor": "reward actor",
+    "ray::LearnerActor": "learner",
+    "ray::WeightStore": "weight store",
+    "raylet/raylet": "raylet",
+    "gcs/gcs_server": "control store (GCS)",
+}
+Readings = dict[str, list[tuple[int, float]]]  # (iteration, bytes) by role
+
+
+def soak(folder: Path, iterations: int) -> Readings:
+    """Carry out the run and read."""
+    config = load_config(write_config(folder), [f"iterations={iterations}", "name=soak", "samplers.request_size=4"])
+    run = RunDirectory.create(config)
+    crew = make_crew(config, local(config))
+    display = _Counting(Console(quiet=True), iterations, telemetry=Telemetry("soak"))
+    with display, _reading(lambda: display.reached) as readings:
+        train(config, crew, run, display)
+    dismiss(crew)
+    ray.shutdown()
+    return readings
+
+
+class _Counting(Display):
+    """A display that also remembers where the run is."""
+
+    reached = 0
+
+    def iteration(self, iteration: int, metrics: dict[str, float]) -> None:  # type: ignore[override]
+        super().iteration(iteration, metrics)
+        self.reached = iteration
+
+
+@contextmanager
+def _reading(iteration: Callable[[], int]) -> Iterator[Readings]:
+    readings: Readings = {}
+    done = threading.Event()
+    total = ray.cluster_resources()["object_store_memory"]
+
+    def work() -> None:
+        while not done.wait(SECONDS):
+            found = dict(_processes()) | {STORE: total - ray.available_resources()["object_store_memory"]}
+            for role, size in found.items():
+                readings.setdefault(role, []).append((iteration(), size))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield readings
+    done.set()
+    thread.join()
+
+
+def _processes() -> Iterator[tuple[str, float]]:
+    own = psutil.Process()
+    yield "driver", own.memory_full_info().uss
+    for process in own.children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+            for part, role in ROLES.items():
+                if part in line:
+                    yield role, process.memory_full_info().uss
+        except psutil.NoSuchProcess:
+            continue
+
+
+def summary(readings: Readings) -> list[dict[str, float | str]]:
+    """Of each role, in MB: medians of the run's quarters, and the slope after the first one per 1,000 iterations."""
+    rows: list[dict[str, float | str]] = []
+    for role, values in readings.items():
+        iterations, sizes = np.array(values).T
+        sizes = sizes / 1e6
+        first, second, _, last = (statistics.median(part) for part in np.array_split(sizes, 4))
+        settled = slice(len(sizes) // 4, None)
+        slope = 1000 * np.polyfit(iterations[settled], sizes[settled], 1)[0]
+        rows.append({"role": role, "first": first, "second": second, "last": last, "slope": float(slope)})
+    return rows
+
+
+def draw(readings: Readings, path: Path) -> None:
+    """The curves, relative to the median of the run's second quarter."""
+    figure, (whole, change) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for role, values in readings.items():
+        iterations, sizes = np.array(values).T
+        sizes = sizes / 1e6
+        settled = statistics.median(np.array_split(sizes, 4)[1])
+        whole.plot(iterations, sizes, label=role, linewidth=1)
+        change.plot(iterations, sizes - settled, linewidth=1)
+    whole.set(title="Memory of its own", xlabel="iteration", ylabel="MB", ylim=(0, None))
+    change.set(title="Change against the second quarter's median", xlabel="iteration", ylabel="MB", ylim=(-15, 15))
+    whole.legend(fontsize=8, loc="center right")
+    for axis in (whole, change):
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run, print, draw."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for soak.png and soak.json")
+    args = parser.parse_args(arguments)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        readings = soak(Path(folder), args.iterations)
+    seconds = time.monotonic() - started
+    rows = summary(readings)
+    title = f"{args.iterations} iterations in {seconds:.0f} s, MB"
+    table = Table("", "first quarter", "second quarter", "last quarter", "per 1,000 iterations", title=title)
+    for row in rows:
+        table.add_row(str(row["role"]), *(f"{row[name]:.1f}" for name in ("first", "second", "last", "slope")))
+    Console().print(table)
+    draw(readings, args.out / "soak.png")
+    figures = {"iterations": args.iterations, "seconds": seconds, "rows": rows, "readings": readings}
+    (args.out / "soak.json").write_text(json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ.update(RAY_worker_niceness="0")  # Ray's 15 would starve them on a machine that does something else too
+    main()

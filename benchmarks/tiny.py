@@ -1,0 +1,55 @@
+"""The smallest run there is, for tests and benchmarks that are about the machinery: what it trains says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from shapes.fit_pipeline import MAX_TOKENS, make_tokenizer
+
+
+def make_pipeline(folder: Path) -> Path:
+    """Write a randomly initialised pipeline in the published format: 16 x 16 images, 8 x 8 latents."""
+    tokenizer = make_tokenizer(folder / "tokenizer")
+    torch.manual_seed(0)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
+        norm_num_groups=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+        layers_per_block=1, norm_num_groups=4, sample_size=16,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+        steps_offset=1,
+    )  # fmt: skip
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def write_config(folder: Path) -> Path:
+    """Write a pipeline and a config: 2 of 3 prompts x 2 samples an iteration, in 2 requests; returns the config."""
+    (folder / "prompts.txt").write_text("a red circle\nfour blue stars\na green cross\n")
+    (folder / "tiny.yaml").write_text(f"""
+folder: {folder}
+policy: {{model: {make_pipeline(folder / "pipeline")}, device: cpu, steps: 3, lora_rank: 2, lora_alpha: 2}}
+prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, per_iteration: 2, samples: 2}}
+rewards: {{jpeg_compressibility: {{weight: 1.0}}}}
+samplers: {{request_size: 2}}
+learner: {{lr: 0.01, ema_decay: 0.5}}
+evaluation: {{every: 0, samples: 2, held_out_samples: 2, features: null}}
+""")
+    return folder / "tiny.yaml"
