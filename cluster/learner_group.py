@@ -47,8 +47,14 @@ class LearnerGroup:
         return [update for update, _ in started], started[0][1]
 
     def weights(self, averaged: bool = False) -> ray.ObjectRef:
-        """The adapter as it is now, or its exponential average."""
-        return self.actors[0].weights.remote(averaged)
+        """The adapter as it is now, or its exponential average, once it is there.
+
+        Raises:
+            RayActorError: If the learner was lost; whoever reads the weights would otherwise be the first to notice.
+        """
+        reference = self.actors[0].weights.remote(averaged)
+        ray.get(self.actors[0].__ray_ready__.remote())  # an actor's calls end in order
+        return reference
 
     def save(self, folder: str, keep: int, extra: dict[str, Any]) -> None:
         """Write a checkpoint, see `LearnerActor.save`."""

@@ -13,11 +13,11 @@ import ray
 
 from cluster.batches import Batches
 from cluster.config import Config
+from cluster.crew import Crew
 from cluster.display import Display
 from cluster.evaluate import evaluate, features
 from cluster.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.pictures import sample_grid
-from cluster.placement import Crew
 from cluster.rollouts import Rollout, Rollouts
 from cluster.rundir import RunDirectory
 from cluster.stopping import Stopped, at_once
@@ -89,7 +89,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
 
 def _publish(crew: Crew, weights: ray.ObjectRef) -> None:
-    ray.get(crew.store.publish.remote(weights, [weights]))
+    ray.get(crew.store.publish.remote([weights]))
 
 
 def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:

@@ -16,10 +16,11 @@ from rich.logging import RichHandler
 
 from cluster.batches import Hung
 from cluster.config import Config, ConfigError, load_config
+from cluster.crew import dismiss, make_crew
 from cluster.display import Display
 from cluster.environments import StartError
 from cluster.loop import RunStopped, train
-from cluster.placement import Placement, dismiss, make_crew
+from cluster.placement import Placement
 from cluster.pool import ActorsLost
 from cluster.report import write_report
 from cluster.rundir import RunDirectory
