@@ -97,12 +97,12 @@ class Learner:
 class Holder:
     """Copies a new adapter into its own memory, as a policy does."""
 
-    def __init__(self) -> None:
-        self._own = np.zeros(ADAPTER, np.float32)
+    def __init__(self, store: Any) -> None:
+        self._store, self._own = store, np.zeros(ADAPTER, np.float32)
 
-    def pull(self, store: Any) -> None:
+    def pull(self) -> None:
         """As a sampler does: ask the store, fetch, copy and verify."""
-        _, reference, _ = ray.get(store.newer.remote(0))
+        _, reference, _ = ray.get(self._store.newer.remote(0))
         ray.get(reference).copy_to(self._own)
 
     def take(self, reference: list[ray.ObjectRef]) -> None:
@@ -153,13 +153,13 @@ def pipelined(folder: str, name: str, *overrides: str, learning: float) -> float
 def broadcast() -> list[tuple[float, float]]:
     """Seconds until 8 actors hold a new adapter, through the weight store and by a bare put and gets; of each round."""
     store = ray.remote(WeightStore).options(num_cpus=0).remote()
-    holders = [ray.remote(Holder).options(num_cpus=0).remote() for _ in range(8)]
+    holders = [ray.remote(Holder).options(num_cpus=0).remote(store) for _ in range(8)]
     flat = np.random.default_rng(0).random(ADAPTER, np.float32)
 
     def ours() -> None:
         weights = ray.put(Weights.pack(1, flat, (("w", (ADAPTER,)),)))
         ray.get(store.publish.remote([weights]))
-        ray.get([holder.pull.remote(store) for holder in holders])
+        ray.get([holder.pull.remote() for holder in holders])
 
     def bare() -> None:
         reference = ray.put(flat)

@@ -37,8 +37,14 @@ class Crew:
     rewards: Mapping[tuple[str, ...], Pool]  # one of each environment, by the names of its rewards
 
 
-def make_crew(config: Config, placement: Placement) -> Crew:
+def make_crew(config: Config, placement: Placement, again: bool = False) -> Crew:
     """Create the actors of a run and wait until their models are loaded.
+
+    Args:
+        config: Of the run.
+        placement: Where they go.
+        again: In place of a crew that was lost: one sampler and one reward actor of each environment are enough to go
+            on, because a node may have gone with the others' room.
 
     Raises:
         StartError: If a reward's environment cannot be set up, or an actor cannot load its model.
@@ -83,9 +89,9 @@ def make_crew(config: Config, placement: Placement) -> Crew:
     }
     learner = LearnerGroup(ranks, config.learner.rank_timeout)
     crew = Crew(store, learner, Pool("sampler", samplers, deaths, patience.sample), pools)
-    crew.samplers.start(config.samplers.min_count or config.samplers.count, patience.start)
+    crew.samplers.start(1 if again else config.samplers.min_count or config.samplers.count, patience.start)
     for pool in crew.rewards.values():
-        pool.start(config.reward_actors.count, patience.start)
+        pool.start(1 if again else config.reward_actors.count, patience.start)
     try:
         learner.join(patience.start)
     except GetTimeoutError:

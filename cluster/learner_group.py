@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from learner.ranks import RankLost
 
@@ -69,13 +69,16 @@ class LearnerGroup:
         return all_of([actor.restore.remote(path) for actor in self.actors])[0]
 
     def lost(self, error: Exception) -> str | None:
-        """Which rank an exception tells the loss of, in a sentence; `None` if it tells of something else.
+        """What an exception tells the loss of, in a sentence; `None` if it tells of something else.
 
         A rank that is killed takes the others' connections with it. Whichever error arrives first, the rank that died,
-        or no longer answers, is the one that is named.
+        or no longer answers, is the one that is named. A node that is lost takes with it what only its object store
+        held: trajectories that the learner, or weights that a sampler, had not fetched yet.
         """
-        lost_touch = isinstance(error, RayTaskError) and isinstance(error.cause, RankLost)
-        if not lost_touch and not isinstance(error, RayActorError):
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, ObjectLostError):
+            return f"Its data went with a node: {cause}"
+        if not isinstance(cause, RankLost | RayActorError):
             return None
         if len(self.actors) == 1:
             return str(error)
@@ -88,7 +91,7 @@ class LearnerGroup:
                 return f"Learner rank {rank} does not answer."
             except RayActorError as death:
                 return f"Learner rank {rank} died: {death}"
-        return str(error.cause if isinstance(error, RayTaskError) else error)
+        return str(cause)
 
 
 def all_of(references: Sequence[ray.ObjectRef], timeout: float | None = None) -> list[Any]:

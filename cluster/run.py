@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -118,11 +118,11 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
     with Display(console, config.iterations, telemetry=Telemetry(run.path.name)) as display:
         display.status("starting")
         for losses in range(config.failures.max_deaths + 1):
-            crew = make_crew(config, placement)
+            crew = make_crew(config, placement, again=losses > 0)
             try:
                 with deferred():
                     return train(config, crew, run, display)
-            except (RayActorError, RayTaskError, Hung) as error:
+            except (RayActorError, RayTaskError, ObjectLostError, Hung) as error:
                 if (lost := str(error) if isinstance(error, Hung) else crew.learner.lost(error)) is None:
                     raise
                 log.warning("The learner was lost; the run continues from its last checkpoint. (%s)", lost)

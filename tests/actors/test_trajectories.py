@@ -39,7 +39,7 @@ def test_weights_verify_after_the_wire() -> None:
     assert arrived.index == INDEX
 
 
-@pytest.mark.parametrize("size", [2**16, 2**16 + 1, 200_000])
+@pytest.mark.parametrize("size", [2**17, 2**17 + 1, 400_000])
 def test_buffers_of_several_pieces_are_copied_whole_and_every_piece_is_verified(size: int) -> None:
     flat, own = np.random.default_rng(0).random(size, np.float32), np.empty(size, np.float32)
     weights = Weights.pack(1, flat, (("a", (size,)),))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from cluster.learner_group import LearnerGroup, all_of
 from learner.ranks import RankLost
@@ -34,6 +34,10 @@ class Rank:
         self.told.append((rewards, trajectories))
         return len(self.told), f"weights of {len(trajectories)}"
 
+    def weights(self, averaged: bool) -> str:
+        time.sleep(0.5)
+        return "weights"
+
     def restore(self, path: str) -> tuple[int, dict[str, Any]]:
         self.told.append(path)
         return 7, {}
@@ -43,6 +47,9 @@ class Rank:
 
     def lose_touch(self) -> None:
         raise RankLost("connection closed by peer")
+
+    def read_what_is_gone(self) -> None:
+        raise ObjectLostError("00" * 28, None, "")
 
     def fail(self) -> None:
         raise ValueError("no")
@@ -121,6 +128,19 @@ def test_a_rank_that_does_not_answer_is_named(make: Callable[[int], LearnerGroup
 def test_without_a_culprit_the_complaint_itself_is_passed_on(make: Callable[[int], LearnerGroup]) -> None:
     group = make(2)
     assert "connection closed by peer" in str(group.lost(error_of(group.actors[0].lose_touch.remote())))
+
+
+def test_data_that_went_with_a_node_count_as_a_loss(make: Callable[[int], LearnerGroup]) -> None:
+    group = make(1)
+    assert str(group.lost(error_of(group.actors[0].read_what_is_gone.remote()))).startswith("Its data went with a node")
+
+
+def test_weights_are_there_before_anyone_is_told_of_them(make: Callable[[int], LearnerGroup]) -> None:
+    group = make(1)
+    assert ray.wait([group.weights()], timeout=0)[0]
+    group.actors[0].die.remote()
+    with pytest.raises(RayActorError):
+        group.weights()
 
 
 def test_other_errors_are_no_loss(make: Callable[[int], LearnerGroup]) -> None:
