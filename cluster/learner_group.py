@@ -77,7 +77,7 @@ class LearnerGroup:
         """
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, ObjectLostError):
-            return f"Its data went with a node: {cause}"
+            return "Trajectories or weights went with the node that held them."
         if not isinstance(cause, RankLost | RayActorError):
             return None
         if len(self.actors) == 1:

@@ -91,7 +91,8 @@ class RayNodes:
             "RAY_metrics_report_interval_ms": "500",
             "RAY_health_check_period_ms": "1000",  # a lost node is noticed sooner
             "RAY_health_check_failure_threshold": "2",
-            "RAY_raylet_start_wait_time_s": "120",
+            "RAY_raylet_start_wait_time_s": "120",  # and a busy machine is waited for
+            "RAY_worker_register_timeout_seconds": "600",
             "RAY_JOB_STOP_WAIT_TIME_S": "120",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
