@@ -5,7 +5,7 @@
 #     benchmarks/namespaces.sh [config.yaml] [key=value ...]
 #
 # The head has room for the learner and the rewards, the worker for two samplers; every weight, image and trajectory
-# crosses the cable. At the end the bytes that did are printed.
+# crosses the cable. At the end the bytes that did are printed; the run is left in /tmp/ray-*.runs.
 set -euo pipefail
 
 folder=$(mktemp -d /tmp/ray-XXXXXX)  # short: Unix sockets below it have a length limit

@@ -58,7 +58,7 @@ def adapter(run: RunDirectory) -> dict[str, np.ndarray]:
 def test_nodes_may_be_lost_join_and_leave_and_the_weights_are_those_of_an_undisturbed_run(
     submit: Submit, ray_nodes: Any, workers: list[subprocess.Popen], tmp_path: Path
 ) -> None:
-    job = submit("disturbed", [*ROLES, "iterations=100000", "checkpoints.every=99999"])
+    job = submit("disturbed", [*ROLES, "iterations=100000", "checkpoints.every=5"])
     run = RunDirectory(tmp_path / "disturbed")
     wait_until_acting(run, job, samplers=2, iterations=3)
     ray_nodes.lose(workers[0])
