@@ -213,9 +213,8 @@ class Policy:
             )
         position = 0
         for _, parameter in named:
-            # The buffer may be a read-only view of the object store; copy_ only reads it.
-            piece = np.array(flat[position : position + parameter.numel()])
-            parameter.copy_(torch.from_numpy(piece).view_as(parameter))
+            piece = torch.from_numpy(flat[position : position + parameter.numel()])
+            parameter.copy_(piece.view_as(parameter))
             position += parameter.numel()
 
     def save_lora(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from actors.trajectories import Request, Trajectories, Weights
 
 
 class Sampler:
-    """Rolls out trajectories under the weights in the store; made a Ray actor by `cluster.placement`.
+    """Rolls out trajectories under the weights in the store; made a Ray actor by `cluster.crew`.
 
     Args:
         config: The policy, as the learner has it.
@@ -28,6 +28,8 @@ class Sampler:
         self._store = ray.get_actor(store)
         # Version and checksum of the weights in the policy. A fresh adapter is the pretrained model: version 0.
         self._stamp: tuple[int, int] | None = (0, 0)
+        self._publication = 0  # the store's number of the weights in the policy; 0 if it has published none such
+        self._own = np.empty_like(self._policy.weights()[0])
 
     def __repr__(self) -> str:
         return self._name  # what Ray's dashboard and the job's log call this actor
@@ -55,6 +57,7 @@ class Sampler:
         if weights is None:
             lag = self._pull(version)
         else:
+            self._publication = 0
             self._apply(weights)
         assert self._stamp is not None
         # The actor's own log; a job's log leaves these lines out (deploy/runtime_env.yaml).
@@ -64,13 +67,13 @@ class Sampler:
         return {**receipt, "actor": self._name, "lag": lag}, pixels, trajectories
 
     def _pull(self, version: int) -> float | None:
-        # Asked for with the checksum too: after a learner was restored, an older version is the newer truth.
-        newest: Any = ray.get(self._store.newer.remote(self._stamp))
+        newest: Any = ray.get(self._store.newer.remote(self._publication))
         lag = None
         if newest is not None:
-            reference, published = newest
+            number, reference, published = newest
+            self._publication = 0
             self._apply(ray.get(reference))
-            lag = time.time() - published
+            self._publication, lag = number, time.time() - published
         if self._stamp is None or self._stamp[0] < version:
             raise RuntimeError(
                 f"This sampler was asked to act with weights of version {version}, but the store has none newer than "
@@ -79,9 +82,9 @@ class Sampler:
         return lag
 
     def _apply(self, weights: Weights) -> None:
-        stamp = (weights.version, weights.crc32)
+        stamp = (weights.version, weights.checksum)
         if stamp != self._stamp:
-            weights.verify()
-            self._stamp = None  # while loading, the policy is neither the old nor the new one
-            self._policy.load_weights(weights.flat, weights.index)
+            weights.copy_to(self._own)  # the policy is not touched before they are verified
+            self._stamp = None  # while loading, it is neither the old nor the new one
+            self._policy.load_weights(self._own, weights.index)
             self._stamp = stamp

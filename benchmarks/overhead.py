@@ -23,9 +23,10 @@ from rich.console import Console
 from actors.policy import Policy
 from actors.rollout import rollout
 from cluster.config import Config, load_config
+from cluster.crew import dismiss, make_crew
 from cluster.display import Display
+from cluster.local import place
 from cluster.loop import train
-from cluster.placement import dismiss, local, make_crew
 from cluster.prompts import make_requests, prompts_of, read_prompts
 from cluster.rundir import RunDirectory
 from learner.batch import join
@@ -72,7 +73,7 @@ def whole_loop(config: Config) -> float:
     with tempfile.TemporaryDirectory() as folder:
         config = config.model_copy(update={"folder": folder, "name": "overhead"})
         run = RunDirectory.create(config)
-        crew = make_crew(config, local(config))
+        crew = make_crew(config, place(config))
         with Display(Console(quiet=True), config.iterations) as display:
             train(config, crew, run, display)
         dismiss(crew)

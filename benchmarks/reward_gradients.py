@@ -19,7 +19,7 @@ import torch
 from actors.policy import Policy
 from actors.rollout import rollout
 from cluster.config import load_config
-from cluster.placement import local
+from cluster.local import place
 from cluster.prompts import make_requests, read_prompts
 from cluster.remote_reward import RemoteReward
 from learner.batch import join
@@ -33,7 +33,7 @@ ROUNDS, UPDATES = 7, 3
 def main(arguments: list[str]) -> None:
     """Measure and print."""
     config = load_config(None, ["objective.name=residual_nabla_db", *arguments])
-    placement = local(config)
+    placement = place(config)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     actors = [
         ray.remote(RewardActor).options(**placement.reward).remote(config.makers)

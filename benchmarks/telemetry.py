@@ -25,9 +25,10 @@ import ray
 from rich.console import Console
 
 from cluster.config import Config, load_config
+from cluster.crew import dismiss, make_crew
 from cluster.display import Display
+from cluster.local import place
 from cluster.loop import train
-from cluster.placement import dismiss, local, make_crew
 from cluster.rundir import RunDirectory
 from cluster.telemetry import Telemetry
 
@@ -45,7 +46,7 @@ def seconds_an_iteration(config: Config, watched: bool) -> float:
         stack.enter_context(mock.patch("ray.init", lambda **given: start(**given | {"include_dashboard": watched})))
         if not watched:
             stack.enter_context(mock.patch("cluster.rundir.EventFile"))
-        crew = make_crew(config, local(config))
+        crew = make_crew(config, place(config))
         if watched:
             stack.enter_context(_scraped())
         telemetry = Telemetry("telemetry") if watched else None

@@ -52,14 +52,16 @@ class LearnerGroup:
         return [update for update, _ in started], started[0][1]
 
     def weights(self, averaged: bool = False) -> ray.ObjectRef:
-        """The adapter as it is now, or its exponential average.
+        """The adapter as it is now, or its exponential average, once it is there.
 
         Raises:
-            Hung: If the learner does not answer.
+            RayActorError: If the learner was lost; whoever reads the weights would otherwise be the first to notice.
+            Hung: If it does not answer; a sampler that is to act with them would be taken to hang in its place.
         """
         reference = self.actors[0].weights.remote(averaged)
-        # Waited for here: a sampler that is to act with them would be taken to hang in the learner's place.
-        if not ray.wait([reference], timeout=self._patience, fetch_local=False)[0]:
+        try:
+            ray.get(self.actors[0].__ray_ready__.remote(), timeout=self._patience)  # an actor's calls end in order
+        except GetTimeoutError:
             self._hangs("given its weights")
         return reference
 
@@ -118,6 +120,8 @@ class LearnerGroup:
                     return f"{who} does not answer."
             except RayActorError as death:
                 return f"{who} died: {death}"
+        if isinstance(cause, ObjectLostError):
+            return "Trajectories or weights were lost; they went with the node that held them."
         return str(cause) if lost_touch else None
 
 

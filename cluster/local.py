@@ -1,9 +1,49 @@
 """`python -m cluster.local [config.yaml] [key=value ...]`: a run on this machine alone."""
 
-import sys
+from __future__ import annotations
 
-from cluster.placement import local
+import logging
+import os
+import sys
+from typing import Any
+
+import ray
+import torch
+
+from cluster.config import Config
+from cluster.placement import Placement
 from cluster.run import main
 
+
+def place(config: Config) -> Placement:
+    """Start Ray on this machine alone, on loopback, and share its cores and GPUs out.
+
+    Actors that take turns (a synchronous run) may each use every core; those that work at the same time must share, or
+    they would wait for each other's threads.
+    """
+    cores = os.cpu_count() or 1
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+    ranks = config.learner.ranks
+    workers = config.samplers.count + config.reward_actors.count * len(config.environments) + ranks
+    gpus = torch.cuda.device_count() / workers
+    at_once = config.samplers.count + (ranks if config.samplers.max_staleness else 0)
+    share = max(1, cores // at_once)
+
+    def options(threads: int) -> dict[str, Any]:
+        # Ray would set one thread, and what OpenMP is told later does not undo all of that: 25 % slower.
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        return {"num_cpus": 0, "num_gpus": min(1.0, gpus), "runtime_env": environment}
+
+    return Placement(
+        options(share), options(1), options(share if config.samplers.max_staleness else max(1, cores // ranks))
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main("python -m cluster.local", "Train on this machine alone; no cluster, no download.", local, None))
+    sys.exit(main("python -m cluster.local", "Train on this machine alone; no cluster, no download.", place, None))

@@ -14,12 +14,12 @@ from ray.exceptions import GetTimeoutError
 
 from cluster.batches import Batches
 from cluster.config import Config
+from cluster.crew import Crew
 from cluster.display import Display
 from cluster.evaluate import evaluate, features
 from cluster.learner_group import Hung
 from cluster.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.pictures import sample_grid
-from cluster.placement import Crew
 from cluster.rollouts import Rollout, Rollouts
 from cluster.rundir import RunDirectory
 from cluster.stopping import Stopped, at_once
@@ -93,7 +93,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
 def _publish(config: Config, crew: Crew, weights: ray.ObjectRef) -> None:
     try:
-        ray.get(crew.store.publish.remote(weights, [weights]), timeout=config.failures.patience.learn)
+        ray.get(crew.store.publish.remote([weights]), timeout=config.failures.patience.learn)
     except GetTimeoutError:
         patience = f"{config.failures.patience.learn:g} s (failures.patience.learn)"
         raise Hung(f"The weight store has not published new weights in {patience}.") from None

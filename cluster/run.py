@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cluster.config import Config, ConfigError, load_config
+from cluster.crew import dismiss, make_crew
 from cluster.display import Display
 from cluster.environments import StartError
 from cluster.learner_group import Hung
 from cluster.loop import RunStopped, train
-from cluster.placement import Placement, dismiss, make_crew
+from cluster.placement import Placement
 from cluster.pool import ActorsLost
 from cluster.report import write_report
 from cluster.rundir import RunDirectory
@@ -117,7 +118,7 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
     with Display(console, config.iterations, telemetry=Telemetry(run.path.name)) as display:
         display.status("starting")
         for losses in range(config.failures.max_deaths + 1):
-            crew = make_crew(config, placement)
+            crew = make_crew(config, placement, again=losses > 0)
             try:
                 with deferred():
                     return train(config, crew, run, display)

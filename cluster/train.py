@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from cluster.config import Config, ConfigError
-from cluster.placement import Placement, on_cluster
+from cluster.placement import Placement
+from cluster.reservation import on_cluster
 from cluster.run import main
 
 

@@ -21,7 +21,7 @@ from learner.ranks import listen
 
 
 class LearnerActor:
-    """Trains on rollouts out of the object store; made a Ray actor by `cluster.placement`.
+    """Trains on rollouts out of the object store; made a Ray actor by `cluster.crew`.
 
     Args:
         config: The optimizer.

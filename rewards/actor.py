@@ -12,7 +12,7 @@ from rewards.weighted import WeightedSum
 
 
 class RewardActor:
-    """Scores images under several rewards; made a Ray actor by `cluster.placement`.
+    """Scores images under several rewards; made a Ray actor by `cluster.crew`.
 
     Args:
         rewards: Makes each reward, by name: here, because only here are its packages.

@@ -157,7 +157,6 @@ def test_the_seed_draws_the_adapter_and_nothing_else(policy_config: PolicyConfig
 def test_weights_make_another_policy_the_same(policy_config: PolicyConfig, policy: Policy, nudge: Nudge) -> None:
     nudge(policy)
     flat, index = policy.weights()
-    flat.flags.writeable = False  # as out of the object store
     other = Policy.load(policy_config, seed=1)
     assert not torch.equal(predict(other), predict(policy))
     other.load_weights(flat, index)

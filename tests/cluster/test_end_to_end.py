@@ -19,9 +19,10 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 from cluster.config import Config, load_config
+from cluster.crew import Crew, dismiss, make_crew
 from cluster.display import Display
 from cluster.loop import RunStopped, train
-from cluster.placement import Crew, Placement, dismiss, make_crew
+from cluster.placement import Placement
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollouts
 from cluster.rundir import RunDirectory
@@ -234,11 +235,11 @@ def test_samplers_act_with_what_the_learner_published(settings: Path, tmp_path: 
         return ray.get(done.trajectories)
 
     weights = crew.learner.weights()
-    ray.get(crew.store.publish.remote(weights, [weights]))
+    ray.get(crew.store.publish.remote([weights]))
     before = trajectories(0)
     rewards = np.array([3.0, -1.0, 2.0, 0.5], np.float32)
     (update,), weights = crew.learner.update(rewards, [before])
-    ray.get(crew.store.publish.remote(weights, [weights]))
+    ray.get(crew.store.publish.remote([weights]))
     after = trajectories(ray.get(update).version)
     dismiss(crew)
     assert (before.version, after.version) == (0, 1)

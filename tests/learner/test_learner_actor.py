@@ -42,7 +42,7 @@ def test_an_update_is_the_learner_on_the_joined_rollouts(policy_config: PolicyCo
     update, weights = actor(policy_config).update(REWARDS, *parts)
     plain = Learner(OPTIMIZER, Policy.load(policy_config, 3), OBJECTIVE.build(), 3)
     assert update.metrics == plain.step(join(parts, REWARDS)).metrics
-    assert weights.crc32 == plain.weights().crc32
+    assert weights.checksum == plain.weights().checksum
     assert update.version == weights.version == 1
     assert not np.array_equal(weights.flat, actor(policy_config).weights().flat)
 
@@ -66,9 +66,9 @@ def test_a_restored_actor_continues_bit_for_bit(policy_config: PolicyConfig, pol
 
     second = actor(policy_config)
     assert second.restore(str(newest(tmp_path))) == (1, {"cursor": 12})
-    assert second.weights().crc32 == weights.crc32
-    assert second.update(REWARDS, *parts)[1].crc32 == expected.crc32
-    assert second.weights(averaged=True).crc32 == first.weights(averaged=True).crc32
+    assert second.weights().checksum == weights.checksum
+    assert second.update(REWARDS, *parts)[1].checksum == expected.checksum
+    assert second.weights(averaged=True).checksum == first.weights(averaged=True).checksum
 
 
 def test_checkpoints_are_named_after_the_version_and_the_oldest_go(
@@ -95,4 +95,4 @@ def test_a_damaged_checkpoint_does_not_touch_the_learner(
     before = other.weights()
     with pytest.raises(CheckpointError, match=r"learner\.pt"):
         other.restore(str(saved))
-    assert (other.weights().version, other.weights().crc32) == (0, before.crc32)
+    assert (other.weights().version, other.weights().checksum) == (0, before.checksum)

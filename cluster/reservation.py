@@ -1,0 +1,89 @@
+"""What a run reserves on a cluster before it starts: all that it needs, in one piece, or nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from cluster.config import Config, RoleConfig
+from cluster.environments import StartError
+from cluster.fit import Demand, Node, fit, report
+from cluster.placement import Placement, learner_names, reward_names, sampler_names
+
+_PATIENCE = 60.0  # seconds; there is room, but another run may hold it
+
+
+def on_cluster(config: Config) -> Placement:
+    """Join the Ray cluster that this driver was submitted to, and reserve what the config asks for.
+
+    Samplers beyond `samplers.min_count` are not part of the reservation: they come and go with the nodes.
+
+    Raises:
+        StartError: If it does not fit.
+    """
+    ray.init(address="auto", logging_level=logging.ERROR)
+    demands = _demands(config)
+    room = config.failures.patience.room
+    if not room:
+        fit(demands, list(_nodes().values()))  # refuses at once what Ray would wait for
+    plan: dict[str, str] = {}
+    reserved: dict[str, dict[str, Any]] = {}
+    if asked := [demand for demand in demands if any(demand.resources.values())]:
+        group = _reserve(asked, room or _PATIENCE)
+        chosen, nodes = placement_group_table(group)["bundles_to_node_id"], _nodes()
+        for index, demand in enumerate(asked):
+            plan[demand.who] = nodes[chosen[index]].name
+            reserved[demand.who] = {"scheduling_strategy": PlacementGroupSchedulingStrategy(group, index)}
+    plan |= {demand.who: "where Ray finds room" for demand in demands if demand.who not in plan}
+    learner, samplers, rewards = map(_options, (config.learner, config.samplers, config.reward_actors))
+    return Placement(samplers, rewards, learner, reserved, report(plan))
+
+
+def _demands(config: Config) -> list[Demand]:
+    """Of the actors that a run cannot start without."""
+    roles: dict[str, RoleConfig] = {
+        **{who: config.learner for who in learner_names(config)},
+        **{who: config.samplers for who in sampler_names(config)[: config.samplers.min_count]},
+        **{who: config.reward_actors for names in config.environments.values() for who in reward_names(config, names)},
+    }
+    return [Demand(who, {"CPU": role.cpus, "GPU": role.gpus}, role.labels) for who, role in roles.items()]
+
+
+def _nodes() -> dict[str, Node]:
+    """The nodes that are up, by Ray's ids."""
+    return {
+        node["NodeID"]: Node(
+            f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})", node["Resources"], node.get("Labels") or {}
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def _reserve(demands: Sequence[Demand], patience: float) -> PlacementGroup:
+    """One bundle a demand, spread over the nodes; the bundles of a node that is lost move to where there is room."""
+    group = placement_group(
+        [{name: amount for name, amount in demand.resources.items() if amount} for demand in demands],
+        strategy="SPREAD",
+        bundle_label_selector=[dict(demand.labels) for demand in demands],
+    )
+    try:
+        ray.get(group.ready(), timeout=patience)
+    except GetTimeoutError:
+        raise StartError(
+            f"The cluster has had no room for {', '.join(demand.who for demand in demands)} at once in {patience:g} s; "
+            "`ray status` says who holds it."
+        ) from None
+    return group
+
+
+def _options(role: RoleConfig) -> dict[str, Any]:
+    """Of a role's actors that have no bundle."""
+    selector = {"label_selector": dict(role.labels)} if role.labels else {}
+    return {"num_cpus": role.cpus, "num_gpus": role.gpus, "scheduling_strategy": "SPREAD", **selector}

@@ -1,0 +1,84 @@
+"""A run on several Ray nodes, each in processes of its own: nodes are lost, join and leave, and nothing changes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from cluster.rundir import RunDirectory
+from learner import checkpoint
+
+pytestmark = pytest.mark.slow
+
+Submit = Callable[[str, Sequence[str]], subprocess.Popen]
+WORKER = ("--num-cpus=1", "--labels=part=worker")
+# One sampler is reserved, the other joins when it can; there is room for one on each worker.
+ROLES = ["samplers.min_count=1", "samplers.labels={part: worker}"]
+ROLES += [f"{role}={{cpus: 1, labels: {{part: head}}}}" for role in ("learner", "reward_actors")]
+
+
+@pytest.fixture(scope="module")
+def workers(ray_nodes: Any) -> list[subprocess.Popen]:
+    """Two workers of a head that has room for the learner and the rewards."""
+    ray_nodes.head("--num-cpus=2", "--labels=part=head")
+    return [ray_nodes.add(*WORKER) for _ in range(2)]
+
+
+def wait_until_acting(run: RunDirectory, job: subprocess.Popen, samplers: int, iterations: int) -> int:
+    """Wait for so many new iterations in a row in which exactly so many samplers acted; returns the last one."""
+    first = None
+    while job.poll() is None:
+        acting: dict[int, int] = {}
+        if (run.path / "metrics.parquet").exists():
+            for name, values in run.metrics().items():
+                if re.fullmatch(r"sampler/sampler-\d/images", name):
+                    for iteration, _ in values:
+                        acting[iteration] = acting.get(iteration, 0) + 1
+        last = max(acting, default=0)
+        first = last if first is None else first
+        newest = [acting[i] for i in sorted(acting) if i > max(first, last - iterations)]
+        if len(newest) == iterations and set(newest) == {samplers}:
+            return last
+        time.sleep(0.2)
+    raise AssertionError(job.stdout and job.stdout.read())
+
+
+def adapter(run: RunDirectory) -> dict[str, np.ndarray]:
+    return load_file(checkpoint.newest(run.checkpoints) / "pytorch_lora_weights.safetensors")
+
+
+def test_nodes_may_be_lost_join_and_leave_and_the_weights_are_those_of_an_undisturbed_run(
+    submit: Submit, ray_nodes: Any, workers: list[subprocess.Popen], tmp_path: Path
+) -> None:
+    job = submit("disturbed", [*ROLES, "iterations=100000", "checkpoints.every=5"])
+    run = RunDirectory(tmp_path / "disturbed")
+    wait_until_acting(run, job, samplers=2, iterations=3)
+    ray_nodes.lose(workers[0])
+    wait_until_acting(run, job, samplers=1, iterations=3)
+    ray_nodes.add(*WORKER)
+    wait_until_acting(run, job, samplers=2, iterations=3)
+    workers[1].terminate()
+    wait_until_acting(run, job, samplers=1, iterations=3)
+    assert ray_nodes.ray("job", "stop", "disturbed").returncode == 0
+    said = job.communicate(timeout=120)[0]
+    done = checkpoint.verify(checkpoint.newest(run.checkpoints))
+    assert [iteration for iteration, _ in run.metrics()["loss"]] == [*range(1, done + 1)], said
+    plan = dict(re.findall(r"^\S+ \((\w{6})\): (.*)$", said, flags=re.MULTILINE))
+    assert sorted(plan.values()) == ["learner-0, reward-jpeg_compressibility-shapes_gold-0", "sampler-0"]
+
+    job = submit("straight", [*ROLES, f"iterations={done}"])
+    said = job.communicate(timeout=600)[0]
+    assert job.returncode == 0, said
+    straight = RunDirectory(tmp_path / "straight")
+    assert (straight.path / "report.html").is_file()
+    ours, theirs = adapter(run), adapter(straight)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
