@@ -34,10 +34,11 @@ for namespace in $head $worker; do
 done
 
 start() {  # NAMESPACE OPTIONS...
-    ip netns exec "$1" ray start --block --object-store-memory=200000000 "${@:2}" > "$folder.$1.log" 2>&1 &
+    ip netns exec "$1" ray start --block --object-store-memory=200000000 --temp-dir="$folder/${#nodes[@]}" "${@:2}" \
+        > "$folder.$1.log" 2>&1 &
     nodes+=($!)
 }
-start $head --head --port=6379 --node-ip-address=10.77.0.1 --dashboard-host=10.77.0.1 --temp-dir="$folder" \
+start $head --head --port=6379 --node-ip-address=10.77.0.1 --dashboard-host=10.77.0.1 \
     --num-cpus=2 --labels=part=head
 until ip netns exec $head ray job list > /dev/null 2>&1; do sleep 1; done
 start $worker --address=10.77.0.1:6379 --node-ip-address=10.77.0.2 --num-cpus=2 --labels=part=worker

@@ -92,7 +92,6 @@ class RayNodes:
             "RAY_health_check_period_ms": "1000",  # a lost node is noticed sooner
             "RAY_health_check_failure_threshold": "2",
             "RAY_raylet_start_wait_time_s": "120",  # and a busy machine is waited for
-            "RAY_worker_register_timeout_seconds": "600",
             "RAY_JOB_STOP_WAIT_TIME_S": "120",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
@@ -105,7 +104,7 @@ class RayNodes:
         (client,) = free_ports(1)
         ports = [f"--port={self._gcs}", f"--dashboard-port={address.rpartition(':')[2]}"]
         ports += [f"--metrics-export-port={self._metrics}", f"--ray-client-server-port={client}"]
-        self._start("--head", "--dashboard-host=127.0.0.1", f"--temp-dir={self._folder}", *ports, *options)
+        self._start("--head", "--dashboard-host=127.0.0.1", *ports, *options)
         deadline = time.time() + 120
         while self.ray("job", "list").returncode:
             assert time.time() < deadline, "The head takes no jobs."
@@ -136,8 +135,10 @@ class RayNodes:
     def _start(self, *options: str) -> subprocess.Popen:
         (agent,) = free_ports(1)
         command = [*self.RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
-        command += [f"--dashboard-agent-listen-port={agent}", *options]
-        path = Path(self._folder, f"node-{len(self._nodes)}.log")
+        # With a folder of its own, as on another machine: nodes that share one unpack a job's code over each other.
+        own = Path(self._folder, f"{len(self._nodes)}")
+        command += [f"--temp-dir={own}", f"--dashboard-agent-listen-port={agent}", *options]
+        path = own.with_suffix(".log")
         with path.open("w") as log:
             process = subprocess.Popen(command, env=self.client, stdout=log, stderr=log, start_new_session=True)
         self._nodes.append(process)
