@@ -34,7 +34,7 @@ from learner.learner import Learner
 from rewards.actor import RewardActor
 from rewards.combine import Combiner
 
-ITERATIONS = 6
+ITERATIONS = 3
 ROUNDS = 3
 
 

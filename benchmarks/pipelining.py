@@ -143,6 +143,7 @@ def pipelined(folder: str, name: str, *overrides: str, learning: float) -> float
             f"iterations={ITERATIONS}",
             "evaluation={every: 0, samples: 2, held_out_samples: 2, features: null}",
             "checkpoints.every=1000",
+            "prompts.per_iteration=null",
             "learner.ema_decay=0",
             *overrides,
         ],

@@ -71,7 +71,7 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
     )
     held_out: str = Field("shapes:held_out", description="The same, for evaluation only.")
     per_iteration: int | None = Field(
-        None,
+        32,
         ge=1,
         description="Groups of samples of an iteration; null is one a prompt. Where there are more than prompts, a "
         "prompt comes again, each time as a group of its own with an initial noise of its own.",
@@ -121,7 +121,7 @@ class LearnerActorConfig(LearnerConfig, RoleConfig, frozen=True, extra="forbid")
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
     """Evaluation with fixed prompts and seeds that are never trained on; before, during and after."""
 
-    every: int = Field(10, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
+    every: int = Field(2, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
     samples: int = Field(32, ge=2, description="Images of each training prompt.")
     held_out_samples: int = Field(9, ge=2, description="Images of each held-out prompt.")
     features: str | None = Field(
@@ -132,7 +132,7 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
 class CheckpointConfig(BaseModel, frozen=True, extra="forbid"):
     """Checkpoints."""
 
-    every: int = Field(5, ge=1, description="Iterations between checkpoints.")
+    every: int = Field(2, ge=1, description="Iterations between checkpoints.")
     keep: int = Field(3, ge=0, description="How many of the newest are kept; 0 keeps all.")
 
 
@@ -162,7 +162,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     name: str | None = Field(None, description="Of the run's folder; null makes one from objective and time.")
     folder: str = Field("runs", description="Where runs are kept.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of everything that is random.")
-    iterations: int = Field(30, ge=1, description="Batches to train on.")
+    iterations: int = Field(6, ge=1, description="Batches to train on.")
     policy: PolicyConfig = PolicyConfig()
     objective: ObjectiveConfig = PPODConfig()
     rewards: dict[str, RewardConfig] = {

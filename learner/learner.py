@@ -25,13 +25,13 @@ from learner.ranks import ALONE, Ranks
 class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     """The optimizer."""
 
-    lr: float = Field(1.4e-3, gt=0, description="Learning rate of AdamW.")
+    lr: float = Field(4e-3, gt=0, description="Learning rate of AdamW.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="Of AdamW.")
     weight_decay: float = Field(1e-4, ge=0, description="Of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     micro_batch: int = Field(192, ge=1, description="Transitions that go through the network at a time.")
     ema_decay: float = Field(
-        0.95, ge=0, lt=1, description="Decay of the averaged adapter, which is evaluated, per optimizer step; 0: none."
+        0.0, ge=0, lt=1, description="Decay of the averaged adapter, which is evaluated, per optimizer step; 0: none."
     )
     ratio_tolerance: float = Field(
         1e-5, gt=0, description="Largest |log ratio| of a fresh on-policy batch before the first update."

@@ -46,7 +46,7 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
         "round", description="Reference policy: the pretrained model, or a snapshot taken at the start of each round."
     )
     round_length: int = Field(1, ge=1, description="Iterations of a round, for reference=round.")
-    kl_weight: float = Field(1.75, ge=0, description="Weight of KL(policy || pretrained) per step.")
+    kl_weight: float = Field(1.5, ge=0, description="Weight of KL(policy || pretrained) per step.")
     pairs: Literal["consecutive", "best_worst", "all_pairs", "ranking"] = Field(
         "all_pairs", description="Who is compared with whom among the samples of a prompt."
     )
@@ -57,7 +57,7 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
     step_fraction: float = Field(
         0.17, gt=0, le=1, description="Share of the steps that is trained, from the noisy end."
     )
-    steps_per_update: int | None = Field(1, ge=1, description="Sampler steps of one optimizer step; null is all.")
+    steps_per_update: int | None = Field(None, ge=1, description="Sampler steps of one optimizer step; null is all.")
     prompts_per_update: int | None = Field(None, ge=1, description="Prompts of one optimizer step; null is all.")
     epochs: int = Field(1, ge=1, description="Passes over a batch.")
     offline_batches: int = Field(

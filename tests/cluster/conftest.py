@@ -59,6 +59,7 @@ def base(tmp_path: Path, model_folder: Path) -> list[str]:
         f"prompts.train={tmp_path / 'train.txt'}",
         f"prompts.held_out={tmp_path / 'held_out.txt'}",
         "prompts.samples=4",
+        "prompts.per_iteration=null",
         "samplers.request_size=4",
     ]
 
@@ -174,7 +175,7 @@ def submit(
     (tmp_path / "tiny.yaml").write_text(f"""
 folder: {tmp_path}
 policy: {{model: {tiny_pipeline}, device: cpu, steps: 4, lora_rank: 2, lora_alpha: 2}}
-prompts: {{train: {tmp_path}/prompts.txt, held_out: {tmp_path}/prompts.txt, samples: 4}}
+prompts: {{train: {tmp_path}/prompts.txt, held_out: {tmp_path}/prompts.txt, samples: 4, per_iteration: null}}
 rewards: {{jpeg_compressibility: {{weight: 1.0}}, shapes_gold: {{weight: 0.0}}}}
 samplers: {{count: 2, request_size: 2}}
 evaluation: {{every: 0, samples: 2, held_out_samples: 2, features: null}}

@@ -118,7 +118,7 @@ def test_unknown_key_is_refused_wherever_it_is_given(tmp_path: Path, base: list[
         (["policy.sampler=euler"], ["'policy.sampler'", "'ddim'"]),
         (["objective.name=ppo"], ["'ppo'", "'ppod'"]),
         (["objective.clip=soft"], ["'objective.clip'", "'pessimistic'"]),
-        (["objective.form=trajectory"], ["objective", "steps_per_update=null"]),
+        (["objective.form=trajectory", "objective.steps_per_update=1"], ["objective", "steps_per_update=null"]),
         (["objective.name=d3po", "objective.clip_range=2"], ["'objective.clip_range'"]),
         (["prompts.samples=1"], ["prompts.samples is 1", "ppod", "at least 2"]),
         (["rewards.shapes_goldd.weight=1"], ["'shapes_goldd'", "'shapes_gold'"]),

@@ -41,7 +41,7 @@ def settings(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     (folder / "config.yaml").write_text(f"""
 iterations: 4
 policy: {{model: {tiny_pipeline}, device: cpu, steps: 4, lora_rank: 2, lora_alpha: 2}}
-prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, samples: 4}}
+prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, samples: 4, per_iteration: null}}
 rewards: {{jpeg_compressibility: {{weight: 1.0}}, shapes_gold: {{weight: 0.0}}}}
 samplers: {{request_size: 2}}
 learner: {{lr: 0.01, ema_decay: 0.5}}

@@ -53,7 +53,7 @@ def user(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "config.yaml").write_text(f"""
 iterations: 1
 policy: {{model: {tiny_pipeline}, device: cpu, steps: 4, lora_rank: 2, lora_alpha: 2}}
-prompts: {{train: prompts.txt, held_out: prompts.txt, samples: 4}}
+prompts: {{train: prompts.txt, held_out: prompts.txt, samples: 4, per_iteration: null}}
 samplers: {{request_size: 4}}
 evaluation: {{samples: 4, held_out_samples: 4, features: null}}
 rewards:

@@ -42,7 +42,7 @@ folder: {folder}
 iterations: 1
 policy: {{model: {tiny_pipeline}, device: cpu, steps: 4, lora_rank: 2, lora_alpha: 2}}
 objective: {{name: residual_nabla_db}}
-prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, samples: 2}}
+prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, samples: 2, per_iteration: null}}
 rewards:
   remote: {{kind: "{address}", weight: 1.0, options: {{patience: 0.0}}}}
   shapes_agreement: {{weight: 0.0}}

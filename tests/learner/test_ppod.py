@@ -64,7 +64,7 @@ def rows(these: Likelihoods, order: Tensor, columns: Tensor | None = None) -> Li
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"form": "trajectory"}, "steps_per_update=null"),
+        ({"form": "trajectory", "steps_per_update": 1}, "steps_per_update=null"),
         ({"pairs": "ranking", "loss": "hinge"}, "Plackett-Luce"),
         ({"pairs": "ranking", "clip": "one_sided"}, "Plackett-Luce"),
         ({"clip_range": 1.0}, "clip_range"),
