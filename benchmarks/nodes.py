@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -42,21 +43,20 @@ class Cluster:
 
     def __init__(self, workers: int, cpus: int) -> None:
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: Unix sockets below it have a length limit
-        self._cpus = cpus
+        self._cpus, self._numbers = cpus, itertools.count()
         port, client = free_ports(2)
         self._address = f"127.0.0.1:{port}"
         joining = {"RAY_ADDRESS": self._address, "RAY_AUTH_TOKEN": secrets.token_hex(24)}
         self.environment = os.environ | _SETTINGS | joining
-        head = ["--head", f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={self._folder}"]
-        self._head = self._start("head", *head, "--num-cpus=0", "--include-dashboard=false")
+        head = ["--head", f"--port={port}", f"--ray-client-server-port={client}"]
+        self._head = self._start(*head, "--num-cpus=0", "--include-dashboard=false")
         self.workers: list[psutil.Popen] = []
         for _ in range(workers):
             self.add_worker()
 
     def add_worker(self) -> None:
         """Start another node and wait until it has joined."""
-        name = f"worker-{time.monotonic_ns()}"
-        self.workers.append(self._start(name, f"--address={self._address}", f"--num-cpus={self._cpus}"))
+        self.workers.append(self._start(f"--address={self._address}", f"--num-cpus={self._cpus}"))
 
     def kill_worker(self, number: int) -> None:
         """Kill every process of a node at once, as a loss of power does."""
@@ -73,12 +73,15 @@ class Cluster:
             _kill(node)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, name: str, *arguments: str) -> psutil.Popen:
+    def _start(self, *arguments: str) -> psutil.Popen:
         agent, metrics = free_ports(2)
+        # A folder of its own, as on another machine: nodes that share one get into each other's way.
+        own = Path(self._folder, f"{next(self._numbers)}")
         ports = f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"
-        command = [*_RAY, *ports, "--include-log-monitor=false", f"--object-store-memory={STORE}", *arguments]
+        command = [*_RAY, *ports, "--include-log-monitor=false", f"--temp-dir={own}", *arguments]
+        command.append(f"--object-store-memory={STORE}")
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
-        path = Path(self._folder, f"{name}.log")
+        path = own.with_suffix(".log")
         with path.open("w") as log:
             process = psutil.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         while "Ray runtime started" not in path.read_text():
