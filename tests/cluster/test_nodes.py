@@ -1,4 +1,4 @@
-"""A run on several Ray nodes, each in processes of its own: nodes are lost, join and leave, and nothing changes."""
+"""A run on several Ray nodes, each in processes of its own: a node is lost, another joins, and nothing changes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def adapter(run: RunDirectory) -> dict[str, np.ndarray]:
     return load_file(checkpoint.newest(run.checkpoints) / "pytorch_lora_weights.safetensors")
 
 
-def test_nodes_may_be_lost_join_and_leave_and_the_weights_are_those_of_an_undisturbed_run(
+def test_nodes_may_be_lost_and_join_and_the_weights_are_those_of_an_undisturbed_run(
     submit: Submit, ray_nodes: Any, workers: list[subprocess.Popen], tmp_path: Path
 ) -> None:
     job = submit("disturbed", [*ROLES, "iterations=100000", "checkpoints.every=5"])
@@ -65,8 +65,6 @@ def test_nodes_may_be_lost_join_and_leave_and_the_weights_are_those_of_an_undist
     wait_until_acting(run, job, samplers=1, iterations=3)
     ray_nodes.add(*WORKER)
     wait_until_acting(run, job, samplers=2, iterations=3)
-    workers[1].terminate()
-    wait_until_acting(run, job, samplers=1, iterations=3)
     assert ray_nodes.ray("job", "stop", "disturbed").returncode == 0
     said = job.communicate(timeout=120)[0]
     done = checkpoint.verify(checkpoint.newest(run.checkpoints))
