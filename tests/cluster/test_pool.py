@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from cluster.environments import StartError
 from cluster.pool import ActorsLost, Call, Pool
@@ -217,12 +217,19 @@ def test_an_exception_in_a_call_is_reported_and_not_retried(start: Start, tmp_pa
     assert pool.deaths == 0
 
 
-def test_a_call_whose_result_was_lost_runs_again_and_nobody_has_died(start: Start, tmp_path: Path) -> None:
-    pool = start(1)
+def test_a_call_whose_result_was_lost_runs_again_and_nobody_has_died(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, get = start(1), ray.get
     pool.submit(call("big", "big", "big"))
-    (reference,) = pool.references
-    ray.wait([reference])
-    ray._private.internal_api.free([reference])
+    (lost,) = pool.references
+
+    def get_unless_lost(reference: Any, **options: Any) -> Any:
+        if reference == lost:
+            raise ObjectLostError(lost.hex(), None, "")
+        return get(reference, **options)
+
+    monkeypatch.setattr(ray, "get", get_unless_lost)
     ((job, value),) = harvest(pool)
     assert (job, len(value)) == ("big", 1_000_000)
     assert len(marks(tmp_path, "big-*")) == 2
