@@ -134,14 +134,18 @@ class Pool:
             value = ray.get(reference)
         except RuntimeEnvSetupError as error:  # it came back on another node
             raise cannot_start(f"The {self._role}", error) from error
-        except (RayActorError, ObjectLostError) as error:  # the result may have been all that its node took with it
+        except RayActorError as error:
             self._waiting.appendleft(call)
-            if isinstance(error, RayActorError) and actor not in self._probes.values():
+            if actor not in self._probes.values():
                 self._lost(actor, error)
             self._dispatch()
             return None
-        except ray.exceptions.RayTaskError as error:
+        except ray.exceptions.RayTaskError as error:  # also where its arguments were lost: it would fail for ever
             value = error
+        except ObjectLostError:  # the result itself, which its node took with it
+            self._waiting.appendleft(call)
+            self._dispatch()
+            return None
         self._dispatch()
         return call.job, value
 
