@@ -219,12 +219,10 @@ class Policy:
 
     def save_lora(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights(folder)` reads."""
-        metadata = self.unet.peft_config[ADAPTER].to_dict()
         StableDiffusionPipeline.save_lora_weights(
             folder,
             unet_lora_layers=get_peft_model_state_dict(self.unet, adapter_name=ADAPTER),
-            # Sets have another order in every process; the same adapter should be the same file.
-            unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in metadata.items()},
+            unet_lora_adapter_metadata=self.unet.peft_config[ADAPTER].to_dict(),
         )
 
     def load_lora(self, folder: Path) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
+from safetensors.numpy import load_file
 
 from benchmarks.faults import FAULTS, Site, Stuck
 from benchmarks.nodes import Cluster
@@ -136,14 +137,24 @@ def differences(expected: RunDirectory, found: RunDirectory, iterations: int) ->
     wanted = _samples(expected)
     if samples.keys() != wanted.keys():
         said.append(f"{len(samples.keys() ^ wanted.keys())} samples are missing, too many or scored otherwise.")
-    sums = [
-        json.loads((checkpoint.newest(run.checkpoints) / "manifest.json").read_text())["sha256"]
-        for run in (expected, found)
-    ]
-    if sums[0] != sums[1]:
-        files = sorted(name for name in sums[0] if sums[0][name] != sums[1].get(name))
+    ours, theirs = _state(expected), _state(found)
+    if ours != theirs:
+        files = sorted(name for name in ours if ours[name] != theirs.get(name))
         said.append(f"The last checkpoints differ in {', '.join(files)}.")
     return said
+
+
+def _state(run: RunDirectory) -> dict[str, object]:
+    """What the last checkpoint's files hold, by name."""
+    folder = checkpoint.newest(run.checkpoints)
+    sums = json.loads((folder / "manifest.json").read_text())["sha256"]
+    # The header of an adapter's file lists its metadata in no fixed order, so its tensors are compared.
+    return {
+        name: sorted((key, tensor.tobytes()) for key, tensor in load_file(folder / name).items())
+        if name.endswith(".safetensors")
+        else checksum
+        for name, checksum in sums.items()
+    }
 
 
 def _samples(run: RunDirectory) -> Counter[tuple]:

@@ -142,7 +142,7 @@ FAULTS: dict[str, Strike] = {
 
 @ray.remote(num_cpus=0, max_retries=0)
 def _fill() -> None:
-    held = []
+    held: list[np.ndarray] = []
     until = time.monotonic() + _FULL
     while time.monotonic() < until and len(held) < 2 * STORE // _BLOCK:
         held.append(ray.get(ray.put(np.zeros(_BLOCK, np.uint8))))
