@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rewards import make_reward, reward_class
-from rewards.reward import Reward, RewardUnavailable
+from rewards.reward import Reward, RewardUnavailable, UnknownReward
 from rewards.service.client import RewardClient
 from rewards.service.security import TOKEN_VARIABLE, Insecure
 from rewards.shapes_agreement import ShapesAgreement
@@ -47,7 +47,7 @@ def test_an_address_is_the_name_of_a_reward() -> None:
 
 @pytest.mark.parametrize("address", ["grpc://", "grpc://host", "grpc://:1", "grpcs://host:port"])
 def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
-    with pytest.raises(ValueError, match="host:port"):
+    with pytest.raises(UnknownReward, match="host:port"):
         make_reward(address)
 
 
