@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import ray
 from diffusers import DDIMScheduler
 
 import cluster
+from benchmarks.nodes import free_ports
 from cluster.config import Config, load_config
 
 
@@ -147,15 +147,6 @@ class RayNodes:
             assert process.poll() is None, path.read_text()
             time.sleep(0.1)
         return process
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
