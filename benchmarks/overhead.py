@@ -44,7 +44,8 @@ def plain_loop(config: Config) -> float:
     objective = config.objective.build()
     learner = Learner(config.learner, policy, objective, config.seed)
     rewards = RewardActor(config.makers)
-    combiner = Combiner({name: reward.weight for name, reward in config.rewards.items()})
+    weights = {name: reward.weight for name, reward in config.rewards.items()}
+    combiner = Combiner(weights, config.standardise, config.combination.buffer, config.combination.min_count)
     prompts = read_prompts(config.prompts.train)
     times = [time.perf_counter()]
     for iteration in range(ITERATIONS):
@@ -62,8 +63,9 @@ def plain_loop(config: Config) -> float:
             trajectories.append(stored)
             scores.append(rewards.score(pixels, request.prompts))
         joined = np.concatenate([score.values for score in scores], axis=1)
-        combined = combiner.combine(dict(zip(scores[0].names, joined, strict=True)))
-        learner.step(join(trajectories, combined))
+        asked = [prompt for stored in trajectories for prompt in stored.prompts]
+        combined = combiner.combine(dict(zip(scores[0].names, joined, strict=True)), asked)
+        learner.step(join(trajectories, combined.rewards))
         times.append(time.perf_counter())
     return statistics.median(np.diff(times[1:]))
 

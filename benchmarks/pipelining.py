@@ -40,7 +40,7 @@ from rewards.reward import Scores
 STAGE = 0.4  # seconds
 ITERATIONS = 12
 BROADCASTS, WARM_UP = 21, 6
-_REWARDS = ("shapes_agreement", "shapes_gold")  # the default ones
+_REWARDS: tuple[str, ...] = ("shapes_agreement", "shapes_gold")  # the default ones
 ADAPTER = 51_000_000 // 4  # float32 parameters
 
 
@@ -112,13 +112,9 @@ class Holder:
 
 def iterations_a_second(config: Config, learning: float) -> float:
     """Of the loop, from the median time between iterations."""
-
-    def start(role: type, *arguments: Any) -> Any:
-        return ray.remote(role).options(num_cpus=0).remote(*arguments)
-
-    samplers = Pool("sampler", [start(Sampler, f"sampler-{i}") for i in range(config.samplers.count)], 0)
-    judges = {_REWARDS: Pool("reward", [start(Judge)], 0)}
-    crew = Crew(start(WeightStore), LearnerGroup([start(Learner, learning)], 60), samplers, judges)
+    samplers = Pool("sampler", [_start(Sampler, f"sampler-{i}") for i in range(config.samplers.count)], 0)
+    judges = {_REWARDS: Pool("reward", [_start(Judge)], 0)}
+    crew = Crew(_start(WeightStore), LearnerGroup([_start(Learner, learning)], 60), samplers, judges)
     crew.samplers.start(config.samplers.count, 60)
     run = RunDirectory.create(config)
     with Display(Console(quiet=True), config.iterations) as display:
@@ -126,6 +122,10 @@ def iterations_a_second(config: Config, learning: float) -> float:
     dismiss(crew)
     ends = [time for _, time in sorted(_ends(run))][2:-1]  # the pipeline fills first, and the last one evaluates
     return 1 / statistics.median(np.diff(ends))
+
+
+def _start(role: type, *arguments: Any) -> Any:
+    return ray.remote(role).options(num_cpus=0).remote(*arguments)
 
 
 def _ends(run: RunDirectory) -> list[tuple[int, float]]:
@@ -153,8 +153,8 @@ def pipelined(folder: str, name: str, *overrides: str, learning: float) -> float
 
 def broadcast() -> list[tuple[float, float]]:
     """Seconds until 8 actors hold a new adapter, through the weight store and by a bare put and gets; of each round."""
-    store = ray.remote(WeightStore).options(num_cpus=0).remote()
-    holders = [ray.remote(Holder).options(num_cpus=0).remote(store) for _ in range(8)]
+    store = _start(WeightStore)
+    holders = [_start(Holder, store) for _ in range(8)]
     flat = np.random.default_rng(0).random(ADAPTER, np.float32)
 
     def ours() -> None:

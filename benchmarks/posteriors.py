@@ -66,14 +66,14 @@ MIXTURE_50 = World(50, AnalyticReward(slope=1.0), beta=0.5, data=MIXTURE, knots=
 def nabla(world: World, policy: AnalyticPolicy, **options: object) -> ResidualNablaDB:
     """Residual nabla-DB, exact unless `options` say otherwise."""
     settings = {"step_fraction": 1.0, "updates": 1, "weighting": "variance", **options}
-    config = ResidualNablaDBConfig(beta=world.beta, **settings)  # type: ignore[arg-type]
+    config = ResidualNablaDBConfig(beta=world.beta, **settings)
     return ResidualNablaDB(config, None if config.no_flow else make_flow(policy, FLOW, world.knots))
 
 
 def release(world: World, policy: AnalyticPolicy, **options: object) -> ResidualNablaDB:
     """The published code's choices; on every transition and without its regulariser, which move no fixed point."""
     settings = {"step_fraction": 1.0, "updates": 1, **options}
-    config = ResidualNablaDBReleaseConfig(beta=world.beta, flow=FlowConfig(), **settings)  # type: ignore[arg-type]
+    config = ResidualNablaDBReleaseConfig(beta=world.beta, flow=FlowConfig(), **settings)
     return ResidualNablaDB(config, make_flow(policy, FLOW, world.knots))
 
 

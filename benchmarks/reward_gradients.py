@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from functools import partial
+from typing import Any
 
 import ray
 import torch
@@ -20,9 +21,11 @@ from actors.policy import Policy
 from actors.rollout import rollout
 from cluster.config import load_config
 from cluster.local import place
+from cluster.placement import reward_names
 from cluster.prompts import make_requests, read_prompts
 from cluster.remote_reward import RemoteReward
 from learner.batch import join
+from learner.guidance import RewardModel
 from learner.learner import Learner
 from rewards.actor import RewardActor
 from rewards.weighted import WeightedSum
@@ -35,11 +38,10 @@ def main(arguments: list[str]) -> None:
     config = load_config(None, ["objective.name=residual_nabla_db", *arguments])
     placement = place(config)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
-    actors = [
-        ray.remote(RewardActor).options(**placement.reward).remote(config.makers)
-        for _ in range(config.reward_actors.count)
-    ]
-    ways = {
+    role: Any = ray.remote(RewardActor)
+    names = reward_names(config, tuple(config.rewards))
+    actors = [role.options(**placement.options("reward", name)).remote(config.makers) for name in names]
+    ways: dict[str, RewardModel] = {
         "learner": WeightedSum.make(config.makers, weights),
         "actors": RemoteReward({tuple(config.rewards): actors}, weights),
     }

@@ -49,9 +49,9 @@ def main() -> None:
                     print(f"  over gRPC takes {remote / local:.2f} times as long")
 
 
-def _ask(reward: Reward, question: str, images: torch.Tensor) -> None:
+def _ask(reward: Reward, question: str, images: torch.Tensor) -> object:
     with torch.no_grad():
-        getattr(reward, question)(images, [PROMPT] * len(images))
+        return getattr(reward, question)(images, [PROMPT] * len(images))
 
 
 def _at_once(clients: list[RewardClient], image: torch.Tensor) -> None:
@@ -59,7 +59,7 @@ def _at_once(clients: list[RewardClient], image: torch.Tensor) -> None:
         list(threads.map(lambda client: [_ask(client, "score", image) for _ in range(EACH)], clients))
 
 
-def _compare(ways: dict[str, Callable[[], None]]) -> list[float]:
+def _compare(ways: dict[str, Callable[[], object]]) -> list[float]:
     """The median seconds of each way, in turns, after one call each to warm up."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():

@@ -30,9 +30,10 @@ from rich.table import Table
 
 from benchmarks.tiny import write_config
 from cluster.config import load_config
+from cluster.crew import dismiss, make_crew
 from cluster.display import Display
+from cluster.local import place
 from cluster.loop import train
-from cluster.placement import dismiss, local, make_crew
 from cluster.rundir import RunDirectory
 from cluster.telemetry import Telemetry
 
@@ -57,7 +58,7 @@ def soak(folder: Path, iterations: int) -> Readings:
     """Carry out the run and read."""
     config = load_config(write_config(folder), [f"iterations={iterations}", "name=soak", "samplers.request_size=4"])
     run = RunDirectory.create(config)
-    crew = make_crew(config, local(config))
+    crew = make_crew(config, place(config))
     display = _Counting(Console(quiet=True), iterations, telemetry=Telemetry("soak"))
     with display, _reading(lambda: display.reached) as readings:
         train(config, crew, run, display)
