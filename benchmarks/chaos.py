@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file
 
-from benchmarks.faults import FAULTS, Site, Stuck
+from benchmarks.faults import FAULTS, WORKER, Site, Stuck
 from benchmarks.nodes import Cluster
 from benchmarks.tiny import write_config
 from cluster.rundir import RunDirectory
@@ -84,6 +84,14 @@ def plan(kinds: Sequence[str], seed: int) -> list[Fault]:
 def kinds_of(count: int) -> list[str]:
     """At least so many kinds of faults, by their shares, each at least once."""
     return [kind for kind, share in SHARES.items() for _ in range(max(1, -(-share * count // 100)))]
+
+
+def make_cluster() -> Cluster:
+    """A head that only has room for drivers, and two workers, each with room for all actors."""
+    cluster = Cluster("--num-cpus=0")
+    for _ in range(2):
+        cluster.add(*WORKER)
+    return cluster
 
 
 def undisturbed(site: Cluster, config: Path, run: Path, iterations: int) -> None:
@@ -171,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     faults = plan(kinds_of(args.faults), args.seed)
     iterations = iterations_for(faults)
-    with tempfile.TemporaryDirectory() as folder, closing(Cluster(workers=2, cpus=5)) as site:
+    with tempfile.TemporaryDirectory() as folder, closing(make_cluster()) as site:
         config = write_config(Path(folder))
         expected, found = RunDirectory(Path(folder) / "undisturbed"), RunDirectory(Path(folder) / "disturbed")
         started = time.monotonic()

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmarks.nodes import STORE, Cluster
 
+WORKER = ("--num-cpus=5", "--include-log-monitor=false")  # options of a worker node
 _BLOCK = 4_000_000
 _FULL = 3.0  # seconds that a store stays full
 _ROOT = Path(__file__).parents[1]
@@ -96,8 +97,8 @@ class Site:
 
     def lose_node(self, draw: float) -> None:
         """Kill a worker node; an empty one takes its place."""
-        self._cluster.kill_worker(int(draw * len(self._cluster.workers)))
-        self._cluster.add_worker()
+        self._cluster.lose(self._cluster.nodes[int(draw * len(self._cluster.nodes))])
+        self._cluster.add(*WORKER)
 
     def fill_stores(self) -> None:
         """Fill every node's object store with objects that are in use, and so can be neither dropped nor spilled."""
@@ -117,7 +118,8 @@ class Site:
     def _start(self, *arguments: str) -> subprocess.Popen:
         with self._log.open("a") as log:
             command = [sys.executable, "-m", *arguments]
-            return subprocess.Popen(command, cwd=_ROOT, env=self._cluster.environment, stdout=log, stderr=log)
+            environment = self._cluster.environment | {"RAY_ADDRESS": self._cluster.address}
+            return subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=log, stderr=log)
 
     def _tail(self) -> str:
         return "\n".join(self._log.read_text().splitlines()[-30:])

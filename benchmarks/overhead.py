@@ -9,10 +9,13 @@ caches). The loop's time is wall time between iterations, with records and check
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,7 @@ from cluster.local import place
 from cluster.loop import train
 from cluster.prompts import make_requests, prompts_of, read_prompts
 from cluster.rundir import RunDirectory
+from cluster.telemetry import Telemetry
 from learner.batch import join
 from learner.learner import Learner
 from rewards.actor import RewardActor
@@ -70,26 +74,32 @@ def plain_loop(config: Config) -> float:
     return statistics.median(np.diff(times[1:]))
 
 
-def whole_loop(config: Config) -> float:
-    """Seconds an iteration of `cluster.loop`, through Ray."""
+def whole_loop(
+    config: Config, watch: Callable[[], AbstractContextManager[Telemetry | None]] = contextlib.nullcontext
+) -> float:
+    """Median seconds an iteration of `cluster.loop`, through Ray, while `watch` looks on."""
     with tempfile.TemporaryDirectory() as folder:
-        config = config.model_copy(update={"folder": folder, "name": "overhead"})
+        config = config.model_copy(update={"folder": folder, "name": "measured"})
         run = RunDirectory.create(config)
         crew = make_crew(config, place(config))
-        with Display(Console(quiet=True), config.iterations) as display:
+        with watch() as telemetry, Display(Console(quiet=True), config.iterations, telemetry=telemetry) as display:
             train(config, crew, run, display)
         dismiss(crew)
         ray.shutdown()
-        parts = sorted(Path(folder).glob("overhead/metrics.parquet/*.parquet"))[1:-1]  # evaluations left out
-        times = [pq.read_table(part)["time"][0].as_py() for part in parts]
-        return statistics.median(np.diff(times))
+        parts = sorted((run.path / "metrics.parquet").glob("*.parquet"))[1:-1]  # evaluations left out
+        return statistics.median(np.diff([pq.read_table(part)["time"][0].as_py() for part in parts]))
 
 
-def main(arguments: list[str]) -> None:
-    """Measure and print."""
+def short_run(arguments: Sequence[str], iterations: int) -> Config:
+    """The configuration of a command line, for so many iterations after a first one, with next to no evaluation."""
     path = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
-    overrides = [f"iterations={ITERATIONS + 1}", "evaluation.every=0", "evaluation.samples=2"]
-    config = load_config(path, [*arguments[path is not None :], *overrides, "evaluation.held_out_samples=2"])
+    overrides = [f"iterations={iterations + 1}", "evaluation={every: 0, samples: 2, held_out_samples: 2}"]
+    return load_config(path, [*arguments[path is not None :], *overrides])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure and print."""
+    config = short_run(arguments, ITERATIONS)
     ratios = []
     for turn in range(ROUNDS):
         plain, whole = plain_loop(config), whole_loop(config)

@@ -12,24 +12,16 @@ from __future__ import annotations
 import contextlib
 import statistics
 import sys
-import tempfile
 import threading
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
-import numpy as np
-import pyarrow.parquet as pq
 import ray
-from rich.console import Console
 
-from cluster.config import Config, load_config
-from cluster.crew import dismiss, make_crew
-from cluster.display import Display
-from cluster.local import place
-from cluster.loop import train
-from cluster.rundir import RunDirectory
+from benchmarks.overhead import short_run, whole_loop
+from cluster.config import Config
 from cluster.telemetry import Telemetry
 
 ITERATIONS = 8
@@ -40,48 +32,37 @@ SCRAPE_SECONDS = 5
 def seconds_an_iteration(config: Config, watched: bool) -> float:
     """Median over a run of its own."""
     start = ray.init
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        config = config.model_copy(update={"folder": folder, "name": "telemetry"})
-        run = RunDirectory.create(config)
+    with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("ray.init", lambda **given: start(**given | {"include_dashboard": watched})))
-        if not watched:
-            stack.enter_context(mock.patch("cluster.rundir.EventFile"))
-        crew = make_crew(config, place(config))
         if watched:
-            stack.enter_context(_scraped())
-        telemetry = Telemetry("telemetry") if watched else None
-        with Display(Console(quiet=True), config.iterations, telemetry=telemetry) as display:
-            train(config, crew, run, display)
-        dismiss(crew)
-        stack.close()
-        ray.shutdown()
-        parts = sorted(Path(folder).glob("telemetry/metrics.parquet/*.parquet"))[1:-1]  # evaluations left out
-        return statistics.median(np.diff([pq.read_table(part)["time"][0].as_py() for part in parts]))
+            return whole_loop(config, _scraped)
+        stack.enter_context(mock.patch("cluster.rundir.EventFile"))
+        return whole_loop(config)
 
 
 @contextlib.contextmanager
-def _scraped() -> Iterator[None]:
+def _scraped() -> Iterator[Telemetry]:
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    done = threading.Event()
+    done, sizes = threading.Event(), []
 
     def work() -> None:
         while not done.wait(SCRAPE_SECONDS):
-            with urllib.request.urlopen(url) as page:
-                page.read()
+            with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url) as page:
+                sizes.append(len(page.read()))
 
     thread = threading.Thread(target=work)
     thread.start()
-    yield
+    yield Telemetry("telemetry")
     done.set()
     thread.join()
+    if not sizes:
+        raise RuntimeError(f"Nothing was ever exported at {url}, so nothing has been measured.")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Measure and print."""
-    path = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
-    overrides = [f"iterations={ITERATIONS + 1}", "evaluation.every=0", "evaluation.samples=2"]
-    config = load_config(path, [*arguments[path is not None :], *overrides, "evaluation.held_out_samples=2"])
+    config = short_run(arguments, ITERATIONS)
     ratios = []
     for turn in range(ROUNDS):
         order = (False, True) if turn % 2 == 0 else (True, False)

@@ -1,16 +1,21 @@
 """Trains the scorer on comparisons: the true picture and prompt against a near miss of either.
 
-The near misses are a caption with one fact changed, a picture of such a caption, and the true picture damaged (an
-object half erased, two shapes blended into one). A second true picture, with other places and another open background,
-has to beat the same misses and to score like the first: what a prompt leaves open must not pay, or a policy would learn
-to draw it. It never sees the gold judge or a sample of the diffusion model.
+The near misses are a caption with one fact changed, a picture of such a caption, and the true picture damaged: an
+object half erased, its outline on the way to another shape, one too many fading in. Damage comes in two degrees that
+are compared as well, so that scores also rank what is nearly right, as most samples of a policy are. A second true
+picture, with other places and another open background, has to beat the same misses and to score like the first: what a
+prompt leaves open must not pay, or a policy would learn to draw it. It never sees the gold judge or a sample of the
+diffusion model.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,10 +27,11 @@ from tqdm import tqdm
 
 from shapes.captions import BACKGROUNDS, COLOURS, NUMBERS, PLACES, SHAPES, Caption, Thing, sample_caption
 from shapes.fit_pipeline import reconstruct
-from shapes.render import PALETTE, SIZE, Scene, arrange, draw, render
+from shapes.render import PLACE_BOXES, SIZE, Drawn, Scene, arrange, draw, outline, paint, render
 from shapes.scorer import Scorer, tokenize
 
 _TIE = 0.05  # weight of the squared difference between two true pictures' scores
+_GRADE = 0.5  # weight of the comparison between two degrees of damage
 
 
 def corrupt(caption: Caption, rng: random.Random) -> Caption:
@@ -57,27 +63,150 @@ def corrupt(caption: Caption, rng: random.Random) -> Caption:
     return replace(caption, things=tuple(changed if t == one else t for t in things))
 
 
-def damage(scene: Scene, rng: random.Random) -> np.ndarray:
-    """A picture of the scene with one object spoilt: `(SIZE, SIZE, 3)` uint8."""
-    index = rng.randrange(len(scene.objects))
-    victim = scene.objects[index]
-    kind = rng.choice(["erase", "blend shape", "blend colour", "vanish"])
-    if kind == "vanish":
-        return draw(replace(scene, objects=scene.objects[:index] + scene.objects[index + 1 :]))
-    if kind == "erase":
-        gone = draw(replace(scene, objects=scene.objects[:index] + scene.objects[index + 1 :])).astype(np.float32)
-        rows, columns = np.indices((SIZE, SIZE)) + 0.5
-        angle = rng.uniform(0, 2 * np.pi)
-        side = np.cos(angle) * (columns - victim.x) + np.sin(angle) * (rows - victim.y)
-        keep = np.clip(side + rng.uniform(-0.3, 0.3) * victim.radius + 0.5, 0, 1)[..., None]
-        return np.round(keep * draw(scene) + (1 - keep) * gone).astype(np.uint8)
-    if kind == "blend shape":
-        other = replace(victim.thing, shape=_other(victim.thing.shape, SHAPES, rng))
-    else:
-        other = replace(victim.thing, colour=_other(victim.thing.colour, tuple(PALETTE), rng))
-    objects = (*scene.objects[:index], replace(victim, thing=other), *scene.objects[index + 1 :])
-    share = rng.uniform(0.35, 0.65)
-    return np.round(share * draw(scene) + (1 - share) * draw(replace(scene, objects=objects))).astype(np.uint8)
+def damage(scene: Scene, place: str | None, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
+    """Two pictures of a scene in which one thing is spoilt: a little, and more.
+
+    Args:
+        scene: Of a caption.
+        place: That the caption asks for, if it does.
+        rng: Draws what is spoilt and how far.
+
+    Returns:
+        Both pictures, each `(SIZE, SIZE, 3)` uint8.
+    """
+    kinds = [_fade, _fade_in, _erase, _recolour, _bend, _bend, _dent]
+    kinds += [_push] if len(scene.objects) > 1 else []
+    kinds += [partial(_misplace, place)] * 3 if place else []
+    spoil = rng.choice(kinds)(scene, rng.randrange(len(scene.objects)), rng)
+    little, more = sorted((rng.uniform(0.15, 1.0), rng.uniform(0.15, 1.0)))
+    return spoil(little), spoil(more)
+
+
+# Each kind of damage draws what it needs to know, and gives the picture by how far the damage has gone, in [0, 1].
+_Spoil = Callable[[float], np.ndarray]
+
+
+def _fade(scene: Scene, index: int, rng: random.Random) -> _Spoil:
+    """An object vanishes."""
+    return _mix(draw(scene), draw(_without(scene, index)))
+
+
+def _fade_in(scene: Scene, index: int, rng: random.Random) -> _Spoil:
+    """An object that nobody asked for appears, half of the time one like another."""
+    one = scene.objects[index]
+    thing = one.thing if rng.random() < 0.5 else Thing(rng.choice(COLOURS), rng.choice(SHAPES))
+    x, y = (rng.uniform(one.radius, SIZE - one.radius) for _ in range(2))
+    return _mix(draw(scene), draw(replace(scene, objects=(*scene.objects, Drawn(thing, x, y, one.radius)))))
+
+
+def _erase(scene: Scene, index: int, rng: random.Random) -> _Spoil:
+    """An object is cut off from one side."""
+    one, clean, gone = scene.objects[index], draw(scene), draw(_without(scene, index))
+    side = _along(one, rng)
+    return lambda share: _blend(clean, gone, np.clip((2 * share - 1) * one.radius - side + 0.5, 0, 1))
+
+
+def _recolour(scene: Scene, index: int, rng: random.Random) -> _Spoil:
+    """An object takes another colour, all of it or from one side."""
+    one = scene.objects[index]
+    colour = _other(one.thing.colour, COLOURS, rng)
+    other = draw(_with(scene, index, replace(one, thing=replace(one.thing, colour=colour))))
+    clean, side = draw(scene), _along(one, rng)
+    if rng.random() < 0.5:
+        return _mix(clean, other)
+    return lambda share: _blend(clean, other, np.clip((2 * share - 1) * one.radius - side + 0.5, 0, 1))
+
+
+def _bend(scene: Scene, index: int, rng: random.Random) -> _Spoil:
+    """An object's outline turns into another shape's."""
+    one = scene.objects[index]
+    own, other = _radii(one.thing.shape), _radii(_other(one.thing.shape, SHAPES, rng))
+    return lambda share: _paint(scene, index, (1 - share) * own + share * other)
+
+
+def _dent(scene: Scene, index: int, rng: random.Random) -> _Spoil:
+    """An object's outline gets bumps and dents."""
+    own, angles = _radii(scene.objects[index].thing.shape), np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+    waves = [rng.gauss(0, 0.35) * np.sin(n * angles + rng.uniform(0, 2 * np.pi)) for n in (2, 3, 4, 5)]
+    return lambda share: _paint(scene, index, own * np.clip(1 + share * sum(waves), 0.2, 1.8))
+
+
+def _push(scene: Scene, index: int, rng: random.Random) -> _Spoil:
+    """An object is pushed into another."""
+    one = scene.objects[index]
+    other = rng.choice([o for o in scene.objects if o is not one])
+    x, y = one.x - other.x, one.y - other.y
+    close = (one.radius + other.radius) / math.hypot(x, y)
+
+    def spoil(share: float) -> np.ndarray:
+        stretch = (1.0 - 0.7 * share) * close
+        return draw(_with(scene, index, replace(one, x=other.x + stretch * x, y=other.y + stretch * y)))
+
+    return spoil
+
+
+def _misplace(place: str, scene: Scene, index: int, rng: random.Random) -> _Spoil:
+    """An object leaves its place."""
+    one = scene.objects[index]
+    (left, right), (top, bottom) = PLACE_BOXES[place]
+    while True:
+        x, y = (rng.uniform(one.radius, SIZE - one.radius) for _ in range(2))
+        if not (left < x / SIZE < right and top < y / SIZE < bottom):
+            break
+    return lambda share: draw(
+        _with(scene, index, replace(one, x=one.x + share * (x - one.x), y=one.y + share * (y - one.y)))
+    )
+
+
+_CORNERS = 60  # of a bent outline; a multiple of what every shape has, so that none is blunted
+
+
+def _radii(shape: str) -> np.ndarray:
+    """How far an outline is from its centre, in radii, in `_CORNERS` directions clockwise from the top."""
+    corners = np.array(outline(shape, 0.0, 0.0, 1.0))
+    closed = np.concatenate([corners, corners[:1]])
+    edge = np.concatenate([np.linspace(a, b, 64, endpoint=False) for a, b in pairwise(closed)])
+    angles, lengths = np.arctan2(edge[:, 0], -edge[:, 1]) % (2 * np.pi), np.hypot(*edge.T)
+    order = angles.argsort()
+    wanted = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+    return np.interp(wanted, angles[order], lengths[order], period=2 * np.pi)
+
+
+def _paint(scene: Scene, index: int, radii: np.ndarray) -> np.ndarray:
+    """The scene with an outline of one's own for an object."""
+    angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+    polygons = []
+    for i, o in enumerate(scene.objects):
+        corners = outline(o.thing.shape, o.x, o.y, o.radius)
+        if i == index:
+            xs, ys = o.x + o.radius * radii * np.sin(angles), o.y - o.radius * radii * np.cos(angles)
+            corners = list(zip(xs.tolist(), ys.tolist(), strict=True))
+        polygons.append((corners, o.thing.colour))
+    return paint(polygons, scene.background)
+
+
+def _along(one: Drawn, rng: random.Random) -> np.ndarray:
+    """Of each pixel, how far it is from the object's centre in a random direction: `(SIZE, SIZE)`."""
+    rows, columns = np.indices((SIZE, SIZE)) + 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.cos(angle) * (columns - one.x) + np.sin(angle) * (rows - one.y)
+
+
+def _mix(clean: np.ndarray, spoilt: np.ndarray) -> _Spoil:
+    return lambda share: _blend(clean, spoilt, np.full((SIZE, SIZE), share))
+
+
+def _blend(clean: np.ndarray, spoilt: np.ndarray, share: np.ndarray) -> np.ndarray:
+    share = share[..., None]
+    return np.round((1 - share) * clean + share * spoilt).astype(np.uint8)
+
+
+def _without(scene: Scene, index: int) -> Scene:
+    return replace(scene, objects=scene.objects[:index] + scene.objects[index + 1 :])
+
+
+def _with(scene: Scene, index: int, one: Drawn) -> Scene:
+    return replace(scene, objects=(*scene.objects[:index], one, *scene.objects[index + 1 :]))
 
 
 def _other(value: Any, options: Sequence[Any], rng: random.Random) -> Any:
@@ -85,15 +214,15 @@ def _other(value: Any, options: Sequence[Any], rng: random.Random) -> Any:
 
 
 def fit_scorer(vae: AutoencoderKL, steps: int, batch: int, pictures: int, rng: random.Random) -> Scorer:
-    """Train on `pictures` sets (true, true again, wrong, damaged), half of them seen through the autoencoder."""
+    """Train on `pictures` sets (true, true again, wrong, spoilt, spoilt more), half of them through the autoencoder."""
     captions = [sample_caption(rng, held_out=None) for _ in range(pictures)]
     wrong = [corrupt(caption, rng) for caption in captions]
-    sets = np.empty((pictures, 4, SIZE, SIZE, 3), np.uint8)
+    sets = np.empty((pictures, 5, SIZE, SIZE, 3), np.uint8)
     for i, (caption, other) in enumerate(zip(tqdm(captions, desc="pictures"), wrong, strict=True)):
         scene = arrange(caption, rng)
-        sets[i] = draw(scene), render(caption, rng), render(other, rng), damage(scene, rng)
+        sets[i] = draw(scene), render(caption, rng), render(other, rng), *damage(scene, caption.place, rng)
     half = sets[: pictures // 2].reshape(-1, SIZE, SIZE, 3)
-    sets[: pictures // 2] = reconstruct(vae, half).reshape(-1, 4, SIZE, SIZE, 3)
+    sets[: pictures // 2] = reconstruct(vae, half).reshape(-1, 5, SIZE, SIZE, 3)
     words, wrong_words = tokenize([c.text for c in captions]), tokenize([c.text for c in wrong])
 
     scorer = Scorer()
@@ -105,24 +234,19 @@ def fit_scorer(vae: AutoencoderKL, steps: int, batch: int, pictures: int, rng: r
         index = torch.randint(pictures, (batch,))
         images = torch.from_numpy(sets[index.numpy()]).float() / 255
         images = (images + 0.1 * torch.rand(batch, 1, 1, 1, 1) * torch.randn_like(images)).clamp(0, 1)
-        true, again, other, damaged = (
-            scorer.tokens(images.flatten(0, 1).permute(0, 3, 1, 2)).unflatten(0, (batch, 4)).unbind(1)
-        )
-        score, second = scorer.read(true, words[index]), scorer.read(again, words[index])
-        misses = (
-            scorer.read(true, wrong_words[index]),
-            scorer.read(other, words[index]),
-            scorer.read(damaged, words[index]),
-        )
+        tokens = scorer.tokens(images.flatten(0, 1).permute(0, 3, 1, 2))
+        right = words[index].repeat_interleave(5, dim=0)
+        score, second, other, little, more = scorer.read(tokens, right).unflatten(0, (batch, 5)).unbind(1)
+        misses = (scorer.read(tokens.unflatten(0, (batch, 5))[:, 0], wrong_words[index]), other, little, more)
         loss = (bradley_terry(score, misses) + bradley_terry(second, misses)) / 2
-        loss = loss + _TIE * (score - second).square().mean()
+        loss = loss + _GRADE * bradley_terry(little, (more,)) + _TIE * (score - second).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        right = torch.stack([score > miss for miss in misses]).float().mean()
-        progress.set_postfix(loss=f"{loss.item():.3f}", right=f"{right.item():.3f}", refresh=False)
+        won = torch.stack([score > miss for miss in misses]).float().mean()
+        progress.set_postfix(loss=f"{loss.item():.3f}", right=f"{won.item():.3f}", refresh=False)
     return scorer.eval()
 
 

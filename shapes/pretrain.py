@@ -1,4 +1,4 @@
-"""Makes everything that `shapes/pretrained` ships: `python -m shapes.pretrain` (about 40 minutes on two cores).
+"""Makes everything that `shapes/pretrained` ships: `python -m shapes.pretrain` (about an hour on two cores).
 
 Run it again only to change the world itself. Every stage has a seed; the summary that it writes beside the files says
 how good the base model is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ BACKGROUND_PALETTE = {"white": (245, 245, 245), "black": (18, 18, 18), "grey": (
 # Radius of the circle around a shape, in pixels, by the number of objects in the picture.
 _RADII = {1: (6.0, 9.0), 2: (5.0, 6.5), 3: (4.5, 5.5), 4: (4.2, 5.0)}
 # Where the centre of an object "on the left" may lie, in units of the picture: (x range, y range).
-_PLACE_BOXES = {
+PLACE_BOXES = {
     "left": ((0.20, 0.30), (0.35, 0.65)),
     "right": ((0.70, 0.80), (0.35, 0.65)),
     "top": ((0.35, 0.65), (0.20, 0.30)),
@@ -75,7 +76,7 @@ def arrange(caption: Caption, rng: random.Random) -> Scene:
         for thing in caption.things:
             radius = rng.uniform(low, 7.0 if caption.place else high)
             if caption.place:
-                (x0, x1), (y0, y1) = _PLACE_BOXES[caption.place]
+                (x0, x1), (y0, y1) = PLACE_BOXES[caption.place]
                 x, y = SIZE * rng.uniform(x0, x1), SIZE * rng.uniform(y0, y1)
             else:
                 x, y = (rng.uniform(radius + 1, SIZE - radius - 1) for _ in range(2))
@@ -88,11 +89,17 @@ def arrange(caption: Caption, rng: random.Random) -> Scene:
 
 def draw(scene: Scene) -> np.ndarray:
     """Paint a scene: `(SIZE, SIZE, 3)` uint8."""
-    canvas = Image.new("RGB", (SIZE * _SUPERSAMPLING,) * 2, BACKGROUND_PALETTE[scene.background])
+    return paint(
+        [(outline(o.thing.shape, o.x, o.y, o.radius), o.thing.colour) for o in scene.objects], scene.background
+    )
+
+
+def paint(polygons: Sequence[tuple[Sequence[tuple[float, float]], str]], background: str) -> np.ndarray:
+    """Paint polygons, each corners in pixels and a colour's name, one over the other: `(SIZE, SIZE, 3)` uint8."""
+    canvas = Image.new("RGB", (SIZE * _SUPERSAMPLING,) * 2, BACKGROUND_PALETTE[background])
     pen = ImageDraw.Draw(canvas)
-    for o in scene.objects:
-        scaled = (_SUPERSAMPLING * v for v in (o.x, o.y, o.radius))
-        pen.polygon(outline(o.thing.shape, *scaled), fill=PALETTE[o.thing.colour])
+    for corners, colour in polygons:
+        pen.polygon([(_SUPERSAMPLING * x, _SUPERSAMPLING * y) for x, y in corners], fill=PALETTE[colour])
     return np.asarray(canvas.reduce(_SUPERSAMPLING))
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import differences, disturbed, iterations_for, plan, undisturbed
-from benchmarks.nodes import Cluster
+from benchmarks.chaos import differences, disturbed, iterations_for, make_cluster, plan, undisturbed
 from benchmarks.tiny import write_config
 from cluster.rundir import RunDirectory
 
@@ -28,7 +27,7 @@ def test_nothing_is_lost_doubled_or_changed_by_faults_of_every_kind(tmp_path: Pa
     faults = plan(KINDS, seed=0)
     iterations = iterations_for(faults)
     expected, found = RunDirectory(tmp_path / "undisturbed"), RunDirectory(tmp_path / "disturbed")
-    with closing(Cluster(workers=2, cpus=5)) as site:
+    with closing(make_cluster()) as site:
         config = write_config(tmp_path)
         undisturbed(site, config, expected.path, iterations)
         recoveries = disturbed(site, config, found.path, iterations, faults)

@@ -7,13 +7,14 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.nodes import Cluster
 from cluster.rundir import RunDirectory
 from cluster.telemetry import PHASES, exported_names
 from learner import checkpoint
@@ -24,10 +25,10 @@ Submit = Callable[[str, Sequence[str]], subprocess.Popen]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def head(ray_nodes: Any) -> dict[str, str]:
-    """The environment of a client of a fresh head."""
-    ray_nodes.head("--num-cpus=4")
-    return ray_nodes.client
+def head() -> Iterator[Cluster]:
+    """A fresh head."""
+    with closing(Cluster("--num-cpus=4", jobs=True)) as cluster:
+        yield cluster
 
 
 def scrape(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -44,13 +45,13 @@ def scrape(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 
 def test_a_job_trains_exports_every_documented_metric_and_leaves_its_artefacts(
-    submit: Submit, head: dict[str, str], tmp_path: Path
+    submit: Submit, head: Cluster, tmp_path: Path
 ) -> None:
     job = submit("whole", ["iterations=20"])
     seen: dict[str, list[tuple[dict[str, str], float]]] = {}
     processes: set[str] = set()
     while job.poll() is None:
-        now = scrape(head["METRICS"])
+        now = scrape(head.metrics)
         if phases := [value for tags, value in now.get("ray_reinoise_training_phase", [])]:
             assert len(phases) == len(PHASES)
             assert sum(phases) <= 1
@@ -80,14 +81,12 @@ def test_a_job_trains_exports_every_documented_metric_and_leaves_its_artefacts(
     assert f"report: {run.path}/report.html" in log
 
 
-def test_a_stopped_job_leaves_a_checkpoint_and_says_how_to_go_on(
-    submit: Submit, ray_nodes: Any, tmp_path: Path
-) -> None:
+def test_a_stopped_job_leaves_a_checkpoint_and_says_how_to_go_on(submit: Submit, head: Cluster, tmp_path: Path) -> None:
     job = submit("stopped", ["iterations=100000", "checkpoints.every=99999"])
     for line in job.stdout:  # type: ignore[union-attr]
         if line.startswith("iteration") and "7/" in line:
             break
-    assert ray_nodes.ray("job", "stop", "stopped").returncode == 0
+    assert head.ray("job", "stop", "stopped").returncode == 0
     rest = job.communicate(timeout=60)[0]
     said = re.findall(r"^stopped by SIGTERM at (.*); continue with: (.*)$", rest, flags=re.MULTILINE)
     assert len(said) == 1, rest
@@ -98,8 +97,8 @@ def test_a_stopped_job_leaves_a_checkpoint_and_says_how_to_go_on(
     assert [iteration for iteration, _ in RunDirectory(tmp_path / "stopped").metrics()["loss"]] == [*range(1, done + 1)]
 
 
-def test_a_client_without_the_token_is_refused(ray_nodes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ray_nodes.client, "RAY_AUTH_TOKEN", "0" * 48)
-    refused = ray_nodes.ray("job", "list")
+def test_a_client_without_the_token_is_refused(head: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(head.environment, "RAY_AUTH_TOKEN", "0" * 48)
+    refused = head.ray("job", "list")
     assert refused.returncode != 0
     assert "token" in refused.stderr + refused.stdout

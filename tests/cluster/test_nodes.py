@@ -1,18 +1,19 @@
-"""A run on several Ray nodes, each in processes of its own: a node is lost, another joins, and nothing changes."""
+"""A run on several Ray nodes, each in processes of its own: nodes are lost, join and leave, and nothing changes."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from benchmarks.nodes import Cluster
 from cluster.rundir import RunDirectory
 from learner import checkpoint
 
@@ -26,10 +27,12 @@ ROLES += [f"{role}={{cpus: 1, labels: {{part: head}}}}" for role in ("learner", 
 
 
 @pytest.fixture(scope="module")
-def workers(ray_nodes: Any) -> list[subprocess.Popen]:
-    """Two workers of a head that has room for the learner and the rewards."""
-    ray_nodes.head("--num-cpus=2", "--labels=part=head")
-    return [ray_nodes.add(*WORKER) for _ in range(2)]
+def head() -> Iterator[Cluster]:
+    """A head that has room for the learner and the rewards, and two workers."""
+    with closing(Cluster("--num-cpus=2", "--labels=part=head", jobs=True)) as cluster:
+        for _ in range(2):
+            cluster.add(*WORKER)
+        yield cluster
 
 
 def wait_until_acting(run: RunDirectory, job: subprocess.Popen, samplers: int, iterations: int) -> int:
@@ -55,17 +58,19 @@ def adapter(run: RunDirectory) -> dict[str, np.ndarray]:
     return load_file(checkpoint.newest(run.checkpoints) / "pytorch_lora_weights.safetensors")
 
 
-def test_nodes_may_be_lost_and_join_and_the_weights_are_those_of_an_undisturbed_run(
-    submit: Submit, ray_nodes: Any, workers: list[subprocess.Popen], tmp_path: Path
+def test_nodes_may_be_lost_join_and_leave_and_the_weights_are_those_of_an_undisturbed_run(
+    submit: Submit, head: Cluster, tmp_path: Path
 ) -> None:
     job = submit("disturbed", [*ROLES, "iterations=100000", "checkpoints.every=5"])
     run = RunDirectory(tmp_path / "disturbed")
     wait_until_acting(run, job, samplers=2, iterations=3)
-    ray_nodes.lose(workers[0])
+    head.lose(head.nodes[0])
     wait_until_acting(run, job, samplers=1, iterations=3)
-    ray_nodes.add(*WORKER)
+    head.add(*WORKER)
     wait_until_acting(run, job, samplers=2, iterations=3)
-    assert ray_nodes.ray("job", "stop", "disturbed").returncode == 0
+    head.leave(head.nodes[0])
+    wait_until_acting(run, job, samplers=1, iterations=3)
+    assert head.ray("job", "stop", "disturbed").returncode == 0
     said = job.communicate(timeout=120)[0]
     done = checkpoint.verify(checkpoint.newest(run.checkpoints))
     assert [iteration for iteration, _ in run.metrics()["loss"]] == [*range(1, done + 1)], said

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shapes.captions import KINDS, Caption, all_captions, parse, sample_caption
 from shapes.fit_scorer import bradley_terry, corrupt, damage, fit_scorer
+from shapes.judge import gold_score
 from shapes.render import SIZE, arrange, draw
 from shapes.scorer import tokenize
 
@@ -61,17 +62,43 @@ def test_four_in_five_corruptions_change_one_fact_and_each_fact_gets_its_turn(ki
     assert changes[""] <= 10
 
 
-def test_damage_spoils_one_object_and_nothing_else() -> None:
+def test_damage_costs_facts_and_more_damage_costs_more() -> None:
     rng = random.Random(0)
-    rows, columns = np.indices((SIZE, SIZE)) + 0.5
-    for _ in range(300):
-        scene = arrange(sample_caption(rng, held_out=None), rng)
-        clean, spoilt = draw(scene), damage(scene, rng)
-        different = (clean != spoilt).any(axis=-1)
-        # An outline reaches at most 1.1 radii from its centre, and its soft edge a pixel further.
-        around = [np.hypot(columns - o.x, rows - o.y) <= 1.1 * o.radius + 1.5 for o in scene.objects]
-        assert different.any()
-        assert any(not (different & ~one).any() for one in around)
+    scores = []
+    for _ in range(500):
+        caption = sample_caption(rng, held_out=None)
+        scene = arrange(caption, rng)
+        pictures = (draw(scene), *damage(scene, caption.place, rng))
+        scores.append([gold_score(picture, caption) for picture in pictures])
+    clean, little, more = np.array(scores).T
+    assert (clean == 1).mean() > 0.98
+    assert little.mean() < clean.mean() - 0.1
+    assert more.mean() < little.mean() - 0.05
+    assert (more > little).mean() < 0.1
+
+
+@given(captions, st.integers(0, 2**32))
+@settings(deadline=None, max_examples=200)
+def test_damage_shows(caption: Caption, seed: int) -> None:
+    rng = random.Random(seed)
+    scene = arrange(caption, rng)
+    little, more = damage(scene, caption.place, rng)
+    assert little.shape == more.shape == (SIZE, SIZE, 3)
+    assert (little != draw(scene)).any()
+    assert (more != little).any()
+
+
+def test_an_object_leaves_its_place_only_where_one_is_asked_for() -> None:
+    """A damaged picture of a lone object without a place still has it where it was, or lacks it."""
+    rng, caption = random.Random(0), parse("a red square on a black background")
+    for _ in range(200):
+        scene = arrange(caption, rng)
+        (one,) = scene.objects
+        _, more = damage(scene, None, rng)
+        redness = more[..., 0].astype(int) - more[..., 1:].max(axis=-1)
+        rows, columns = np.nonzero(redness > 100)
+        if len(rows) > 30:
+            assert np.hypot(columns - one.x, rows - one.y).min() < one.radius
 
 
 def test_a_comparison_that_is_even_costs_log_two() -> None:
