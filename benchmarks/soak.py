@@ -3,7 +3,7 @@
     python -m benchmarks.soak [--iterations 1000] [--out FOLDER]
 
 The run is `cluster.local`'s: driver, learner, sampler, reward actor and Ray's own processes, each a process. Every few
-seconds the memory that is a process's own (USS: what its end would give back) is read, and the bytes in use in the
+seconds the memory that is a process's own (anonymous: not mapped from a file) is read, and the bytes in use in the
 object store. Printed are the medians of the run's first, second and last quarter, and the slope of a straight line
 from the second quarter on: in the first one caches fill.
 """
@@ -25,6 +25,7 @@ import matplotlib
 import numpy as np
 import psutil
 import ray
+from ray._private.internal_api import node_stats
 from rich.console import Console
 from rich.table import Table
 
@@ -81,11 +82,10 @@ class _Counting(Display):
 def _reading(iteration: Callable[[], int]) -> Iterator[Readings]:
     readings: Readings = {}
     done = threading.Event()
-    total = ray.cluster_resources()["object_store_memory"]
 
     def work() -> None:
         while not done.wait(SECONDS):
-            found = dict(_processes()) | {STORE: total - ray.available_resources()["object_store_memory"]}
+            found = dict(_processes()) | {STORE: _stored()}
             for role, size in found.items():
                 readings.setdefault(role, []).append((iteration(), size))
 
@@ -96,17 +96,29 @@ def _reading(iteration: Callable[[], int]) -> Iterator[Readings]:
     thread.join()
 
 
+def _stored() -> int:
+    (node,) = ray.nodes()
+    stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
+    return stats.store_stats.object_store_bytes_used
+
+
 def _processes() -> Iterator[tuple[str, float]]:
     own = psutil.Process()
-    yield "driver", own.memory_full_info().uss
+    yield "driver", _own_memory(own)
     for process in own.children(recursive=True):
         try:
             line = " ".join(process.cmdline())
             for part, role in ROLES.items():
                 if part in line:
-                    yield role, process.memory_full_info().uss
+                    yield role, _own_memory(process)
         except psutil.NoSuchProcess:
             continue
+
+
+def _own_memory(process: psutil.Process) -> int:
+    # Anonymous memory: what is mapped from files counts for one process or for none, as others come and go.
+    memory = process.memory_info()
+    return memory.rss - memory.shared
 
 
 def summary(readings: Readings) -> list[dict[str, float | str]]:
@@ -162,5 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.update(RAY_worker_niceness="0")  # Ray's 15 would starve them on a machine that does something else too
+    # Objects go through the store, however small, as images do. And Ray's niceness of 15 would starve its workers on a
+    # machine that does something else too.
+    os.environ.update(RAY_max_direct_call_object_size="1000", RAY_worker_niceness="0")
     main()

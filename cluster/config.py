@@ -71,7 +71,7 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
     )
     held_out: str = Field("shapes:held_out", description="The same, for evaluation only.")
     per_iteration: int | None = Field(
-        32,
+        48,
         ge=1,
         description="Groups of samples of an iteration; null is one a prompt. Where there are more than prompts, a "
         "prompt comes again, each time as a group of its own with an initial noise of its own.",
@@ -162,7 +162,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     name: str | None = Field(None, description="Of the run's folder; null makes one from objective and time.")
     folder: str = Field("runs", description="Where runs are kept.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of everything that is random.")
-    iterations: int = Field(6, ge=1, description="Batches to train on.")
+    iterations: int = Field(4, ge=1, description="Batches to train on.")
     policy: PolicyConfig = PolicyConfig()
     objective: ObjectiveConfig = PPODConfig()
     rewards: dict[str, RewardConfig] = {
