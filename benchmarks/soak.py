@@ -162,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         readings = soak(Path(folder), args.iterations)
     seconds = time.monotonic() - started
+    if len(readings.get("driver", [])) < 4:
+        parser.error(f"{args.iterations} iterations took {seconds:.0f} s, too short for four readings; ask for more.")
     rows = summary(readings)
     title = f"{args.iterations} iterations in {seconds:.0f} s, MB"
     table = Table("", "first quarter", "second quarter", "last quarter", "per 1,000 iterations", title=title)
