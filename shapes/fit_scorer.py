@@ -101,9 +101,7 @@ def _fade_in(scene: Scene, index: int, rng: random.Random) -> _Spoil:
 
 def _erase(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object is cut off from one side."""
-    one, clean, gone = scene.objects[index], draw(scene), draw(_without(scene, index))
-    side = _along(one, rng)
-    return lambda share: _blend(clean, gone, np.clip((2 * share - 1) * one.radius - side + 0.5, 0, 1))
+    return _sweep(draw(scene), draw(_without(scene, index)), scene.objects[index], rng)
 
 
 def _recolour(scene: Scene, index: int, rng: random.Random) -> _Spoil:
@@ -111,10 +109,8 @@ def _recolour(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     one = scene.objects[index]
     colour = _other(one.thing.colour, COLOURS, rng)
     other = draw(_with(scene, index, replace(one, thing=replace(one.thing, colour=colour))))
-    clean, side = draw(scene), _along(one, rng)
-    if rng.random() < 0.5:
-        return _mix(clean, other)
-    return lambda share: _blend(clean, other, np.clip((2 * share - 1) * one.radius - side + 0.5, 0, 1))
+    from_one_side = _sweep(draw(scene), other, one, rng)
+    return _mix(draw(scene), other) if rng.random() < 0.5 else from_one_side
 
 
 def _bend(scene: Scene, index: int, rng: random.Random) -> _Spoil:
@@ -126,8 +122,8 @@ def _bend(scene: Scene, index: int, rng: random.Random) -> _Spoil:
 
 def _dent(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object's outline gets bumps and dents."""
-    own, angles = _radii(scene.objects[index].thing.shape), np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
-    waves = [rng.gauss(0, 0.35) * np.sin(n * angles + rng.uniform(0, 2 * np.pi)) for n in (2, 3, 4, 5)]
+    own = _radii(scene.objects[index].thing.shape)
+    waves = [rng.gauss(0, 0.35) * np.sin(n * _DIRECTIONS + rng.uniform(0, 2 * np.pi)) for n in (2, 3, 4, 5)]
     return lambda share: _paint(scene, index, own * np.clip(1 + share * sum(waves), 0.2, 1.8))
 
 
@@ -158,38 +154,38 @@ def _misplace(place: str, scene: Scene, index: int, rng: random.Random) -> _Spoi
     )
 
 
-_CORNERS = 60  # of a bent outline; a multiple of what every shape has, so that none is blunted
+# Of the corners of a bent outline, clockwise from the top. The corners of a square lie between two and are a bit blunt.
+_DIRECTIONS = np.linspace(0, 2 * np.pi, 60, endpoint=False)
 
 
 def _radii(shape: str) -> np.ndarray:
-    """How far an outline is from its centre, in radii, in `_CORNERS` directions clockwise from the top."""
+    """How far an outline is from its centre in each of `_DIRECTIONS`, in radii."""
     corners = np.array(outline(shape, 0.0, 0.0, 1.0))
     closed = np.concatenate([corners, corners[:1]])
     edge = np.concatenate([np.linspace(a, b, 64, endpoint=False) for a, b in pairwise(closed)])
     angles, lengths = np.arctan2(edge[:, 0], -edge[:, 1]) % (2 * np.pi), np.hypot(*edge.T)
     order = angles.argsort()
-    wanted = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
-    return np.interp(wanted, angles[order], lengths[order], period=2 * np.pi)
+    return np.interp(_DIRECTIONS, angles[order], lengths[order], period=2 * np.pi)
 
 
 def _paint(scene: Scene, index: int, radii: np.ndarray) -> np.ndarray:
     """The scene with an outline of one's own for an object."""
-    angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     polygons = []
     for i, o in enumerate(scene.objects):
         corners = outline(o.thing.shape, o.x, o.y, o.radius)
         if i == index:
-            xs, ys = o.x + o.radius * radii * np.sin(angles), o.y - o.radius * radii * np.cos(angles)
+            xs, ys = o.x + o.radius * radii * np.sin(_DIRECTIONS), o.y - o.radius * radii * np.cos(_DIRECTIONS)
             corners = list(zip(xs.tolist(), ys.tolist(), strict=True))
         polygons.append((corners, o.thing.colour))
     return paint(polygons, scene.background)
 
 
-def _along(one: Drawn, rng: random.Random) -> np.ndarray:
-    """Of each pixel, how far it is from the object's centre in a random direction: `(SIZE, SIZE)`."""
+def _sweep(clean: np.ndarray, spoilt: np.ndarray, one: Drawn, rng: random.Random) -> _Spoil:
+    """From one picture to the other across an object, in a random direction."""
     rows, columns = np.indices((SIZE, SIZE)) + 0.5
     angle = rng.uniform(0, 2 * np.pi)
-    return np.cos(angle) * (columns - one.x) + np.sin(angle) * (rows - one.y)
+    side = np.cos(angle) * (columns - one.x) + np.sin(angle) * (rows - one.y)
+    return lambda share: _blend(clean, spoilt, np.clip((2 * share - 1) * one.radius - side + 0.5, 0, 1))
 
 
 def _mix(clean: np.ndarray, spoilt: np.ndarray) -> _Spoil:
