@@ -3,6 +3,7 @@
     python -m benchmarks.pareto runs/ppod-0 runs/ppod-1 runs/nabla-0 ... [--reward shapes_agreement] [--out pareto.png]
 
 Runs are grouped by objective. A method's front is its mean over seeds at each evaluation; single runs are drawn thin.
+What a method has spent is counted in reward queries: images that the reward judged, with or without their gradient.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cluster.config import load_config
+from cluster.config import Config, load_config
 from cluster.rundir import RunDirectory
+from learner.objectives.nabla_db import NablaDBConfig
+from learner.subsample import Strata
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -25,12 +28,23 @@ import matplotlib.pyplot as plt
 FIGURES = ("shapes_gold", "diversity", "distance")
 
 
+def queries_per_image(config: Config) -> int:
+    """How often a trained image, or one predicted on the way to it, is shown to the reward."""
+    objective = config.objective
+    if not isinstance(objective, NablaDBConfig):
+        return 1
+    drawn = len(Strata(config.policy.steps, objective.step_fraction).weights)
+    # The forward loss asks for the gradient at the end of a transition, the reverse loss at its start.
+    return 1 + drawn * (2 if objective.reverse_weight and not objective.no_flow else 1)
+
+
 def series(folder: Path, reward: str) -> tuple[str, np.ndarray]:
-    """The objective of a run, and `(evaluations, 2 + figures)`: images sampled, reward, gold, diversity, distance."""
+    """The objective of a run, and `(evaluations, 2 + figures)`: reward queries, reward, gold, diversity, distance."""
     config, found = load_config(folder / "config.yaml"), RunDirectory(folder).metrics()
     columns = {name: dict(found.get(f"eval/train/{name}", [])) for name in (reward, *FIGURES)}
+    queries = config.batch_size * queries_per_image(config)
     rows = [
-        [iteration * config.batch_size, *(columns[name].get(iteration, 0.0) for name in (reward, *FIGURES))]
+        [iteration * queries, *(columns[name][iteration] for name in (reward, *FIGURES))]
         for iteration in sorted(columns[reward])
     ]
     return config.objective.name, np.array(rows)
@@ -47,7 +61,7 @@ def main() -> None:
     for folder in args.runs:
         name, rows = series(folder, args.reward)
         methods[name].append(rows)
-    table = Table("method", "runs", "images", args.reward, "gold", "diversity", "distance")
+    table = Table("method", "runs", "queries", args.reward, "gold", "diversity", "distance")
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for (name, runs), colour in zip(methods.items(), plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False):
         shared = min(map(len, runs))

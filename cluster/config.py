@@ -71,7 +71,7 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
     )
     held_out: str = Field("shapes:held_out", description="The same, for evaluation only.")
     per_iteration: int | None = Field(
-        48,
+        56,
         ge=1,
         description="Groups of samples of an iteration; null is one a prompt. Where there are more than prompts, a "
         "prompt comes again, each time as a group of its own with an initial noise of its own.",

@@ -77,7 +77,7 @@ def make_crew(config: Config, placement: Placement, again: bool = False) -> Crew
     if config.objective.build().needs_reward != "nothing":
         with_learner = config.reward_actors.gradients == "learner"
         reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
-    arguments = (config.learner, policy, config.objective, config.seed, reward)
+    arguments = (config.learner, policy, config.objective, config.seed, config.iterations, reward)
     ranks = [
         _start(LearnerActor, placement.options("learner", who), f"{who}.{tag}", *arguments)
         for who in learner_names(config)

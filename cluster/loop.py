@@ -125,6 +125,7 @@ def _evaluate(
         found = {split: features(sampled) for split, sampled in splits.items()}
         if all(of_split is not None for of_split in found.values()):
             run.write_pretrained(cast(dict[str, np.ndarray], found))
+            metrics |= {f"eval/{split}/distance": 0.0 for split in found}
     display.evaluation(version, metrics)
     for split, sampled in splits.items():
         run.write_grid(split, version, sample_grid(sampled))

@@ -93,6 +93,7 @@ def _curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
             iterations, values = zip(*series[name], strict=True)
             axis.plot(iterations, values, marker=".", label=name)
         axis.set(title=title, ylabel=unit, xlabel="iteration")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         if len(names) > 1:
             axis.legend(fontsize=8)

@@ -28,6 +28,7 @@ class LearnerActor:
         policy: The policy, as the samplers have it.
         objective: The algorithm.
         seed: Of the run.
+        iterations: Of the run.
         reward: Makes the reward model that the objective asks while it trains; `None` where it asks for none.
     """
 
@@ -37,11 +38,12 @@ class LearnerActor:
         policy: PolicyConfig,
         objective: ObjectiveConfig,
         seed: int,
+        iterations: int,
         reward: Callable[[], RewardModel] | None = None,
     ) -> None:
         made = reward() if reward else None
         self._policy = Policy.load(policy, seed)
-        self._learner = Learner(config, self._policy, objective.build(), seed, made)
+        self._learner = Learner(config, self._policy, objective.build(), seed, made, iterations)
         self._store: TCPStore | None = None
 
     def listen(self, address: str) -> int:

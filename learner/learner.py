@@ -7,10 +7,11 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from pydantic import BaseModel, Field
 
@@ -26,6 +27,9 @@ class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     """The optimizer."""
 
     lr: float = Field(4e-3, gt=0, description="Learning rate of AdamW.")
+    lr_schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the policy's learning rate goes to 0 over the run's iterations, if it does."
+    )
     betas: tuple[float, float] = Field((0.9, 0.999), description="Of AdamW.")
     weight_decay: float = Field(1e-4, ge=0, description="Of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
@@ -59,8 +63,9 @@ class Learner:
         config: The optimizer.
         policy: What is trained.
         objective: How.
-        reward: The run's weighted reward, for objectives that ask for more of it than the samples' scores.
         seed: Of the run; the order of timesteps and prompts is drawn from it and the version.
+        reward: The run's weighted reward, for objectives that ask for more of it than the samples' scores.
+        iterations: The run's batches, over which the learning rate falls; `None`: as many as come, at one rate.
 
     Attributes:
         version: Number of batches applied so far; names the weights.
@@ -74,6 +79,7 @@ class Learner:
         objective: Objective,
         seed: int = 0,
         reward: RewardModel | None = None,
+        iterations: int | None = None,
     ) -> None:
         self.version = 0
         self.ranks: Ranks = ALONE
@@ -83,6 +89,12 @@ class Learner:
         self._parameters = policy.parameters
         self.optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self._schedule = get_scheduler(
+            config.lr_schedule if iterations else "constant",
+            self.optimizer,
+            num_warmup_steps=0,
+            num_training_steps=iterations,
         )
         self._average = EMAModel(self._parameters, decay=config.ema_decay) if config.ema_decay else None
         self._ratio_checked = False
@@ -131,6 +143,8 @@ class Learner:
         self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
         metrics["updates"] = float(len(history["grad_norm"]))
+        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        self._schedule.step()
         return Update(self.version, metrics, started, time.time() - started)
 
     def weights(self, averaged: bool = False) -> Weights:
@@ -150,6 +164,7 @@ class Learner:
         self._policy.save_lora(folder)
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
             "snapshots": {name: torch.from_numpy(self._policy.weights(name)[0]) for name in self._policy.snapshots},
         }
         if self._flow is not None:
@@ -166,6 +181,7 @@ class Learner:
         self._policy.load_lora(folder)
         state = torch.load(folder / "learner.pt", map_location=self._policy.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         if self._flow is not None:

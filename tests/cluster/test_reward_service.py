@@ -66,6 +66,7 @@ def test_one_reward_in_process_in_an_environment_of_its_own_and_over_grpc_agrees
     for split in ("train", "held_out"):
         here = dict(metrics[f"eval/{split}/shapes_agreement"])
         assert set(here) == {0, 1}
+        assert metrics[f"eval/{split}/distance"][0] == (0, 0.0)  # from the pretrained model, which it still is
         for elsewhere in ("remote", "isolated"):
             assert dict(metrics[f"eval/{split}/{elsewhere}"]) == pytest.approx(here, rel=1e-5)
     assert metrics["dropped"] == [(1, 0.0)]

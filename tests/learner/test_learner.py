@@ -23,11 +23,17 @@ Nudge = Callable[..., None]
 Draw = Callable[..., Batch]
 
 
-def learner(policy: Policy, objective: dict[str, Any] | None = None, seed: int = 0, **config: Any) -> Learner:
+def learner(
+    policy: Policy,
+    objective: dict[str, Any] | None = None,
+    seed: int = 0,
+    iterations: int | None = None,
+    **config: Any,
+) -> Learner:
     """A learner that takes one optimizer step a batch, unless the objective says otherwise."""
     settings = {"steps_per_update": None, "step_fraction": 0.6, "min_gap": 0.0, "kl_weight": 0.0, **(objective or {})}
     kind = D3POConfig if settings.get("name") == "d3po" else PPODConfig
-    return Learner(LearnerConfig(**config), policy, kind.model_validate(settings).build(), seed)
+    return Learner(LearnerConfig(**config), policy, kind.model_validate(settings).build(), seed, iterations=iterations)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +64,23 @@ def test_versions_count_batches_and_metrics_count_updates(policy: Policy, draw: 
         update = trained.step(draw(policy, trained.version))
         assert update.version == trained.version == trained.weights().version == version
         assert update.metrics["updates"] == 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "iterations", "shares"),
+    [
+        ("linear", 4, [1, 0.75, 0.5, 0.25]),
+        ("cosine", 4, [1, 0.853553, 0.5, 0.146447]),
+        ("constant", 4, [1, 1, 1, 1]),
+        ("linear", None, [1, 1, 1, 1]),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(
+    policy: Policy, draw: Draw, schedule: str, iterations: int | None, shares: list[float]
+) -> None:
+    trained = learner(policy, {"steps_per_update": 1}, iterations=iterations, lr=4e-3, lr_schedule=schedule)
+    rates = [trained.step(draw(policy, version)).metrics["lr"] for version in range(4)]
+    assert rates == pytest.approx([4e-3 * share for share in shares], rel=1e-5)
 
 
 def test_published_weights_are_the_policy_and_stay_as_they_were(policy: Policy, draw: Draw) -> None:
@@ -176,9 +199,9 @@ def test_without_an_average_the_weights_themselves_are_given(policy: Policy) -> 
 def test_a_restored_learner_continues_bit_for_bit(
     policy_config: PolicyConfig, policy: Policy, draw: Draw, tmp_path: Path
 ) -> None:
-    """With optimizer moments, an average, the snapshot of a round that is under way, and the order of the updates."""
+    """With optimizer moments, a falling rate, an average, the snapshot of a round under way, and the updates' order."""
     objective = {"round_length": 3, "kl_weight": 0.1, "steps_per_update": 1, "beta": 50}
-    straight = learner(policy, objective, seed=4, ema_decay=0.9, lr=5e-3)
+    straight = learner(policy, objective, seed=4, iterations=5, ema_decay=0.9, lr=5e-3)
     for version in range(2):
         straight.step(draw(policy, version, iteration=version))
     straight.save(tmp_path, {"cursor": 17, "name": "run"})
@@ -189,7 +212,7 @@ def test_a_restored_learner_continues_bit_for_bit(
         expected.append(straight.step(batches[-1]).metrics)
 
     other = Policy.load(policy_config, seed=9)
-    restored = learner(other, objective, seed=4, ema_decay=0.9, lr=5e-3)
+    restored = learner(other, objective, seed=4, iterations=5, ema_decay=0.9, lr=5e-3)
     assert restored.restore(tmp_path) == {"cursor": 17, "name": "run"}
     assert restored.version == 2
     assert [restored.step(batch).metrics for batch in batches] == expected

@@ -34,13 +34,13 @@ def trajectories(policy: Policy, version: int = 0) -> list[Trajectories]:
 
 def actor(config: PolicyConfig, seed: int = 3) -> LearnerActor:
     """An actor that has just started."""
-    return LearnerActor(OPTIMIZER, config, OBJECTIVE, seed)
+    return LearnerActor(OPTIMIZER, config, OBJECTIVE, seed, iterations=4)
 
 
 def test_an_update_is_the_learner_on_the_joined_rollouts(policy_config: PolicyConfig, policy: Policy) -> None:
     parts = trajectories(policy)
     update, weights = actor(policy_config).update(REWARDS, *parts)
-    plain = Learner(OPTIMIZER, Policy.load(policy_config, 3), OBJECTIVE.build(), 3)
+    plain = Learner(OPTIMIZER, Policy.load(policy_config, 3), OBJECTIVE.build(), 3, iterations=4)
     assert update.metrics == plain.step(join(parts, REWARDS)).metrics
     assert weights.checksum == plain.weights().checksum
     assert update.version == weights.version == 1
