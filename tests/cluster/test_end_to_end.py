@@ -196,7 +196,7 @@ def test_a_killed_driver_resumes_to_the_same_weights(settings: Path, tmp_path: P
 
 
 def test_offline_runs_draw_once_from_the_pretrained_model_and_resume_the_same(settings: Path, tmp_path: Path) -> None:
-    overrides = ("objective.offline_batches=2", "objective.reference=pretrained")
+    overrides = ("objective.offline_batches=2", "objective.reference=pretrained", "learner.lr_schedule=constant")
     finals = []
     for name, stops in (("straight", (4,)), ("stopped", (2, 4))):
         for iterations in stops:

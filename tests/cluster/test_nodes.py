@@ -24,6 +24,8 @@ WORKER = ("--num-cpus=1", "--labels=part=worker")
 # One sampler is reserved, the other joins when it can; there is room for one on each worker.
 ROLES = ["samplers.min_count=1", "samplers.labels={part: worker}"]
 ROLES += [f"{role}={{cpus: 1, labels: {{part: head}}}}" for role in ("learner", "reward_actors")]
+# The run that is stopped early was to be longer than the one that it is compared with.
+ROLES += ["learner.lr_schedule=constant"]
 
 
 @pytest.fixture(scope="module")
