@@ -1,37 +1,29 @@
-"""The configuration of a run: one frozen, typed class a role; a YAML file, then `key=value` overrides.
+"""The configuration of a run: one frozen, typed class a role.
 
-Nothing starts before the whole configuration is known to work: unknown keys, wrong types and combinations that cannot
-work are refused here, each in one sentence.
+A value of the wrong type, or out of its range, is refused by the class; what cannot work together, by a rule
+(`cluster.config.rules`).
 """
 
 from __future__ import annotations
 
-import difflib
-import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field
 
-from actors.policy import PolicyConfig, check_model
+from actors.policy import PolicyConfig
 from cluster.prompts import read_prompts
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
-from rewards import REWARDS, make_reward, reward_class
+from rewards import make_reward, reward_class
 from rewards.environments import locate
-from rewards.reward import Reward, UnknownReward
+from rewards.reward import Reward
 from rewards.standardise import Standardise
 from shapes import PIPELINE
-
-
-class ConfigError(Exception):
-    """A configuration that cannot work; the message is one sentence for the user."""
 
 
 class RewardConfig(BaseModel, frozen=True, extra="forbid"):
@@ -178,72 +170,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     checkpoints: CheckpointConfig = CheckpointConfig()
     failures: FailureConfig = FailureConfig()
 
-    @model_validator(mode="after")
-    def _works(self) -> Config:
-        objective = self.objective.build()
-        if objective.needs_groups and self.prompts.samples < 2:
-            raise ValueError(
-                f"prompts.samples is {self.prompts.samples}, but {self.objective.name} compares samples of the same "
-                "prompt; give at least 2"
-            )
-        if (least := self.samplers.min_count) and least > self.samplers.count:
-            raise ValueError(f"samplers.min_count is {least}, but samplers.count is only {self.samplers.count}")
-        try:
-            environments = self.environments
-        except (UnknownReward, FileNotFoundError) as error:
-            raise ValueError(str(error).rstrip(".")) from None
-        if not any(reward.weight for reward in self.rewards.values()):
-            raise ValueError("every reward has weight 0, so there is nothing to learn from; give one a weight")
-        if objective.needs_reward == "gradients":
-            for name, reward in self.rewards.items():
-                if reward.weight and not self._class(name).differentiable:
-                    raise ValueError(
-                        f"rewards.{name} has no gradient with respect to the image, which {self.objective.name} needs; "
-                        "give it weight 0 to watch it, or choose another objective"
-                    )
-        if objective.needs_reward != "nothing" and self.reward_actors.gradients == "learner":
-            isolated = {name for environment, names in environments.items() if environment for name in names}
-            for name, reward in self.rewards.items():
-                if reward.weight and name in isolated:
-                    raise ValueError(
-                        f"rewards.{name} lives in an environment of its own, so the learner cannot hold the copy "
-                        f"that {self.objective.name} asks for; set reward_actors.gradients=actors"
-                    )
-        if objective.needs_reward != "nothing" and self.standardise != "nothing":
-            raise ValueError(
-                f"{self.objective.name} trains on the reward itself, which standardising would move; "
-                "leave combination.standardise null, or set it to nothing"
-            )
-        if self.standardise == "prompt" and self.combination.min_count > self.combination.buffer:
-            raise ValueError(
-                f"combination.min_count is {self.combination.min_count}, but only the last {self.combination.buffer} "
-                "scores of a prompt are remembered (combination.buffer)"
-            )
-        if self.evaluation.features is not None and self.evaluation.features not in self.rewards:
-            raise ValueError(
-                f"evaluation.features names {self.evaluation.features!r}, which is not among the rewards; add it with "
-                "weight 0, or set evaluation.features=null"
-            )
-        try:
-            check_model(self.pipeline)
-        except FileNotFoundError as error:
-            raise ValueError(str(error).rstrip(".")) from None
-        read_prompts(self.prompts.train)
-        read_prompts(self.prompts.held_out)
-        if self.batch_size % self.samplers.request_size:
-            fits = max(d for d in range(1, self.samplers.request_size) if self.batch_size % d == 0)
-            raise ValueError(
-                f"samplers.request_size={self.samplers.request_size} does not divide the {self.batch_size} samples of "
-                f"an iteration; {fits} does"
-            )
-        return self
-
     @property
     def environments(self) -> dict[str | None, tuple[str, ...]]:
         """The names of the rewards by the environment that they live in; `None` is the driver's own."""
         found: dict[str | None, tuple[str, ...]] = {}
         for name, reward in self.rewards.items():
-            environment = reward.environment or self._class(name).environment
+            environment = reward.environment or self.reward_class(name).environment
             path = str(locate(environment)) if environment else None
             found[path] = (*found.get(path, ()), name)
         return found
@@ -253,7 +185,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         """What makes each reward, by name, where its packages are."""
         return {name: partial(make_reward, self._kind(name), **r.options) for name, r in self.rewards.items()}
 
-    def _class(self, name: str) -> type[Reward]:
+    def reward_class(self, name: str) -> type[Reward]:
+        """The class of a reward, by its name in the run."""
         return reward_class(self._kind(name))
 
     def _kind(self, name: str) -> str:
@@ -283,81 +216,3 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def save(self, path: Path) -> None:
         """Write the resolved configuration as YAML that `load_config` reads back."""
         path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-
-
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then a YAML file, then `key=value` overrides.
-
-    Raises:
-        ConfigError: In one sentence, whatever is wrong.
-    """
-    try:
-        given = OmegaConf.load(path) if path else OmegaConf.create()
-    except FileNotFoundError:
-        raise ConfigError(f"There is no config file {path}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"The config file {path} cannot be read: {' '.join(str(error).split())}.") from error
-    if not OmegaConf.is_dict(given):
-        raise ConfigError(f"The config file {path} is not a mapping of settings.")
-    # Overrides of single rewards add to the default ones; a file that lists rewards replaces them.
-    defaults: dict[str, Any] = {"objective": {"name": "ppod"}}
-    if "rewards" not in given:
-        defaults["rewards"] = Config.model_fields["rewards"].default
-        defaults["rewards"] = {name: reward.model_dump() for name, reward in defaults["rewards"].items()}
-    merged = OmegaConf.merge(defaults, given, *[_override(text) for text in overrides])
-    try:
-        return Config.model_validate(OmegaConf.to_container(merged, resolve=True))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"The configuration cannot be resolved: {' '.join(str(error).split())}.") from error
-    except ValidationError as error:
-        raise ConfigError(" ".join(_sentence(detail) for detail in error.errors()[:3])) from None
-
-
-def _override(text: str) -> DictConfig:
-    if "=" not in text:
-        raise ConfigError(f"{text!r} is not an override; write key=value, such as learner.lr=1e-4.")
-    try:
-        return OmegaConf.from_dotlist([text])
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"The override {text!r} cannot be read: {' '.join(str(error).split())}.") from error
-
-
-def _sentence(detail: Any) -> str:
-    # Pydantic puts the name of the union's member into the location; it is no part of the key.
-    objectives = [model.model_fields["name"].default for model in _objectives()]
-    location = [str(part) for part in detail["loc"]]
-    if len(location) > 1 and location[0] == "objective" and location[1] in objectives:
-        del location[1]
-    key = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        known = sorted(set(_keys(Config)))
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return f"There is no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    if detail["type"] == "union_tag_invalid":
-        near = difflib.get_close_matches(str(detail["input"].get("name")), objectives, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(objectives)}."
-        return f"There is no objective {detail['input'].get('name')!r}; {hint}"
-    if detail["type"] == "value_error":
-        message = str(detail["ctx"]["error"])
-        if key:
-            return f"{key}: {message}."
-        is_setting = "." in message.split()[0]
-        return f"{message}." if is_setting else f"{message[0].upper()}{message[1:]}."
-    return f"The setting {key!r} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
-
-
-def _objectives() -> tuple[type[BaseModel], ...]:
-    return typing.get_args(typing.get_args(ObjectiveConfig)[0]) or (typing.get_args(ObjectiveConfig)[0],)
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the configuration."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if name == "rewards":
-            for reward in REWARDS:
-                yield from _keys(RewardConfig, f"{prefix}{name}.{reward}.")
-        nested = _objectives() if name == "objective" else (field.annotation,)
-        for inner in nested:
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield from _keys(inner, f"{prefix}{name}.")

@@ -1,0 +1,39 @@
+"""The configuration of a run: its classes, what they refuse, and how it is read.
+
+Nothing starts before the whole configuration is known to work: unknown keys, wrong types and combinations that cannot
+work are refused here, each in one sentence.
+"""
+
+from cluster.config.loading import load_config
+from cluster.config.schema import (
+    CheckpointConfig,
+    CombinationConfig,
+    Config,
+    EvaluationConfig,
+    FailureConfig,
+    LearnerActorConfig,
+    PatienceConfig,
+    PromptsConfig,
+    RewardActorsConfig,
+    RewardConfig,
+    RoleConfig,
+    SamplersConfig,
+)
+from cluster.config.sentences import ConfigError
+
+__all__ = [
+    "CheckpointConfig",
+    "CombinationConfig",
+    "Config",
+    "ConfigError",
+    "EvaluationConfig",
+    "FailureConfig",
+    "LearnerActorConfig",
+    "PatienceConfig",
+    "PromptsConfig",
+    "RewardActorsConfig",
+    "RewardConfig",
+    "RoleConfig",
+    "SamplersConfig",
+    "load_config",
+]
