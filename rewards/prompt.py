@@ -1,0 +1,31 @@
+"""A prompt with what its file says beside it: the words of a picture to be read, the objects to be counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+
+class Prompt(str):
+    """A prompt that carries metadata, and is a plain string for all who do not ask for it.
+
+    It is equal to its text, whatever the metadata.
+
+    Args:
+        text: What the policy draws.
+        metadata: What a reward may want to know beside it.
+
+    Attributes:
+        metadata: The same, read-only; empty where there is none.
+    """
+
+    metadata: Mapping[str, Any]
+
+    def __new__(cls, text: str, metadata: Mapping[str, Any] | None = None) -> Prompt:
+        made = super().__new__(cls, text)
+        made.metadata = MappingProxyType(dict(metadata or {}))
+        return made
+
+    def __reduce__(self) -> tuple[type[Prompt], tuple[str, dict[str, Any]]]:
+        return Prompt, (str(self), dict(self.metadata))
