@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from actors.trajectories import Request
 from cluster.pool import Call, Pool
 from cluster.spans import Spans
-from rewards.reward import RewardUnavailable
+from rewards.errors import RewardUnavailable
 
 log = logging.getLogger(__name__)
 

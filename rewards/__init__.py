@@ -1,15 +1,19 @@
 """What judges: one file a reward, the actor that serves them, and their combination.
 
 Adding a reward is one file and one line in `REWARDS`; a reward of one's own needs no line here, its kind is
-`module:Class`. Each is imported only when it is asked for, because rewards bring heavy packages of their own.
+`module:Class` or `module:function`. Each is imported only when it is asked for, because rewards bring heavy packages of
+their own.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from importlib import import_module
 from typing import Any
 
+from rewards.errors import said
+from rewards.function import as_reward
 from rewards.reward import Reward, UnknownReward
 
 REWARDS = {
@@ -29,7 +33,8 @@ def reward_class(kind: str) -> type[Reward]:
     """The class of a kind of reward.
 
     Args:
-        kind: A name in `REWARDS`, `module:Class`, or the address of a reward service (`grpc://host:port`).
+        kind: A name in `REWARDS`, `module:Class` or `module:function` of one's own, or the address of a reward service
+            (`grpc://host:port`).
 
     Raises:
         UnknownReward: If there is none, it is no reward, or the address cannot be one.
@@ -70,14 +75,24 @@ def _load(target: str) -> type[Reward]:
     module, _, attribute = target.partition(":")
     try:
         found = getattr(import_module(module), attribute, None)
-    except Exception as error:  # a user's file may raise anything
-        cause = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         raise UnknownReward(
-            f"The module of the reward {target!r} cannot be imported here ({cause}); its folder must be the current "
-            "one or on PYTHONPATH, and what only its own environment has is imported in the constructor."
+            f"The module of the reward {target!r} cannot be imported here ({said(error)}); its folder must be the "
+            "current one or on PYTHONPATH, and what only its own environment has is imported in the constructor."
         ) from error
-    if not isinstance(found, type):
-        raise UnknownReward(f"The module {module!r} has no class {attribute!r}, which the reward {target!r} asks for.")
-    if not issubclass(found, Reward):
-        raise UnknownReward(f"{target!r} is not a reward; derive it from rewards.reward.Reward.")
-    return found
+    if isinstance(found, type):
+        if not issubclass(found, Reward):
+            raise UnknownReward(f"{target!r} is not a reward; derive it from rewards.reward.Reward.")
+        if inspect.isabstract(found):
+            raise UnknownReward(
+                f"The reward {target!r} does not define {', '.join(sorted(found.__abstractmethods__))}."
+            )
+        return found
+    if not callable(found):
+        raise UnknownReward(
+            f"The module {module!r} has no class and no function {attribute!r}, which the reward {target!r} asks for."
+        )
+    try:
+        return as_reward(found)
+    except (TypeError, ValueError):
+        raise UnknownReward(f"The function {target!r} is no reward; it must take (images, prompts).") from None

@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-class RewardUnavailable(RuntimeError):
-    """A reward is gone for good, so the run ends; the message is one sentence for the user."""
+from rewards.errors import RewardUnavailable as RewardUnavailable  # a part of the protocol
 
 
 class Reward(ABC):

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rewards.reward import Reward, RewardUnavailable
+from rewards.errors import RewardUnavailable
+from rewards.reward import Reward
 from rewards.service.codec import MAX_PROMPT, QUESTIONS, SERVICE, Malformed, decode, encode_images
 from rewards.service.reward_pb2 import DescribeRequest, Description, Judgement
 from rewards.service.security import Insecure, check_token, client_credentials, is_loopback, read_token, split_address

@@ -19,7 +19,7 @@ from actors.trajectories import Request
 from cluster.pool import Pool
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout, Rollouts
-from rewards.reward import RewardUnavailable
+from rewards.errors import RewardUnavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 

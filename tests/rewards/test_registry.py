@@ -60,9 +60,19 @@ class Brightness(Reward):
 class NoReward:
     pass
 
+class Unfinished(Reward):
+    pass
+
+def blue(images, prompts, scale=1.0):
+    return images[:, 2].mean((1, 2)) * scale
+
+def lonely(images):
+    return images
+
 number = 3
 """)
     (tmp_path / "needs_more.py").write_text("import a_package_that_is_not_here\n")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "not_python.py").write_text("class Broken(\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_rewards", raising=False)
@@ -74,16 +84,24 @@ def test_a_reward_of_ones_own_is_named_by_module_and_class(own: str) -> None:
     assert reward.score(torch.full((2, 3, 4, 4), 0.5), ["", ""]).tolist() == [1.5, 1.5]
 
 
+def test_a_plain_function_is_a_reward_and_its_other_arguments_are_options(own: str) -> None:
+    reward = make_reward(f"{own}:blue", scale=3.0)
+    assert reward.score(torch.full((2, 3, 4, 4), 0.5), ["", ""]).tolist() == [1.5, 1.5]
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
         ("no_such_module:A", ["no_such_module", "current", "PYTHONPATH"]),
         ("needs_more:A", ["a_package_that_is_not_here", "constructor"]),
         ("not_python:A", ["SyntaxError"]),
-        ("own_rewards:Darkness", ["'own_rewards' has no class 'Darkness'"]),
-        ("own_rewards:number", ["has no class 'number'"]),
+        ("leaves:A", ["SystemExit", "leaves.py:2"]),
+        ("own_rewards:Darkness", ["'own_rewards' has no class and no function 'Darkness'"]),
+        ("own_rewards:number", ["no function 'number'"]),
+        ("own_rewards:Unfinished", ["does not define score"]),
+        ("own_rewards:lonely", ["must take (images, prompts)"]),
         ("own_rewards:NoReward", ["is not a reward", "rewards.reward.Reward"]),
-        ("own_rewards:", ["has no class ''"]),
+        ("own_rewards:", ["has no class and no function ''"]),
         (":Brightness", ["':Brightness'"]),
     ],
 )

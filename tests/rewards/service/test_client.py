@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from rewards import make_reward, reward_class
-from rewards.reward import Reward, RewardUnavailable, UnknownReward
+from rewards.errors import RewardUnavailable
+from rewards.reward import Reward, UnknownReward
 from rewards.service.client import RewardClient
 from rewards.service.security import TOKEN_VARIABLE, Insecure
 from rewards.shapes_agreement import ShapesAgreement

@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from rewards.reward import RewardUnavailable
+from rewards.errors import RewardUnavailable
 from rewards.service.client import RewardClient
 from rewards.service.codec import SERVICE
 from rewards.service.security import TOKEN_VARIABLE
