@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> None:
             config.samplers.request_size,
             seed=config.seed,
             iteration=iteration,
+            most=None,
             stored_steps=steps,
             share_init_noise=objective.share_init_noise,
         )

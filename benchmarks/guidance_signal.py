@@ -69,6 +69,7 @@ def main(arguments: list[str]) -> None:
             config.samplers.request_size,
             seed=config.seed,
             iteration=iteration,
+            most=None,
         )
     ]
     found = [follow(policy, reward, request) for request in requests]

@@ -60,6 +60,7 @@ def plain_loop(config: Config) -> float:
             config.samplers.request_size,
             seed=config.seed,
             iteration=iteration,
+            most=None,
             stored_steps=objective.trained_steps(policy.transitions.stochastic_steps),
             share_init_noise=objective.share_init_noise,
         ):

@@ -14,7 +14,7 @@ from actors.transitions import make_transitions
 from cluster.config import Config
 from cluster.learner_group import Hung
 from cluster.pacing import Pacing
-from cluster.prompts import make_requests, prompts_of, read_prompts
+from cluster.prompts import make_request, prompt_of, read_prompts
 from cluster.rollouts import Rollout, Rollouts
 
 
@@ -109,13 +109,13 @@ class Batches:
 
     def _request(self, number: int) -> Request:
         batch, position = divmod(number, self._per_batch)
-        requests = make_requests(
-            prompts_of(self._prompts, batch, self._config.prompts_per_iteration, self._config.seed),
+        count, size, seed = self._config.prompts_per_iteration, self._config.samplers.request_size, self._config.seed
+        return make_request(
+            lambda group: prompt_of(self._prompts, batch, group, count, seed),
+            range(position * size, (position + 1) * size),
             self._config.prompts.samples,
-            self._config.samplers.request_size,
-            seed=self._config.seed,
-            iteration=batch,
-            stored_steps=self._stored_steps,
-            share_init_noise=self._objective.share_init_noise,
+            seed,
+            batch,
+            self._stored_steps,
+            self._objective.share_init_noise,
         )
-        return requests[position]

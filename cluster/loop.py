@@ -20,7 +20,7 @@ from cluster.evaluate import evaluate, features
 from cluster.learner_group import Hung
 from cluster.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.pictures import sample_grid
-from cluster.rollouts import Rollout, Rollouts
+from cluster.rollouts import Rollouts
 from cluster.rundir import RunDirectory
 from cluster.stopping import Stopped, at_once
 from learner import checkpoint
@@ -53,10 +53,10 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     batches = Batches(config, rollouts, version)
     batches.draw_offline()
     _publish(config, crew, crew.learner.weights())
-    if not run.has(version):
-        metrics, splits = _evaluate(config, crew, rollouts, run, display, version)
-        run.record(version, metrics, splits)
+    if not checkpoint.list_all(run.checkpoints):
         _checkpoint(config, crew, run, combiner)
+    if _evaluates(config, version) and not run.evaluated(version):  # also where an evaluation ended the run before
+        _evaluate(config, crew, rollouts, run, display, version)
     while version < config.iterations:
         started = time.time()
         display.status("sampling")
@@ -78,17 +78,15 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
         metrics |= span_metrics(rollouts.spans, updated)
         metrics |= pool_metrics(sampler=crew.samplers, **{"+".join(names): p for names, p in crew.rewards.items()})
-        splits = {"training": batch}
         version = updated.version
         display.iteration(version, metrics)
-        last = version == config.iterations
-        if last or (config.evaluation.every and version % config.evaluation.every == 0):
-            found, sampled = _evaluate(config, crew, rollouts, run, display, version)
-            metrics, splits = metrics | found, splits | sampled
-        run.record(version, metrics, splits)
-        if last or version % config.checkpoints.every == 0:
+        run.record(version, metrics, {"training": batch})
+        # Before the evaluation, so that a failure there does not lose the update.
+        if version == config.iterations or version % config.checkpoints.every == 0:
             display.status("checkpoint")
             _checkpoint(config, crew, run, combiner)
+        if _evaluates(config, version):
+            _evaluate(config, crew, rollouts, run, display, version)
 
 
 def _publish(config: Config, crew: Crew, weights: ray.ObjectRef) -> None:
@@ -115,9 +113,14 @@ def _checkpoint(config: Config, crew: Crew, run: RunDirectory, combiner: Combine
     crew.learner.save(folder, config.checkpoints.keep, extra)
 
 
+def _evaluates(config: Config, version: int) -> bool:
+    every = config.evaluation.every
+    return version in (0, config.iterations) or bool(every and version % every == 0)
+
+
 def _evaluate(
     config: Config, crew: Crew, rollouts: Rollouts, run: RunDirectory, display: Display, version: int
-) -> tuple[dict[str, float], dict[str, list[Rollout]]]:
+) -> None:
     display.status("evaluation")
     averaged = crew.learner.weights(averaged=True) if config.learner.ema_decay else None
     metrics, splits = evaluate(config, rollouts, version, averaged, run.pretrained() if version else None)
@@ -129,7 +132,7 @@ def _evaluate(
     display.evaluation(version, metrics)
     for split, sampled in splits.items():
         run.write_grid(split, version, sample_grid(sampled))
-    return metrics, splits
+    run.add(version, metrics, splits)
 
 
 def _check_dropped(rewards: np.ndarray, allowed: float) -> None:

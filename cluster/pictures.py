@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import ray
 from PIL import Image, ImageDraw, ImageFont
 
 from cluster.rollouts import Rollout
+from cluster.text import shown
 
 _GAP = 4  # pixels
 _TEXT = 18
@@ -28,7 +30,12 @@ def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Im
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for row, prompt in enumerate(prompts):
         top = _GAP + row * (pitch + _TEXT)
-        pen.text((_GAP, top), _fit(prompt, pen, font, sheet.width - 2 * _GAP), fill="black", font=font)
+        pen.text(
+            (_GAP, top),
+            _fit(shown(" ".join(prompt.split())), pen, font, sheet.width - 2 * _GAP),
+            fill="black",
+            font=font,
+        )
         for column in range(columns):
             image = Image.fromarray(pixels[row, column])
             scale = Image.Resampling.NEAREST if image.width <= cell else Image.Resampling.LANCZOS
@@ -68,6 +75,11 @@ def before_after(before: Image.Image, after: Image.Image) -> Image.Image:
 
 
 def _fit(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    while pen.textlength(text, font=font) > width and len(text) > 1:
-        text = text[:-2] + "…"
-    return text
+    def length(text: str) -> float:
+        return pen.textlength(text, font=font)
+
+    if length(text) <= width:
+        return text
+    # The longest beginning that has room, found by halving.
+    fits = bisect_right(range(1, len(text)), width, key=lambda end: length(text[:end] + "…"))
+    return text[:fits] + "…"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import numpy as np
 import shapes
 from actors.trajectories import EVALUATION, Request
 
+# Prompts of each list that an evaluation asks for unless it is told otherwise.
+EVALUATED = 64
 _EMBEDDED = {f"shapes:{path.stem}": path for path in (Path(shapes.__file__).parent / "prompts").glob("*.txt")}
 
 
@@ -35,13 +39,30 @@ def read_prompts(source: str) -> tuple[str, ...]:
 
 def prompts_of(prompts: tuple[str, ...], iteration: int, count: int, seed: int) -> tuple[str, ...]:
     """The `count` prompts of an iteration: consecutive slices of an endless list that shuffles every pass anew."""
+    return tuple(prompt_of(prompts, iteration, group, count, seed) for group in range(count))
+
+
+def prompt_of(prompts: tuple[str, ...], iteration: int, group: int, count: int, seed: int) -> str:
+    """One of `prompts_of`, at a cost that the list's length does not change."""
     if count == len(prompts):
+        return prompts[group]
+    pass_, offset = divmod(iteration * count + group, len(prompts))
+    return prompts[_order(len(prompts), seed, pass_)[offset]]
+
+
+@lru_cache(maxsize=4)
+def _order(size: int, seed: int, pass_: int) -> np.ndarray:
+    return np.random.default_rng([seed, pass_]).permutation(size)
+
+
+def spread(prompts: tuple[str, ...], count: int | None) -> tuple[str, ...]:
+    """At most `count` of the prompts, in their order: drawn once, so the same for every run of the list; `None` is all.
+
+    Drawn and not taken at even distances, because lists that were made from templates repeat at even distances.
+    """
+    if count is None or count >= len(prompts):
         return prompts
-    chosen = []
-    for position in range(iteration * count, (iteration + 1) * count):
-        epoch, offset = divmod(position, len(prompts))
-        chosen.append(prompts[np.random.default_rng([seed, epoch]).permutation(len(prompts))[offset]])
-    return tuple(chosen)
+    return tuple(prompts[i] for i in sorted(np.random.default_rng(0).choice(len(prompts), count, replace=False)))
 
 
 def make_requests(
@@ -53,11 +74,46 @@ def make_requests(
     iteration: int = EVALUATION,
     stored_steps: tuple[int, ...] = (),
     share_init_noise: bool = False,
+    most: int | None = EVALUATED,
 ) -> list[Request]:
-    """Cut prompts x samples, in that order, into requests of `size` samples (the last may be smaller)."""
-    rows = [(prompt, index, sample) for index, prompt in enumerate(prompts) for sample in range(samples)]
-    requests = []
-    for start in range(0, len(rows), size):
-        texts, indices, numbers = zip(*rows[start : start + size], strict=True)
-        requests.append(Request(seed, iteration, texts, indices, numbers, stored_steps, share_init_noise))
-    return requests
+    """Cut prompts x samples, in that order, into requests of `size` samples (the last may be smaller).
+
+    Args:
+        prompts: What to ask for.
+        samples: Of each prompt.
+        size: Of a request.
+        seed, iteration, stored_steps, share_init_noise: See `Request`.
+        most: Ask for so many of the prompts at most (`spread`); `None` for all.
+    """
+    asked = spread(prompts, most)
+    rows = range(len(asked) * samples)
+    return [
+        make_request(
+            asked.__getitem__, rows[start : start + size], samples, seed, iteration, stored_steps, share_init_noise
+        )
+        for start in rows[::size]
+    ]
+
+
+def make_request(
+    prompt: Callable[[int], str],
+    rows: range,
+    samples: int,
+    seed: int,
+    iteration: int,
+    stored_steps: tuple[int, ...] = (),
+    share_init_noise: bool = False,
+) -> Request:
+    """Some rows of prompts x samples as a request.
+
+    Args:
+        prompt: The prompt of a group; asked for the groups of the rows alone.
+        rows: Row r is sample r % samples of group r // samples.
+        samples: Of each group.
+        seed, iteration, stored_steps, share_init_noise: See `Request`.
+    """
+    groups, numbers = zip(*(divmod(row, samples) for row in rows), strict=True)
+    texts = {group: prompt(group) for group in set(groups)}
+    return Request(
+        seed, iteration, tuple(texts[group] for group in groups), groups, numbers, stored_steps, share_init_noise
+    )

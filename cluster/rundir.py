@@ -75,16 +75,31 @@ class RunDirectory:
                 part.unlink()
         self._purge = iteration + 1
 
-    def has(self, iteration: int) -> bool:
-        """Whether an iteration's metrics are recorded."""
-        return (self.path / "metrics.parquet" / f"{iteration:06d}.parquet").is_file()
+    def evaluated(self, iteration: int) -> bool:
+        """Whether an iteration's evaluation is on record."""
+        part = self._part("metrics", iteration)
+        return part.is_file() and any(name.startswith("eval/") for name in _read(part)["name"].to_pylist())
 
     def record(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
         """Record an iteration: its metrics, and its samples by split. Replaces what may have been recorded before."""
-        now = time.time()
-        rows = [{"iteration": iteration, "name": n, "value": float(v), "time": now} for n, v in metrics.items()]
         self._write("samples", iteration, _samples(iteration, splits))
-        self._write("metrics", iteration, pa.Table.from_pylist(rows))
+        self._write("metrics", iteration, _metrics(iteration, metrics))
+        self._event_file.scalars(iteration, metrics)
+
+    def add(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
+        """Record more of an iteration: metrics and splits of other names stay as they are."""
+        for data_set, column, table in (
+            ("samples", "split", _samples(iteration, splits)),
+            ("metrics", "name", _metrics(iteration, metrics)),
+        ):
+            part = self._part(data_set, iteration)
+            if part.is_file():
+                before, new = _read(part), set(table[column].to_pylist())
+                others = [value not in new for value in before[column].to_pylist()]
+                table = pa.concat_tables(
+                    [before.filter(pa.array(others, pa.bool_())), table], promote_options="default"
+                )
+            self._write(data_set, iteration, table)
         self._event_file.scalars(iteration, metrics)
 
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
@@ -124,12 +139,25 @@ class RunDirectory:
             self._events = EventFile(self.path / "tensorboard", self._purge)
         return self._events
 
+    def _part(self, data_set: str, iteration: int) -> Path:
+        return self.path / f"{data_set}.parquet" / f"{iteration:06d}.parquet"
+
     def _write(self, data_set: str, iteration: int, table: pa.Table) -> None:
-        folder = self.path / f"{data_set}.parquet"
-        folder.mkdir(exist_ok=True)
-        temporary = folder / f".{iteration:06d}.{os.getpid()}"
+        part = self._part(data_set, iteration)
+        part.parent.mkdir(exist_ok=True)
+        temporary = part.with_name(f".{iteration:06d}.{os.getpid()}")
         pq.write_table(table, temporary)
-        temporary.replace(folder / f"{iteration:06d}.parquet")
+        temporary.replace(part)
+
+
+def _read(part: Path) -> pa.Table:
+    return pq.ParquetFile(part).read()  # a path may hold a `=`, which `read_table` would take for a partition
+
+
+def _metrics(iteration: int, metrics: Mapping[str, float]) -> pa.Table:
+    now = time.time()
+    rows = [{"iteration": iteration, "name": n, "value": float(v), "time": now} for n, v in metrics.items()]
+    return pa.Table.from_pylist(rows)
 
 
 def _samples(iteration: int, splits: Mapping[str, Sequence[Rollout]]) -> pa.Table:

@@ -18,6 +18,7 @@ import ray
 from rich.console import Console
 from safetensors.numpy import load_file
 
+import cluster.loop
 from cluster.config import Config, load_config
 from cluster.crew import Crew, dismiss, make_crew
 from cluster.display import Display
@@ -131,6 +132,30 @@ def test_a_killed_actor_changes_nothing(
     dismiss(crew)
     assert pool.deaths == 1
     assert same(final, undisturbed[1])
+
+
+def test_a_failure_in_the_last_evaluation_loses_no_update_and_a_resumed_run_only_evaluates(
+    settings: Path, tmp_path: Path, undisturbed: tuple[RunDirectory, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = make_run(settings, tmp_path)
+    crew = make_crew(config, PLACEMENT)
+    evaluate = cluster.loop.evaluate
+    monkeypatch.setattr(cluster.loop, "evaluate", lambda *of: evaluate(*of) if of[2] < config.iterations else 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        carry_out(config, run, crew)
+    dismiss(crew)
+    assert same(adapter(run), undisturbed[1])
+    monkeypatch.undo()
+    monkeypatch.setattr(cluster.loop.Batches, "batch", None)  # nothing is left to train on
+    crew = make_crew(config, PLACEMENT)
+    assert same(carry_out(config, run, crew), undisturbed[1])
+    dismiss(crew)
+    volatile = ("time/", "busy/", "overlap", "images_per_second", "sampler/", "publish", "queue/")
+    steady = [
+        {name: values for name, values in of.metrics().items() if not name.startswith(volatile)}
+        for of in (run, undisturbed[0])
+    ]
+    assert steady[0] == steady[1]
 
 
 def test_a_killed_learner_continues_from_its_checkpoint(

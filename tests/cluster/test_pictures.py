@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from cluster import pictures
 from cluster.pictures import before_after, grid, sample_grid
@@ -54,6 +56,36 @@ def test_a_prompt_is_written_above_its_row_and_cut_to_the_width() -> None:
     left, top, right, bottom = box
     assert written.height // 2 - 4 <= top < bottom <= written.height - 48
     assert 0 < left < right <= written.width - 4
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("C",)), max_size=60), st.integers(10, 300))
+def test_a_caption_is_the_longest_beginning_that_has_room(text: str, width: int) -> None:
+    pen, font = ImageDraw.Draw(Image.new("RGB", (1, 1))), ImageFont.load_default(13)
+    text = " ".join(text.split())
+    fitted = pictures._fit(text, pen, font, width)
+    shorter = [text[:end] + "…" for end in range(len(text))]
+    room = [caption for caption in (text, *reversed(shorter)) if pen.textlength(caption, font=font) <= width]
+    assert fitted == (room[0] if room else "…")
+
+
+def test_a_caption_is_measured_as_often_as_its_length_has_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    real = ImageDraw.ImageDraw.textlength
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "textlength",
+        lambda pen, text, **more: measured.append(len(text)) or real(pen, text, **more),
+    )
+    grid(plain(1, 1), ["word " * 800], cell=96)
+    assert len(measured) <= 14
+
+
+@pytest.mark.parametrize(
+    "prompt", ["two\nlines", "a\tb\r\n", "\x1b[31mred\x1b[0m", "", "[bold]x[/]", "$x^2$", "\u2028"]
+)
+def test_whatever_a_prompt_holds_is_written_in_one_line(prompt: str) -> None:
+    sheet = grid(plain(1, 3), [prompt], cell=48)
+    assert sheet.size == grid(plain(1, 3), ["plain"], cell=48).size
 
 
 def fakes(prompts: int, samples: int, size: int) -> tuple[list[Rollout], dict[int, np.ndarray]]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.prompts import make_requests, prompts_of, read_prompts
+from actors.trajectories import EVALUATION
+from cluster.prompts import EVALUATED, make_request, make_requests, prompt_of, prompts_of, read_prompts, spread
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -44,6 +47,65 @@ def test_passes_and_seeds_shuffle_differently() -> None:
         for epoch in range(3)
     ]
     assert len(set(passes)) == 6
+
+
+@given(st.data(), st.integers(1, 30), st.integers(0, 9), SEEDS)
+def test_the_order_is_that_of_the_plain_formula(data: st.DataObject, size: int, iteration: int, seed: int) -> None:
+    prompts = prompt_list(size)
+    count = data.draw(st.integers(1, 2 * size).filter(lambda count: count != size))
+    expected = []
+    for position in range(iteration * count, (iteration + 1) * count):
+        epoch, offset = divmod(position, size)
+        expected.append(prompts[np.random.default_rng([seed, epoch]).permutation(size)[offset]])
+    assert prompts_of(prompts, iteration, count, seed) == tuple(expected)
+    assert prompts_of(prompts, iteration, size, seed) == prompts  # one of each: there is nothing to choose
+
+
+def test_a_pass_is_shuffled_once_however_many_requests_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, made = prompt_list(1000), []
+    real = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda key: made.append(key) or real(key))
+    for iteration in range(100):
+        for group in (0, 5, 9):
+            prompt_of(prompts, iteration, group, 10, seed=12345)
+    assert made == [[12345, 0]]
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 70))
+def test_one_request_is_that_of_the_whole_list_and_asks_for_its_own_prompts_alone(
+    count: int, samples: int, size: int
+) -> None:
+    prompts = prompt_list(count)
+    for number, request in enumerate(make_requests(prompts, samples, size, seed=3, iteration=5, stored_steps=(1,))):
+        asked: list[int] = []
+        rows = range(count * samples)[number * size : (number + 1) * size]
+        made = make_request(lambda group, to=asked: to.append(group) or prompts[group], rows, samples, 3, 5, (1,))
+        assert made == request
+        assert sorted(asked) == sorted(set(request.prompt_index))
+
+
+@given(st.integers(1, 200), st.none() | st.integers(1, 200))
+def test_a_part_of_a_list_keeps_its_order_and_repeats_nothing(size: int, count: int | None) -> None:
+    prompts = prompt_list(size)
+    part = spread(prompts, count)
+    assert len(part) == min(size, count or size)
+    numbers = [prompts.index(prompt) for prompt in part]
+    assert numbers == sorted(set(numbers))
+    assert spread(prompts, count) == part
+
+
+def test_a_part_of_a_list_takes_of_everything_that_comes_again_and_again() -> None:
+    prompts = tuple(f"{i} {('red', 'green', 'blue', 'black', 'white')[i % 5]}" for i in range(4000))
+    colours = Counter(prompt.split()[1] for prompt in spread(prompts, EVALUATED))
+    assert min(colours[colour] for colour in ("red", "green", "blue", "black", "white")) >= 6
+
+
+@pytest.mark.parametrize("lines", [EVALUATED, 4000])
+def test_an_evaluation_does_not_grow_with_the_list(lines: int) -> None:
+    requests = make_requests(prompt_list(lines), 2, 16, seed=0)
+    assert sum(len(r.prompts) for r in requests) == 2 * EVALUATED
+    assert {r.iteration for r in requests} == {EVALUATION}
+    assert sum(len(r.prompts) for r in make_requests(prompt_list(lines), 2, 16, seed=0, most=None)) == 2 * lines
 
 
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 70))

@@ -65,7 +65,6 @@ def test_metrics_read_back_in_order_whatever_the_order_of_writing(run: RunDirect
     run.record(0, {"loss": 1.0}, {})
     run.record(2, {"loss": 0.5}, {})
     assert run.metrics() == {"loss": [(0, 1.0), (2, 0.5), (10, 0.25)], "late": [(10, 1.0)]}
-    assert [run.has(i) for i in (0, 1, 2, 10)] == [True, False, True, True]
 
 
 def test_every_sample_is_recorded_with_what_it_takes_to_draw_it_again(run: RunDirectory) -> None:
@@ -99,8 +98,6 @@ def test_rewinding_forgets_what_came_after_and_nothing_else(run: RunDirectory) -
     run.rewind(9)
     assert [iteration for iteration, _ in run.metrics()["loss"]] == [0, 1, 9]
     assert {row["iteration"] for row in samples(run)} == {0, 1, 9}
-    assert run.has(9)
-    assert not run.has(10)
     run.rewind(9)
     assert (run.path / "config.yaml").is_file()
 
@@ -120,23 +117,43 @@ def test_a_crash_while_writing_leaves_what_was_there(run: RunDirectory, monkeypa
     monkeypatch.undo()
     assert run.metrics() == {"loss": [(0, 1.0), (1, 2.0)]}
     assert {row["gold"] for row in samples(run)} == {0.0}
-    assert not run.has(2)
 
 
-def test_an_iteration_counts_as_recorded_only_when_its_samples_are(
+def evaluation(score: float) -> dict[str, list[Rollout]]:
+    return {"train": splits(score)["training"]}
+
+
+def test_an_evaluation_is_added_to_what_is_on_record_of_its_iteration(run: RunDirectory) -> None:
+    run.record(2, {"loss": 1.0}, splits(0.0))
+    assert not run.evaluated(2)
+    for attempt in (0.25, 0.5):  # the second replaces the first
+        run.add(2, {"eval/train/gold": attempt}, evaluation(attempt))
+    assert run.evaluated(2)
+    assert run.metrics() == {"loss": [(2, 1.0)], "eval/train/gold": [(2, 0.5)]}
+    assert [(row["split"], row["gold"]) for row in samples(run)] == [("training", 0.0)] * 4 + [("train", 0.5)] * 4
+
+
+def test_an_evaluation_alone_is_a_record(run: RunDirectory) -> None:
+    run.add(0, {"eval/train/gold": 0.5}, evaluation(0.5))
+    assert run.evaluated(0)
+    assert run.metrics() == {"eval/train/gold": [(0, 0.5)]}
+    assert not run.evaluated(1)
+
+
+def test_an_evaluation_counts_as_recorded_only_when_its_samples_are(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run.record(1, {"loss": 1.0}, splits(0.0))
     write = pq.write_table
-
-    def second_fails(table: pa.Table, path: Path) -> None:
-        if list(run.path.glob("*.parquet/*.parquet")):
-            raise OSError("disk full")
-        write(table, path)
-
-    monkeypatch.setattr(rundir.pq, "write_table", second_fails)
-    with pytest.raises(OSError, match="disk full"):
-        run.record(0, {"loss": 1.0}, splits())
-    assert not run.has(0)
+    monkeypatch.setattr(
+        rundir.pq, "write_table", lambda table, path: write(table, path) if "samples" in str(path) else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        run.add(1, {"eval/train/gold": 0.5}, evaluation(0.5))
+    assert not run.evaluated(1)
+    monkeypatch.undo()
+    run.add(1, {"eval/train/gold": 0.5}, evaluation(0.75))
+    assert [row["gold"] for row in samples(run)] == [0.0] * 4 + [0.75] * 4
 
 
 def events(run: RunDirectory) -> list[tuple[int, str]]:
