@@ -36,7 +36,7 @@ class Batches:
         scheduler = DDIMScheduler.from_pretrained(config.pipeline, subfolder="scheduler")
         transitions = make_transitions(scheduler, config.policy.steps, config.policy.sampler, config.policy.eta)
         self._stored_steps = self._objective.trained_steps(transitions.stochastic_steps)
-        self._prompts = read_prompts(config.prompts.train)
+        self._prompts, self._count = read_prompts(config.prompts.train), config.prompts_per_iteration
         in_flight = (config.samplers.max_staleness + 1) * config.batch_size
         self._pacing = Pacing(config.batch_size, config.samplers.max_staleness, in_flight, version)
         self._per_batch = config.batch_size // config.samplers.request_size
@@ -109,9 +109,9 @@ class Batches:
 
     def _request(self, number: int) -> Request:
         batch, position = divmod(number, self._per_batch)
-        count, size, seed = self._config.prompts_per_iteration, self._config.samplers.request_size, self._config.seed
+        size, seed = self._config.samplers.request_size, self._config.seed
         return make_request(
-            lambda group: prompt_of(self._prompts, batch, group, count, seed),
+            lambda group: prompt_of(self._prompts, batch, group, self._count, seed),
             range(position * size, (position + 1) * size),
             self._config.prompts.samples,
             seed,

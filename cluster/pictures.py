@@ -30,12 +30,8 @@ def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Im
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for row, prompt in enumerate(prompts):
         top = _GAP + row * (pitch + _TEXT)
-        pen.text(
-            (_GAP, top),
-            _fit(shown(" ".join(prompt.split())), pen, font, sheet.width - 2 * _GAP),
-            fill="black",
-            font=font,
-        )
+        caption = _fit(shown(" ".join(prompt.split())), pen, font, sheet.width - 2 * _GAP)
+        pen.text((_GAP, top), caption, fill="black", font=font)
         for column in range(columns):
             image = Image.fromarray(pixels[row, column])
             scale = Image.Resampling.NEAREST if image.width <= cell else Image.Resampling.LANCZOS
