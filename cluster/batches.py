@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -16,6 +16,13 @@ from cluster.learner_group import Hung
 from cluster.pacing import Pacing
 from cluster.prompts import make_request, prompt_of, read_prompts
 from cluster.rollouts import Rollout, Rollouts
+
+# Is told how many images of how many are there.
+Progress = Callable[[int, int], None]
+
+
+def unseen(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
 
 
 class Batches:
@@ -45,19 +52,24 @@ class Batches:
         self._done: dict[int, Rollout] = {}
         self._offline: list[list[Rollout]] = []
 
-    def draw_offline(self) -> None:
+    def draw_offline(self, progress: Progress = unseen) -> None:
         """Draw the batches of an offline objective; the store must not have newer weights than the pretrained ones."""
         for batch in range(self._objective.offline_batches):
             for number in self._numbers(batch):
                 self._submit(number, oldest=0)
-            self._offline.append(self._collect(batch))
+            self._offline.append(self._collect(batch, progress))
 
-    def batch(self, version: int) -> list[Rollout]:
-        """The rollouts of the batch that makes `version` + 1, once all are scored."""
+    def batch(self, version: int, progress: Progress = unseen) -> list[Rollout]:
+        """The rollouts of the batch that makes `version` + 1, once all are scored.
+
+        Args:
+            version: Of the learner.
+            progress: Is told how many of the batch's images are scored, and how many they are.
+        """
         if self._offline:
             return self._offline[version % len(self._offline)]
         self._pacing.version = version
-        return self._collect(version)
+        return self._collect(version, progress)
 
     def wait_for(self, references: Sequence[ray.ObjectRef], patience: float) -> list[Any]:
         """The values of references; rollouts go on meanwhile, and the first failure is raised when it happens.
@@ -79,7 +91,8 @@ class Batches:
     def _numbers(self, batch: int) -> range:
         return range(batch * self._per_batch, (batch + 1) * self._per_batch)
 
-    def _collect(self, batch: int) -> list[Rollout]:
+    def _collect(self, batch: int, progress: Progress) -> list[Rollout]:
+        numbers, size = self._numbers(batch), self._config.samplers.request_size
         while True:
             self._fill()
             for number in list(self._pending):
@@ -87,8 +100,10 @@ class Batches:
                     self._pending.remove(number)
                     self._done[number] = rollout
                     self._pacing.accept(len(rollout.request.prompts))
-            if all(number in self._done for number in self._numbers(batch)):
-                return [self._done.pop(number) for number in self._numbers(batch)]
+            ready = sum(number in self._done for number in numbers)
+            progress(ready * size, len(numbers) * size)
+            if ready == len(numbers):
+                return [self._done.pop(number) for number in numbers]
             self._rollouts.wait()
 
     def _fill(self) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import ray
 
-from actors.trajectories import EVALUATION
+from actors.trajectories import EVALUATION, Request
+from cluster.batches import Progress, unseen
 from cluster.config import Config
+from cluster.metrics import finite_mean
 from cluster.prompts import make_requests, read_prompts
 from cluster.rollouts import Rollout, Rollouts
 
@@ -22,8 +24,9 @@ def evaluate(
     version: int,
     weights: ray.ObjectRef | None = None,
     pretrained: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = unseen,
 ) -> tuple[dict[str, float], dict[str, list[Rollout]]]:
-    """Sample and score the evaluation set: the training prompts and the held-out ones.
+    """Sample and score the evaluation set: training prompts and held-out ones, if there are any.
 
     Args:
         config: Of the run.
@@ -31,44 +34,48 @@ def evaluate(
         version: The oldest weights that may act.
         weights: Act with exactly these instead (an exponential average).
         pretrained: `features` of this evaluation with the pretrained model, by split, to measure the distance from.
+        progress: Is told how many of how many images are scored, whenever some are.
 
     Returns:
         Metrics `eval/<split>/<name>`, and the rollouts of each split ("train" and "held_out").
     """
-    requests = {
-        (EVALUATION, split, number): request
-        for offset, (split, source, samples) in enumerate(
-            (
-                ("train", config.prompts.train, config.evaluation.samples),
-                ("held_out", config.prompts.held_out, config.evaluation.held_out_samples),
-            )
+    requests: dict[tuple, Request] = {}
+    for offset, (split, source, samples) in enumerate(
+        (
+            ("train", config.prompts.train, config.evaluation.samples),
+            ("held_out", config.prompts.held_out, config.evaluation.held_out_samples),
         )
-        for number, request in enumerate(
-            make_requests(
+    ):
+        if source is not None:
+            made = make_requests(
                 read_prompts(source),
                 samples,
                 config.samplers.request_size,
                 seed=config.seed,
                 iteration=EVALUATION + offset,
+                most=config.evaluation.prompts,
             )
-        )
-    }
+            requests |= {(EVALUATION, split, number): request for number, request in enumerate(made)}
     for key, request in requests.items():
         rollouts.submit(key, request, version, weights, config.evaluation.features)
     found: dict[tuple, Rollout] = {}
-    while len(found) < len(requests):
+    pending, images = set(requests), sum(len(request.prompts) for request in requests.values())
+    while pending:
+        progress(sum(len(rollout.request.prompts) for rollout in found.values()), images)
         rollouts.wait()
-        found |= {key: done for key in requests if (done := rollouts.take(key)) is not None}
+        found |= {key: done for key in pending if (done := rollouts.take(key)) is not None}
+        pending -= found.keys()
     metrics: dict[str, float] = {}
     by_split: dict[str, list[Rollout]] = {}
-    for split in ("train", "held_out"):
-        by_split[split] = [found[key] for key in requests if key[1] == split]
+    for key in requests:
+        by_split.setdefault(key[1], []).append(found[key])
+    for split, sampled in by_split.items():
         for name in config.rewards:
-            metrics[f"eval/{split}/{name}"] = float(np.nanmean([s for r in by_split[split] for s in r.scores[name]]))
+            metrics[f"eval/{split}/{name}"] = finite_mean(np.concatenate([r.scores[name] for r in sampled]))
         if config.evaluation.features is not None:
-            metrics[f"eval/{split}/diversity"] = diversity(by_split[split])
-            if pretrained is not None:
-                metrics[f"eval/{split}/distance"] = distance(by_split[split], pretrained[split])
+            metrics[f"eval/{split}/diversity"] = diversity(sampled)
+            if pretrained is not None and split in pretrained:
+                metrics[f"eval/{split}/distance"] = distance(sampled, pretrained[split])
     return metrics, by_split
 
 

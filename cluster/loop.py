@@ -51,18 +51,21 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     )
     version = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)
-    batches.draw_offline()
+    if config.objective.build().offline_batches:
+        display.status("sampling")
+    batches.draw_offline(display.images)
     _publish(config, crew, crew.learner.weights())
     if not checkpoint.list_all(run.checkpoints):
         _checkpoint(config, crew, run, combiner)
     if _evaluates(config, version) and not run.evaluated(version):  # also where an evaluation ended the run before
         _evaluate(config, crew, rollouts, run, display, version)
+    display.going_on(version)
     while version < config.iterations:
         started = time.time()
         display.status("sampling")
         try:
             with at_once():
-                batch = batches.batch(version)
+                batch = batches.batch(version, display.images)
         except Stopped:
             if version % config.checkpoints.every:
                 display.status("checkpoint")
@@ -123,7 +126,9 @@ def _evaluate(
 ) -> None:
     display.status("evaluation")
     averaged = crew.learner.weights(averaged=True) if config.learner.ema_decay else None
-    metrics, splits = evaluate(config, rollouts, version, averaged, run.pretrained() if version else None)
+    metrics, splits = evaluate(
+        config, rollouts, version, averaged, run.pretrained() if version else None, display.images
+    )
     if version == 0 and config.evaluation.features is not None:
         found = {split: features(sampled) for split, sampled in splits.items()}
         if all(of_split is not None for of_split in found.values()):

@@ -28,10 +28,8 @@ def iteration_metrics(
     rewards = combined.rewards
     kept = rewards[np.isfinite(rewards)]
     metrics = dict(update.metrics)
-    metrics["reward/mean"], metrics["reward/std"] = float(kept.mean()), float(kept.std())
-    for name, values in scores.items():
-        finite = values[np.isfinite(values)]
-        metrics[f"score/{name}"] = float(finite.mean()) if finite.size else float("nan")
+    metrics["reward/mean"], metrics["reward/std"] = finite_mean(kept), float(kept.std()) if kept.size else float("nan")
+    metrics |= {f"score/{name}": finite_mean(values) for name, values in scores.items()}
     metrics |= {f"share/{name}": share for name, share in combined.shares.items()}
     metrics["samples"] = float(len(rewards))
     metrics["dropped"] = float(1 - len(kept) / len(rewards))
@@ -48,6 +46,12 @@ def iteration_metrics(
     if lags := [rollout.lag for rollout in batch if rollout.lag is not None]:
         metrics["publish_to_applied"] = max(lags)
     return metrics
+
+
+def finite_mean(values: np.ndarray) -> float:
+    """The mean of those values that are finite; NaN if none is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
 
 
 def span_metrics(spans: Spans, update: Update) -> dict[str, float]:

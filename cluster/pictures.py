@@ -77,5 +77,5 @@ def _fit(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | Ima
     if length(text) <= width:
         return text
     # The longest beginning that has room, found by halving.
-    fits = bisect_right(range(1, len(text)), width, key=lambda end: length(text[:end] + "…"))
+    fits = bisect_right(range(1, len(text)), float(width), key=lambda end: length(text[:end] + "…"))
     return text[:fits] + "…"

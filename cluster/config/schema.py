@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from actors.policy import PolicyConfig
-from cluster.prompts import read_prompts
+from cluster.prompts import EVALUATED, read_prompts
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
@@ -114,6 +114,12 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
     """Evaluation with fixed prompts and seeds that are never trained on; before, during and after."""
 
     every: int = Field(2, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
+    prompts: int | None = Field(
+        EVALUATED,
+        ge=1,
+        description="Prompts of each list at most, so that an evaluation does not grow with the list: drawn once, the "
+        "same in every run; null takes all.",
+    )
     samples: int = Field(32, ge=2, description="Images of each training prompt.")
     held_out_samples: int = Field(9, ge=2, description="Images of each held-out prompt.")
     features: str | None = Field(

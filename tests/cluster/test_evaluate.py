@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,3 +185,53 @@ def test_without_features_there_is_no_diversity(make_config: Make) -> None:
     metrics, _ = evaluate(make_config("evaluation.features=null"), rollouts, 3)  # type: ignore[arg-type]
     assert {features for *_, features in rollouts.asked} == {None}
     assert not [name for name in metrics if name.endswith("diversity")]
+
+
+def with_lists(make_config: Make, tmp_path: Path, lines: int, *overrides: str) -> Config:
+    for name in ("train", "held_out"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {i}\n" for i in range(lines)))
+    return make_config("evaluation.samples=2", "evaluation.held_out_samples=2", "prompts.per_iteration=4", *overrides)
+
+
+def asked_of(config: Config) -> list[list[str]]:
+    rollouts = FakeRollouts()
+    evaluate(config, rollouts, 3)  # type: ignore[arg-type]
+    texts = [prompt for _, request, *_ in rollouts.asked for prompt in request.prompts]
+    return [list(dict.fromkeys(text for text in texts if text.startswith(name))) for name in ("train", "held_out")]
+
+
+@pytest.mark.parametrize(
+    ("setting", "count"), [("", 64), ("evaluation.prompts=5", 5), ("evaluation.prompts=null", 300)]
+)
+def test_a_long_list_is_evaluated_on_the_same_part_every_time(
+    make_config: Make, tmp_path: Path, setting: str, count: int
+) -> None:
+    first = asked_of(with_lists(make_config, tmp_path, 300, *filter(None, [setting])))
+    assert [len(prompts) for prompts in first] == [count, count]
+    assert first == asked_of(with_lists(make_config, tmp_path, 300, "seed=8", *filter(None, [setting])))
+
+
+@pytest.mark.parametrize("lines", [3, 64])
+def test_a_short_list_is_evaluated_whole(make_config: Make, tmp_path: Path, lines: int) -> None:
+    expected = [[f"{name} {i}" for i in range(lines)] for name in ("train", "held_out")]
+    assert asked_of(with_lists(make_config, tmp_path, lines)) == expected
+
+
+def test_progress_is_told_from_nothing_to_nearly_all(config: Config) -> None:
+    told: list[tuple[int, int]] = []
+    evaluate(config, FakeRollouts(), 3, progress=lambda *numbers: told.append(numbers))  # type: ignore[arg-type]
+    assert told == [(0, 16), (4, 16), (8, 16), (12, 16)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_no_reward_could_judge_is_unknown_and_no_warning_of_numpy(config: Config) -> None:
+    class Unjudged(FakeRollouts):
+        def take(self, key: Any) -> Rollout | None:
+            done = super().take(key)
+            if done is not None:
+                done.scores["shapes_gold"][:] = np.nan
+            return done
+
+    metrics, _ = evaluate(config, Unjudged(), 3)  # type: ignore[arg-type]
+    assert math.isnan(metrics["eval/train/shapes_gold"])
+    assert math.isfinite(metrics["eval/train/shapes_agreement"])
