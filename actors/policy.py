@@ -22,6 +22,8 @@ from torch import Tensor
 from actors.transitions import make_transitions
 
 ADAPTER = "policy"
+# Prompts whose embeddings stay on the device (60 MB for Stable Diffusion 1.5): memory does not grow with the list.
+_KEPT = 256
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -100,15 +102,21 @@ class Policy:
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Conditioning `(2, B, L, D)`: the empty prompt's embedding and each prompt's own, L tokens of width D.
 
-        Embeddings are cached. Each prompt is encoded alone, so that its embedding does not depend, to the last bit, on
-        its neighbours.
+        The embeddings of the last prompts are kept. Each prompt is encoded alone, so that its embedding does not
+        depend, to the last bit, on its neighbours.
         """
-        for prompt in {"", *prompts} - self._embeddings.keys():
-            self._embeddings[prompt] = self._pipeline.encode_prompt(
-                prompt, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-            )[0][0]
-        empty = self._embeddings[""].expand(len(prompts), -1, -1)
-        return torch.stack([empty, torch.stack([self._embeddings[prompt] for prompt in prompts])])
+        found: dict[str, Tensor] = {}
+        for prompt in dict.fromkeys(("", *prompts)):
+            if (known := self._embeddings.pop(prompt, None)) is None:
+                known = self._pipeline.encode_prompt(
+                    prompt, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                )[0][0]
+            found[prompt] = known
+        self._embeddings |= found  # in the order of use
+        for prompt in list(self._embeddings)[:-_KEPT]:
+            del self._embeddings[prompt]
+        empty = found[""].expand(len(prompts), -1, -1)
+        return torch.stack([empty, torch.stack([found[prompt] for prompt in prompts])])
 
     def predict(self, x: Tensor, step: Tensor, conditioning: Tensor) -> Tensor:
         """The guided prediction e_uncond + w (e_cond - e_uncond) of the active adapter: `(B, C, H, W)` float32.

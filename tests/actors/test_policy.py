@@ -44,6 +44,17 @@ def test_guidance_extrapolates_from_the_empty_prompt(policy_config: PolicyConfig
     assert (guided - conditional).abs().max() > 1e-3
 
 
+def test_embeddings_do_not_pile_up_and_forgetting_one_changes_nothing(policy: Policy) -> None:
+    first = policy.encode(["a red circle", "a blue square"])
+    for i in range(300):
+        policy.encode([f"prompt {i}", "a red circle"])
+    assert len(policy._embeddings) == 256
+    assert {"", "a red circle", "prompt 299"} < policy._embeddings.keys()  # those used last
+    assert torch.equal(policy.encode(["a red circle", "a blue square"]), first)
+    many = [f"prompt {i}" for i in range(400)]  # more at once than are kept
+    assert torch.equal(policy.encode(many)[:, :2], policy.encode(many[:2]))
+
+
 def test_an_embedding_does_not_depend_on_its_neighbours(policy_config: PolicyConfig) -> None:
     together = Policy.load(policy_config).encode([*PROMPTS, PROMPTS[0]])
     alone = [Policy.load(policy_config).encode([prompt]) for prompt in PROMPTS]
