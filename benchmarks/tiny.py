@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from shapes.fit_pipeline import MAX_TOKENS, make_tokenizer
+from shapes.networks import MAX_TOKENS, make_tokenizer
 
 
 def make_pipeline(folder: Path) -> Path:

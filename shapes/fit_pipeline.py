@@ -1,45 +1,43 @@
-"""Trains the world's Stable Diffusion: tokenizer, autoencoder, decoder once more, then text encoder and UNet together.
+"""Trains a small Stable Diffusion on any drawn world: tokenizer, autoencoder, decoder once more, then text encoder and
+UNet together.
 
-The parts are diffusers' and transformers' own classes, only small; the noise schedule is Stable Diffusion 1.5's. What
-was left out against the real thing: adversarial and perceptual losses of the autoencoder, and a pretrained text encoder
-(the two layers here are trained with the UNet).
+The parts are diffusers' and transformers' own classes, and `shapes.networks` has the embedded world's. What was left
+out against the real thing: adversarial and perceptual losses of the autoencoder, and a pretrained text encoder (it is
+trained with the UNet).
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from shapes.captions import KINDS, all_captions, sample_caption
-from shapes.render import SIZE, render
+Pictures = Callable[[int], np.ndarray]  # draws so many: (B, H, W, 3) uint8
 
-MAX_TOKENS = 16
 _CAPTION_DROPOUT = 0.1  # trains the unconditional branch of classifier-free guidance
 
 
-def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges make one token of every word of the grammar."""
-    words = sorted({word for kind in KINDS for caption in all_captions(kind) for word in caption.text.split()})
+def word_tokenizer(folder: Path, words: Iterable[str], max_tokens: int) -> CLIPTokenizer:
+    """A CLIP tokenizer, saved in `folder`, whose byte-pair merges make one token of each of `words` (lower case)."""
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    merges = _learn_merges(words)
+    merges = _learn_merges(sorted(set(words)))
     vocabulary = [*letters, *(f"{c}</w>" for c in letters), *("".join(pair) for pair in merges)]
     vocabulary += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n")
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_tokens}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return CLIPTokenizer.from_pretrained(folder)
 
@@ -63,22 +61,14 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def fit_autoencoder(steps: int, batch: int, rng: random.Random) -> AutoencoderKL:
-    """Train an AutoencoderKL from `SIZE` pixels to latents `(4, SIZE / 4, SIZE / 4)`."""
-    vae = AutoencoderKL(
-        block_out_channels=(24, 48, 64),
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=SIZE,
-    ).to(memory_format=torch.channels_last)
+def fit_autoencoder(vae: AutoencoderKL, pictures: Pictures, steps: int, batch: int) -> None:
+    """Train an autoencoder in place, freeze it, and give it the scaling factor that makes latents of unit size."""
+    vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     progress = tqdm(range(steps), desc="autoencoder")
     for _ in progress:
-        x = to_tensor(_pictures(batch, rng))
+        x = to_tensor(pictures(batch))
         posterior = vae.encode(x).latent_dist
         error = vae.decode(posterior.sample()).sample - x
         # The prior's weight is small: latents need to be smooth enough to denoise, not Gaussian.
@@ -90,13 +80,11 @@ def fit_autoencoder(steps: int, batch: int, rng: random.Random) -> AutoencoderKL
         schedule.step()
         progress.set_postfix(l1=f"{error.abs().mean().item():.4f}", refresh=False)
     vae.eval().requires_grad_(False)
-    images = _pictures(512, rng)
-    scale = 1 / encode(vae, images).std().item()  # encode() applies the old factor, so undo it
+    scale = 1 / encode(vae, pictures(512)).std().item()  # encode() applies the old factor, so undo it
     vae.register_to_config(scaling_factor=scale * vae.config.scaling_factor)
-    return vae
 
 
-def fit_decoder(vae: AutoencoderKL, steps: int, batch: int, rng: random.Random) -> None:
+def fit_decoder(vae: AutoencoderKL, pictures: Pictures, steps: int, batch: int) -> None:
     """Train the decoder alone for longer, in place, as Stable Diffusion's own was (sd-vae-ft-mse).
 
     The latents stay as they are. Without it every second star came back as a blob: edges count here as much as areas.
@@ -108,7 +96,7 @@ def fit_decoder(vae: AutoencoderKL, steps: int, batch: int, rng: random.Random) 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     progress = tqdm(range(steps), desc="decoder")
     for _ in progress:
-        x = to_tensor(_pictures(batch, rng))
+        x = to_tensor(pictures(batch))
         with torch.no_grad():
             posterior = vae.encode(x).latent_dist
             latents = posterior.mean + 0.3 * posterior.std * torch.randn_like(posterior.mean)
@@ -123,13 +111,9 @@ def fit_decoder(vae: AutoencoderKL, steps: int, batch: int, rng: random.Random) 
     vae.requires_grad_(False)
 
 
-def _pictures(count: int, rng: random.Random) -> np.ndarray:
-    return np.stack([render(sample_caption(rng, held_out=None), rng) for _ in range(count)])
-
-
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 128) -> Tensor:
-    """Scaled latents `(B, 4, h, w)` of `(B, H, W, 3)` uint8 images."""
+    """Scaled latents `(B, C, h, w)` of `(B, H, W, 3)` uint8 images."""
     parts = [vae.encode(to_tensor(images[i : i + batch])).latent_dist.mean for i in range(0, len(images), batch)]
     return torch.cat(parts) * vae.config.scaling_factor
 
@@ -146,54 +130,28 @@ def reconstruct(vae: AutoencoderKL, images: np.ndarray, batch: int = 128) -> np.
 
 
 def fit_denoiser(
-    vae: AutoencoderKL, tokenizer: CLIPTokenizer, steps: int, batch: int, pictures: int, rng: random.Random
-) -> StableDiffusionPipeline:
-    """Train text encoder and UNet on `pictures` renderings of training captions; returns the exponential average."""
-    captions = [sample_caption(rng) for _ in range(pictures)]
-    latents = encode(vae, np.stack([render(caption, rng) for caption in tqdm(captions, desc="pictures")]))
-    tokens = tokenizer(
-        [caption.text for caption in captions], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt"
-    ).input_ids
-    empty = tokenizer("", padding="max_length", max_length=MAX_TOKENS, return_tensors="pt").input_ids
+    pipeline: StableDiffusionPipeline, texts: Sequence[str], images: np.ndarray, steps: int, batch: int
+) -> None:
+    """Train text encoder and UNet of a pipeline in place, to the exponential average of their weights.
 
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=192,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=SIZE // 4,
-        block_out_channels=(48, 96),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2,
-        up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=64,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    ).to(memory_format=torch.channels_last)
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    Args:
+        pipeline: With a trained autoencoder, and a scheduler whose model predicts the noise.
+        texts: B captions.
+        images: What they show, `(B, H, W, 3)` uint8.
+        steps: Optimizer steps.
+        batch: Images of each.
+    """
+    tokenizer, text_encoder, scheduler = pipeline.tokenizer, pipeline.text_encoder.train(), pipeline.scheduler
+    unet = pipeline.unet.train().to(memory_format=torch.channels_last)
+    latents = encode(pipeline.vae, images)
+    tokens, empty = (tokenizer(t, padding="max_length", return_tensors="pt").input_ids for t in (list(texts), ""))
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps, pct_start=0.05)
     average = EMAModel(parameters, decay=0.998)
     progress = tqdm(range(steps), desc="denoiser")
     for _ in progress:
-        index = torch.randint(pictures, (batch,))
+        index = torch.randint(len(latents), (batch,))
         dropped = torch.rand(batch, 1) < _CAPTION_DROPOUT
         noise = torch.randn(batch, *latents.shape[1:])
         times = torch.randint(1000, (batch,))
@@ -208,13 +166,33 @@ def fit_denoiser(
         average.step(parameters)
         progress.set_postfix(mse=f"{loss.item():.4f}", refresh=False)
     average.copy_to(parameters)
+    text_encoder.eval()
+    unet.eval()
+
+
+def make_pipeline(
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    unet: UNet2DConditionModel,
+    scheduler: SchedulerMixin,
+) -> StableDiffusionPipeline:
+    """The parts as one pipeline, without a safety checker."""
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=text_encoder.eval(),
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=unet.eval(),
+        unet=unet,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def save_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Write it, all but the text encoder in half precision."""
+    pipeline.to(torch.float16)
+    # Transformers loads what is on disk, diffusers float32: a half-precision text encoder would need options.
+    pipeline.text_encoder.float()
+    pipeline.save_pretrained(folder)

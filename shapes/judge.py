@@ -46,18 +46,31 @@ class Reading:
 def read(image: np.ndarray) -> Reading:
     """Parse a picture, `(H, W, 3)` uint8."""
     pixels = image.astype(np.float32)
+    backdrop, masks = segment(pixels)
+    objects = []
+    for mask in masks:
+        rows, columns = np.nonzero(mask)
+        x, y = (columns.mean() + 0.5) / image.shape[1], (rows.mean() + 0.5) / image.shape[0]
+        shape = _shape(coverage(pixels, mask, backdrop))
+        objects.append(Seen(colour(pixels, mask, PALETTE), shape, float(x), float(y)))
+    return Reading(tuple(objects), nearest(backdrop[None], BACKGROUND_PALETTE)[0])
+
+
+def segment(pixels: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What is behind, and where something is in front of it.
+
+    Args:
+        pixels: `(H, W, 3)` float, 0 to 255.
+
+    Returns:
+        The colour of the border, `(3,)`, and a mask `(H, W)` of each object.
+    """
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     backdrop = np.median(border, axis=0)
     foreground = np.linalg.norm(pixels - backdrop, axis=-1) > _FOREGROUND_DISTANCE
     labels, count = ndimage.label(foreground)
-    objects = []
-    for index in range(1, count + 1):
-        mask = labels == index
-        if mask.sum() >= _MIN_AREA:
-            rows, columns = np.nonzero(mask)
-            x, y = (columns.mean() + 0.5) / image.shape[1], (rows.mean() + 0.5) / image.shape[0]
-            objects.append(Seen(_colour(pixels, mask), _shape(_coverage(pixels, mask, backdrop)), float(x), float(y)))
-    return Reading(tuple(objects), _nearest(backdrop[None], BACKGROUND_PALETTE)[0])
+    masks = [labels == index for index in range(1, count + 1)]
+    return backdrop, [mask for mask in masks if mask.sum() >= _MIN_AREA]
 
 
 def gold_score(image: np.ndarray, caption: Caption) -> float:
@@ -95,20 +108,22 @@ def _is_at(seen: Seen, place: str) -> bool:
     return towards > 0.1 and towards > abs(across)
 
 
-def _nearest(colours: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> list[str]:
+def nearest(colours: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> list[str]:
+    """The name of the palette's colour that is nearest to each of `(N, 3)`."""
     distances = np.linalg.norm(colours[:, None] - np.array(list(palette.values()))[None], axis=-1)
     return [list(palette)[i] for i in distances.argmin(axis=1)]
 
 
-def _colour(pixels: np.ndarray, mask: np.ndarray) -> str | None:
+def colour(pixels: np.ndarray, mask: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str | None:
+    """The palette's name for an object's colour; `None` where its pixels do not agree on one."""
     # Edge pixels mix with the background, so only the inner ones vote.
     inner = ndimage.binary_erosion(mask)
-    names = _nearest(pixels[inner if inner.sum() >= 4 else mask], PALETTE)
+    names = nearest(pixels[inner if inner.sum() >= 4 else mask], palette)
     winner = max(set(names), key=names.count)
     return winner if names.count(winner) >= _MIN_PURITY * len(names) else None
 
 
-def _coverage(pixels: np.ndarray, mask: np.ndarray, backdrop: np.ndarray) -> np.ndarray:
+def coverage(pixels: np.ndarray, mask: np.ndarray, backdrop: np.ndarray) -> np.ndarray:
     """How much of each pixel the object covers, in [0, 1]: where it lies between backdrop and the object's colour."""
     inner = ndimage.binary_erosion(mask)
     towards = np.median(pixels[inner if inner.any() else mask], axis=0) - backdrop
@@ -116,13 +131,13 @@ def _coverage(pixels: np.ndarray, mask: np.ndarray, backdrop: np.ndarray) -> np.
     return np.clip((pixels - backdrop) @ towards / (towards @ towards), 0.0, 1.0) * near
 
 
-def _shape(coverage: np.ndarray) -> str | None:
+def _shape(covered: np.ndarray) -> str | None:
     """The outline that fits best once both have unit area and their centre of mass at the origin."""
-    rows, columns = np.indices(coverage.shape)
-    area = coverage.sum()
-    y, x = (coverage * rows).sum() / area, (coverage * columns).sum() / area
+    rows, columns = np.indices(covered.shape)
+    area = covered.sum()
+    y, x = (covered * rows).sum() / area, (covered * columns).sum() / area
     grid_y, grid_x = np.sqrt(area) * _grid()
-    found = ndimage.map_coordinates(coverage, [y + grid_y, x + grid_x], order=1, mode="constant")
+    found = ndimage.map_coordinates(covered, [y + grid_y, x + grid_x], order=1, mode="constant")
     overlaps = {
         shape: float(np.minimum(found, t).sum() / np.maximum(found, t).sum()) for shape, t in _templates().items()
     }

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from shapes import PRETRAINED
 from shapes.captions import KINDS, Caption, sample_caption
-from shapes.fit_pipeline import fit_autoencoder, fit_decoder, fit_denoiser, make_tokenizer, reconstruct
+from shapes.fit_pipeline import Pictures, fit_autoencoder, fit_decoder, fit_denoiser, reconstruct, save_pipeline
 from shapes.fit_scorer import fit_scorer
 from shapes.judge import gold_score
+from shapes.networks import make_autoencoder, make_tokenizer, make_untrained
 from shapes.render import render
 
 STAGES = ("autoencoder", "decoder", "scorer", "denoiser", "summary")
@@ -62,6 +63,11 @@ def _seeded(seed: int, stage: str) -> random.Random:
     return random.Random(seed + STAGES.index(stage))
 
 
+def _pictures(rng: random.Random) -> Pictures:
+    """Draws renderings of all captions, the held-out ones too: the autoencoder reads no prompt."""
+    return lambda count: np.stack([render(sample_caption(rng, held_out=None), rng) for _ in range(count)])
+
+
 def _autoencoder(folder: Path) -> AutoencoderKL:
     vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).requires_grad_(False)
     vae.register_to_config(_name_or_path="")  # keeps a local path out of the saved config
@@ -91,11 +97,13 @@ def main() -> None:
     todo = STAGES[STAGES.index(args.start) :]
     if "autoencoder" in todo:
         rng = _seeded(args.seed, "autoencoder")
-        fit_autoencoder(args.autoencoder_steps, 64, rng).half().save_pretrained(folder / "vae")
+        vae = make_autoencoder()
+        fit_autoencoder(vae, _pictures(rng), args.autoencoder_steps, 64)
+        vae.half().save_pretrained(folder / "vae")
     if "decoder" in todo:
         rng = _seeded(args.seed, "decoder")
         vae = _autoencoder(folder)
-        fit_decoder(vae, args.decoder_steps, 64, rng)
+        fit_decoder(vae, _pictures(rng), args.decoder_steps, 64)
         vae.half().save_pretrained(folder / "vae")
     if "scorer" in todo:
         rng = _seeded(args.seed, "scorer")
@@ -104,11 +112,11 @@ def main() -> None:
     if "denoiser" in todo:
         rng = _seeded(args.seed, "denoiser")
         tokenizer = make_tokenizer(folder / "tokenizer")
-        pipeline = fit_denoiser(_autoencoder(folder), tokenizer, args.denoiser_steps, 128, args.pictures, rng)
-        pipeline.to(torch.float16)
-        # Transformers loads what is on disk, diffusers float32: a half-precision text encoder would need options.
-        pipeline.text_encoder.float()
-        pipeline.save_pretrained(folder)
+        captions = [sample_caption(rng) for _ in range(args.pictures)]
+        images = np.stack([render(caption, rng) for caption in tqdm(captions, desc="pictures")])
+        pipeline = make_untrained(_autoencoder(folder), tokenizer)
+        fit_denoiser(pipeline, [caption.text for caption in captions], images, args.denoiser_steps, 128)
+        save_pipeline(pipeline, folder)
     rng = _seeded(args.seed, "summary")
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.unet.to(memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ from rewards.clip_score import ClipScore
 from rewards.pickscore import PickScore
 from rewards.preprocessing import normalise, short_side_crop
 from rewards.reward import to_images
-from shapes.fit_pipeline import make_tokenizer
+from shapes.networks import make_tokenizer
 
 SIZE = 32
 PROMPTS = ["a red circle", "four blue stars", "a red square and a blue star on a white background", "a red circle"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,10 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from shapes import fit_pipeline
-from shapes.captions import KINDS, Caption, all_captions, sample_caption
-from shapes.fit_pipeline import (
-    MAX_TOKENS,
-    encode,
-    fit_autoencoder,
-    fit_denoiser,
-    make_tokenizer,
-    reconstruct,
-    to_tensor,
-)
+from shapes import pretrain
+from shapes.captions import KINDS, all_captions, parse, sample_caption
+from shapes.fit_pipeline import encode, fit_autoencoder, fit_denoiser, reconstruct, to_tensor
+from shapes.networks import MAX_TOKENS, make_autoencoder, make_tokenizer, make_untrained
 from shapes.render import SIZE, render
 
 TEXTS = [caption.text for kind in KINDS for caption in all_captions(kind)]
@@ -36,19 +30,27 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
 @pytest.fixture(scope="module")
 def vae() -> AutoencoderKL:
     torch.manual_seed(0)
-    return fit_autoencoder(2, 2, random.Random(0))
+    vae = make_autoencoder()
+    fit_autoencoder(vae, draw, 2, 2)
+    return vae
+
+
+def draw(count: int, seed: int = 0) -> np.ndarray:
+    rng = random.Random(seed)
+    return np.stack([render(sample_caption(rng, held_out=None), rng) for _ in range(count)])
 
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    rng = random.Random(1)
-    return np.stack([render(sample_caption(rng, held_out=None), rng) for _ in range(128)])
+    return draw(128, seed=1)
 
 
 @pytest.fixture(scope="module")
-def pipeline(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+def pipeline(vae: AutoencoderKL, tokenizer: CLIPTokenizer, pictures: np.ndarray) -> StableDiffusionPipeline:
     torch.manual_seed(0)
-    return fit_denoiser(vae, tokenizer, 2, 2, 4, random.Random(0))
+    pipeline = make_untrained(vae, tokenizer)
+    fit_denoiser(pipeline, TEXTS[:4], pictures[:4], 2, 2)
+    return pipeline
 
 
 def test_every_word_of_the_grammar_is_one_token_of_its_own(tokenizer: CLIPTokenizer) -> None:
@@ -122,24 +124,27 @@ def test_reconstructions_are_pictures(vae: AutoencoderKL, pictures: np.ndarray) 
 def test_the_autoencoder_learns_to_reconstruct(pictures: np.ndarray) -> None:
     """Clearly better than the plain background, in squared error: all but the objects is right there already."""
     torch.manual_seed(0)
-    again = reconstruct(fit_autoencoder(150, 16, random.Random(0)), pictures)
+    rng = random.Random(0)
+    vae = make_autoencoder()
+    fit_autoencoder(vae, lambda count: draw(count, seed=rng.randrange(2**32)), 150, 16)
+    again = reconstruct(vae, pictures)
     flat = np.median(pictures, axis=(1, 2), keepdims=True)
     assert np.square(again - pictures.astype(float)).mean() < 0.7 * np.square(flat - pictures).mean()
 
 
-def test_the_denoiser_never_sees_a_held_out_caption(
-    vae: AutoencoderKL, tokenizer: CLIPTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Caption] = []
+@pytest.mark.slow
+def test_the_denoiser_never_sees_a_held_out_caption(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[str] = []
 
-    def spy(caption: Caption, rng: random.Random) -> np.ndarray:
-        drawn.append(caption)
-        return render(caption, rng)
+    def spy(pipeline: StableDiffusionPipeline, texts: list[str], *rest: object) -> None:
+        seen.extend(texts)
 
-    monkeypatch.setattr(fit_pipeline, "render", spy)
-    fit_denoiser(vae, tokenizer, 2, 2, 100, random.Random(0))
-    assert len(drawn) == 100
-    assert not any(caption.held_out for caption in drawn)
+    monkeypatch.setattr(pretrain, "fit_denoiser", spy)
+    words = ["--out", str(tmp_path), "--autoencoder-steps", "2", "--decoder-steps", "2", "--scorer-steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["pretrain", *words, "--pictures", "100", "--images", "16"])
+    pretrain.main()
+    assert len(seen) == 100
+    assert not any(parse(text).held_out for text in seen)
 
 
 def test_the_pipeline_draws_and_survives_being_saved(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The embedded world's Stable Diffusion before training: its networks, and Stable Diffusion 1.5's noise schedule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from shapes.captions import KINDS, all_captions
+from shapes.fit_pipeline import make_pipeline, word_tokenizer
+from shapes.render import SIZE
+
+MAX_TOKENS = 16
+
+
+def make_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A tokenizer, saved in `folder`, with one token for every word of the grammar."""
+    words = {word for kind in KINDS for caption in all_captions(kind) for word in caption.text.split()}
+    return word_tokenizer(folder, words, MAX_TOKENS)
+
+
+def make_autoencoder() -> AutoencoderKL:
+    """From `SIZE` pixels to latents `(4, SIZE / 4, SIZE / 4)`."""
+    return AutoencoderKL(
+        block_out_channels=(24, 48, 64),
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=SIZE,
+    )
+
+
+def make_untrained(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
+    """The pipeline around a trained autoencoder, with a new text encoder and UNet."""
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=192,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 4,
+        block_out_channels=(48, 96),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return make_pipeline(vae, tokenizer, text_encoder, unet, scheduler)
