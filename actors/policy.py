@@ -7,6 +7,7 @@ same guided prediction.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from torch import Tensor
 
 from actors.transitions import make_transitions
@@ -35,15 +36,25 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of the frozen base weights.")
     device: str = Field("auto", description="A torch device; 'auto' is cuda where there is one, else cpu.")
-    steps: int = Field(12, ge=1, description="Denoising steps of a rollout.")
-    guidance: float = Field(2.0, ge=0, description="Classifier-free guidance scale; 1 is no guidance.")
+    steps: int = Field(50, ge=1, description="Denoising steps of a rollout; 50 are DDPO's and diffusers'.")
+    guidance: float = Field(
+        5.0,
+        ge=0,
+        description="Classifier-free guidance scale, DDPO's by default; at most 1 is no guidance, as in diffusers.",
+    )
     sampler: Literal["ddim", "ddpm"] = Field("ddim", description="The transition.")
-    eta: float = Field(1.0, ge=0, le=1, description="Share of the DDPM noise in ddim.")
-    lora_rank: int = Field(4, ge=1, description="Rank of the adapter.")
+    eta: float = Field(1.0, ge=0, le=1, description="Share of the DDPM noise in ddim; 1 is DDPO's.")
+    lora_rank: int = Field(4, ge=1, description="Rank of the adapter; 4 is DDPO's and diffusers'.")
     lora_alpha: int = Field(4, gt=0, description="The adapter's output is scaled by lora_alpha / lora_rank.")
     lora_targets: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0"), description="Names of the UNet's linear layers that are adapted."
     )
+
+    @field_validator("model")
+    @classmethod
+    def _absolute(cls, model: str) -> str:
+        path = Path(os.path.expanduser(model))
+        return str(path.absolute()) if model != "shapes" and os.path.isdir(path) else model
 
 
 class Policy:

@@ -2,39 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 
 import shapes
 from actors.trajectories import EVALUATION, Request
+from cluster.text import decode, lines
+from rewards.prompt import Prompt
 
 # Prompts of each list that an evaluation asks for unless it is told otherwise.
 EVALUATED = 64
 _EMBEDDED = {f"shapes:{path.stem}": path for path in (Path(shapes.__file__).parent / "prompts").glob("*.txt")}
 
 
-def read_prompts(source: str) -> tuple[str, ...]:
-    """The prompts of a UTF-8 text file, one a line (blank lines do not count), or of an embedded list.
+def read_prompts(source: str) -> tuple[Prompt, ...]:
+    """The prompts of a file, or of an embedded list.
+
+    A file has one prompt a line; blank lines do not count. Or it has JSON lines, if it is called *.jsonl or its lines
+    look so: texts, or objects with a `prompt` and whatever the rewards may want to know beside it.
 
     Raises:
-        ValueError: If there is no such file, it is not UTF-8 or it holds no prompt.
+        ValueError: If there is no such file, it is not UTF-8, a line cannot be read, or it holds no prompt.
     """
     path = _EMBEDDED.get(source, Path(source))
     try:
-        prompts = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the prompt file {path} is not UTF-8 (byte {error.start})") from error
+        if path.exists() and not path.is_file():
+            raise ValueError(f"the prompt file {path} is no file")
+        numbered = [(n, line.strip()) for n, line in enumerate(lines(decode(path.read_bytes())), 1) if line.strip()]
+        read = _of_json if path.suffix in (".jsonl", ".ndjson", ".json") or _looks_like_json(numbered) else Prompt
+        prompts = tuple(_checked(number, line, read) for number, line in numbered)
     except OSError as error:
         known = ", ".join(sorted(_EMBEDDED))
         raise ValueError(
             f"the prompt file {path} cannot be read ({error.strerror}); embedded lists are {known}"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"the prompt file {path} cannot be read: {error}") from error
     if not prompts:
         raise ValueError(f"the prompt file {path} holds no prompt")
     return prompts
+
+
+def absolute_source(source: str) -> str:
+    """A source of prompts that means the same in every folder."""
+    return source if source in _EMBEDDED else str(Path(os.path.expanduser(source)).absolute())
+
+
+def _checked(number: int, line: str, read: Callable[[str], Prompt]) -> Prompt:
+    try:
+        prompt = read(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {number} {error}") from error
+    if odd := next((char for char in prompt if char not in "\t\n" and category(char) in ("Cc", "Cs")), None):
+        raise ValueError(f"line {number} holds the character {odd!r}, which no prompt needs; remove it")
+    return prompt
+
+
+def _looks_like_json(numbered: Sequence[tuple[int, str]]) -> bool:
+    """Whether the first line begins as an object with keys does, or every line is a text in quotes."""
+    if not numbered or re.match(r'\{\s*"', numbered[0][1]):
+        return bool(numbered)
+    return all(_is_quoted(line) for _, line in numbered)
+
+
+def _is_quoted(line: str) -> bool:
+    try:
+        return line.startswith('"') and isinstance(json.loads(line), str)
+    except ValueError:
+        return False
+
+
+def _of_json(line: str) -> Prompt:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is no JSON ({error.msg} at character {error.pos + 1})") from error
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    record = {"prompt": value} if isinstance(value, str) else value
+    if not isinstance(record, dict) or not isinstance(prompt := record.pop("prompt", None), str) or not prompt.strip():
+        raise ValueError("is neither a text nor an object with a text as its 'prompt'")
+    return Prompt(prompt.strip(), record)
 
 
 def prompts_of(prompts: tuple[str, ...], iteration: int, count: int, seed: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cluster.config import Config, ConfigError, load_config
+from cluster.config import Config, ConfigError, load_config, load_words
 from cluster.crew import dismiss, make_crew
 from cluster.display import Display
 from cluster.environments import StartError
@@ -81,8 +81,7 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
 
 
 def _start(words: Sequence[str]) -> tuple[Config, RunDirectory]:
-    path = Path(words[0]) if words and "=" not in words[0] else None
-    config = load_config(path, words[1:] if path else words)
+    config = load_words(words)
     return config, RunDirectory.create(config)
 
 

@@ -15,12 +15,12 @@ def place(config: Config) -> Placement:
     """Join the cluster, unless what the run writes would be lost.
 
     Raises:
-        ConfigError: If the run's folder is relative to the copy of the working directory that Ray made for this job.
+        ConfigError: If the run's folder lies in the copy of the working directory that Ray made for this job.
     """
-    if not Path(config.folder).is_absolute() and "runtime_resources" in Path.cwd().parts:
+    if "runtime_resources" in Path(config.folder).parts:
         raise ConfigError(
-            f"folder={config.folder} is relative, but a job works in a copy that Ray deletes later; give an absolute "
-            "path on storage that all nodes share, such as folder=/mnt/shared/runs."
+            f"folder={config.folder} lies in a job's copy of its working directory, which Ray deletes later; give an "
+            "absolute path on storage that all nodes share, such as folder=/mnt/shared/runs."
         )
     return on_cluster(config)
 

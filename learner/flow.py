@@ -6,20 +6,24 @@ a *scalar* flow h_phi(x_t, t, c) is one number a sample and stands for the log f
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 
 from actors.policy import Policy
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class FlowConfig(BaseModel, frozen=True, extra="forbid"):
     """The flow function and its optimizer."""
 
-    widths: tuple[int, ...] = Field((32, 64), min_length=1, description="Channels of each resolution of its UNet.")
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (32, 64), min_length=1, description="Channels of each resolution of its UNet."
+    )
     layers: int = Field(1, ge=1, description="Layers a block.")
     heads: int = Field(4, ge=1, description="Width of an attention head.")
     groups: int = Field(8, ge=1, description="Of group normalisation.")
@@ -28,9 +32,16 @@ class FlowConfig(BaseModel, frozen=True, extra="forbid"):
         "output", description="What starts at zero: the whole output, or (as in the published code) its bias alone."
     )
     lr: float = Field(1e-3, gt=0, description="Learning rate of AdamW.")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="Of AdamW.")
-    weight_decay: float = Field(1e-2, ge=0, description="Of AdamW.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Decay of AdamW's averages of gradient and square.")
+    weight_decay: float = Field(1e-2, ge=0, description="Weight decay of AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+
+    @model_validator(mode="after")
+    def _check(self) -> FlowConfig:
+        for width in self.widths:
+            if width % self.groups or width % self.heads:
+                raise ValueError(f"{width} of widths is no multiple of groups={self.groups} and heads={self.heads}")
+        return self
 
 
 class Flow:

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -22,18 +22,23 @@ from learner.guidance import RewardModel
 from learner.objectives import Objective
 from learner.ranks import ALONE, Ranks
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     """The optimizer."""
 
-    lr: float = Field(4e-3, gt=0, description="Learning rate of AdamW.")
+    lr: float = Field(3e-4, gt=0, description="Learning rate of AdamW; 3e-4 is DDPO's for LoRA.")
     lr_schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="How the policy's learning rate goes to 0 over the run's iterations, if it does."
+        "constant",
+        description="How the policy's learning rate goes to 0 over the run's iterations; constant, DDPO's: not.",
     )
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Of AdamW.")
-    weight_decay: float = Field(1e-4, ge=0, description="Of AdamW.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    micro_batch: int = Field(192, ge=1, description="Transitions that go through the network at a time.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of AdamW's averages of gradient and square.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW; 1e-4 is DDPO's.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm; 1 is DDPO's.")
+    micro_batch: int = Field(
+        4, ge=1, description="Transitions that go through the network at a time: memory, not results; 4 is DDPO's."
+    )
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Decay of the averaged adapter, which is evaluated, per optimizer step; 0: none."
     )

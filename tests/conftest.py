@@ -28,7 +28,7 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def policy_config(tiny_pipeline: Path) -> PolicyConfig:
     """A policy config over the tiny pipeline, five steps."""
-    return PolicyConfig(model=str(tiny_pipeline), device="cpu", steps=5, lora_rank=2, lora_alpha=2)
+    return PolicyConfig(model=str(tiny_pipeline), device="cpu", steps=5, guidance=2.0, lora_rank=2, lora_alpha=2)
 
 
 @pytest.fixture

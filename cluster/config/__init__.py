@@ -4,7 +4,7 @@ Nothing starts before the whole configuration is known to work: unknown keys, wr
 work are refused here, each in one sentence.
 """
 
-from cluster.config.loading import load_config
+from cluster.config.loading import load_config, load_words, read_config
 from cluster.config.schema import (
     CheckpointConfig,
     CombinationConfig,
@@ -36,4 +36,6 @@ __all__ = [
     "RoleConfig",
     "SamplersConfig",
     "load_config",
+    "load_words",
+    "read_config",
 ]

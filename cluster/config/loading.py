@@ -1,60 +1,105 @@
-"""Reading a configuration: defaults, a YAML file, `key=value` overrides; then the schema and the rules."""
+"""Reading a configuration: what lies beneath, a YAML file, `key=value` overrides; then the schema and the rules."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from cluster.config import sentences
+from cluster.config.layers import merge, stack
+from cluster.config.numbers import check_numbers
 from cluster.config.rules import RULES
 from cluster.config.schema import Config
-from cluster.config.sentences import ConfigError
+from cluster.config.sentences import ConfigError, short
+from cluster.config.yaml_text import read
+from cluster.text import decode
+
+_MAX_BYTES = 100_000  # of a config file; PyYAML reads a few hundred thousand a second
+
+
+def load_words(words: Sequence[str]) -> Config:
+    """The configuration of a command line, `[config.yaml] [key=value ...]`: see `load_config`."""
+    is_file = bool(words) and ("=" not in words[0] or os.path.isfile(words[0]))
+    return load_config(Path(words[0]), words[1:]) if is_file else load_config(None, words)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then a YAML file, then `key=value` overrides.
+    """A YAML file and `key=value` overrides, with the embedded world beneath them where it is the model.
 
     Raises:
         ConfigError: In one sentence, whatever is wrong.
     """
-    try:
-        given = OmegaConf.load(path) if path else OmegaConf.create()
-    except FileNotFoundError:
-        raise ConfigError(f"There is no config file {path}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"The config file {path} cannot be read: {' '.join(str(error).split())}.") from error
-    if not OmegaConf.is_dict(given):
-        raise ConfigError(f"The config file {path} is not a mapping of settings.")
-    # Overrides of single rewards add to the default ones; a file that lists rewards replaces them.
-    defaults: dict[str, Any] = {"objective": {"name": "ppod"}}
-    if "rewards" not in given:
-        defaults["rewards"] = Config.model_fields["rewards"].default
-        defaults["rewards"] = {name: reward.model_dump() for name, reward in defaults["rewards"].items()}
-    merged = OmegaConf.merge(defaults, given, *[_override(text) for text in overrides])
-    try:
-        config = Config.model_validate(OmegaConf.to_container(merged, resolve=True))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"The configuration cannot be resolved: {' '.join(str(error).split())}.") from error
-    except ValidationError as error:
-        raise ConfigError(" ".join(sentences.of_detail(detail) for detail in error.errors()[:3])) from None
+    config = read_config(path, overrides)
     for rule in RULES:
         try:
             rule(config)
-        except ValueError as error:
+        except OSError as error:
+            raise ConfigError(f"{short(error.filename)} cannot be looked at: {error.strerror}.") from error
+        except (ValueError, RecursionError) as error:
             raise ConfigError(sentences.of_rule(str(error))) from error
     return config
 
 
-def _override(text: str) -> DictConfig:
-    if "=" not in text:
-        raise ConfigError(f"{text!r} is not an override; write key=value, such as learner.lr=1e-4.")
+def read_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The same, with its form checked alone: neither prompts nor rewards nor model need be there."""
+    given = _read_file(Path(path)) if path else {}
+    changes: Mapping[str, Any] = {}
+    for text in overrides:
+        changes = merge(changes, _override(text))
     try:
-        return OmegaConf.from_dotlist([text])
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError(f"The override {text!r} cannot be read: {' '.join(str(error).split())}.") from error
+        settings = stack(_resolve(merge(given, changes), path), lists_rewards="rewards" in given)
+        check_numbers(settings)
+        config = Config.model_validate(settings)
+        check_numbers(config.model_dump())  # texts that were taken for numbers
+    except ValidationError as error:
+        raise ConfigError(sentences.of_details(error.errors(), settings)) from None
+    except ValueError as error:
+        raise ConfigError(sentences.of_rule(str(error))) from error
+    return config
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes, which no configuration needs")
+        given = read(decode(data))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file {short(path)}.") from None
+    except OSError as error:
+        raise ConfigError(f"The config file {short(path)} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigError(f"The config file {short(path)} cannot be read: {error}.") from error
+    if not isinstance(given or {}, dict):
+        raise ConfigError(f"The config file {short(path)} is not a mapping of settings.")
+    return given or {}
+
+
+def _override(text: str) -> Mapping[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{short(text)} is not an override; write key=value, such as learner.lr=1e-4.")
+    try:
+        settings = read(value)
+    except ValueError as error:
+        raise ConfigError(f"The override {short(text)} cannot be read: {error}.") from error
+    for part in reversed(key.split(".")):
+        settings = {part: settings}
+    return settings
+
+
+def _resolve(settings: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
+    """With `${...}` replaced by what it names."""
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(dict(settings)), resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        named = f"the configuration {short(path)}" if path else "the configuration"
+        raise ValueError(f"{named} cannot be resolved: {' '.join(str(error).split())}") from error
+    return resolved

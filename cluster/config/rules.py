@@ -5,12 +5,21 @@ A rule sees a configuration whose values have their types and ranges; rules befo
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
 
 from actors.policy import check_model
 from cluster.config.schema import Config
+from cluster.config.sentences import short
 from cluster.prompts import read_prompts
-from rewards.reward import UnknownReward
+from rewards.options import check_options
+from rewards.reward import Reward, UnknownReward
+
+log = logging.getLogger(__name__)
+_MAX_BATCH = 1_000_000  # images of an iteration
+# Columns of samples.parquet, and what stands beside the rewards in eval/<split>/.
+_TAKEN = {"iteration", "split", "prompt", "prompt_index", "sample_index", "seed", "version", "diversity", "distance"}
 
 
 def groups_are_compared(config: Config) -> None:
@@ -27,9 +36,22 @@ def samplers_are_enough(config: Config) -> None:
         raise ValueError(f"samplers.min_count is {least}, but samplers.count is only {config.samplers.count}")
 
 
+def rewards_have_plain_names(config: Config) -> None:
+    for name in config.rewards:
+        if not re.fullmatch(r"\w[\w-]{0,63}", name):
+            raise ValueError(
+                f"the reward's name {short(name)} will not do for columns and files; take letters, digits, _ and - "
+                "alone, and say in its kind what it is"
+            )
+        if name in _TAKEN:
+            raise ValueError(f"the reward's name {name!r} is taken by a column or a metric of every run; take another")
+
+
 def rewards_are_there(config: Config) -> None:
     try:
         config.environments  # noqa: B018 (it looks for the class and the environment of each)
+        for name, reward in config.rewards.items():
+            check_options(reward.kind or name, reward.options)
     except (UnknownReward, FileNotFoundError) as error:
         raise ValueError(str(error).rstrip(".")) from None
 
@@ -80,11 +102,33 @@ def tracker_can_know_enough(config: Config) -> None:
 
 
 def features_are_of_a_reward(config: Config) -> None:
-    if config.evaluation.features is not None and config.evaluation.features not in config.rewards:
+    features = config.evaluation.features
+    if features is not None and features not in config.rewards:
         raise ValueError(
-            f"evaluation.features names {config.evaluation.features!r}, which is not among the rewards; add it with "
-            "weight 0, or set evaluation.features=null"
+            f"evaluation.features names {short(features)}, which is not among the rewards; add it with weight 0, or "
+            "set evaluation.features=null"
         )
+    if features is not None and config.reward_class(features).embed is Reward.embed:
+        raise ValueError(
+            f"evaluation.features names {features!r}, which has no image features; name another reward, or set "
+            "evaluation.features=null"
+        )
+
+
+def learning_rate_is_sane(config: Config) -> None:
+    if config.learner.lr > 0.1:
+        log.warning(
+            "learner.lr is %g: AdamW moves every weight by about so much in a step, and adapters are trained with 1e-5 "
+            "to 1e-2.",
+            config.learner.lr,
+        )
+
+
+def gpus_can_be_reserved(config: Config) -> None:
+    for role in ("samplers", "reward_actors", "learner"):
+        gpus = getattr(config, role).gpus
+        if (gpus > 1 and gpus % 1) or 0 < gpus < 1e-4:
+            raise ValueError(f"{role}.gpus is {gpus}; Ray reserves whole GPUs, or at least 0.0001 of a single one")
 
 
 def model_is_there(config: Config) -> None:
@@ -96,21 +140,31 @@ def model_is_there(config: Config) -> None:
 
 def prompts_are_there(config: Config) -> None:
     read_prompts(config.prompts.train)
-    read_prompts(config.prompts.held_out)
+    if config.prompts.held_out is not None:
+        read_prompts(config.prompts.held_out)
+
+
+def batch_can_be_held(config: Config) -> None:
+    if config.batch_size > _MAX_BATCH:
+        raise ValueError(
+            f"prompts.per_iteration x prompts.samples is {config.batch_size:,} images an iteration, more than "
+            f"{_MAX_BATCH:,}"
+        )
 
 
 def requests_fill_the_batch(config: Config) -> None:
-    if config.batch_size % config.samplers.request_size:
-        fits = max(d for d in range(1, config.samplers.request_size) if config.batch_size % d == 0)
+    batch, size = config.batch_size, config.samplers.request_size
+    if batch % size:
+        fits = max(d for d in range(1, min(size, batch) + 1) if batch % d == 0)
         raise ValueError(
-            f"samplers.request_size={config.samplers.request_size} does not divide the {config.batch_size} samples of "
-            f"an iteration; {fits} does"
+            f"samplers.request_size={size} does not divide the {batch} samples of an iteration; {fits} does"
         )
 
 
 RULES: tuple[Callable[[Config], None], ...] = (
     groups_are_compared,
     samplers_are_enough,
+    rewards_have_plain_names,
     rewards_are_there,
     rewards_have_weight,
     rewards_have_gradients,
@@ -118,7 +172,10 @@ RULES: tuple[Callable[[Config], None], ...] = (
     reward_stays_raw,
     tracker_can_know_enough,
     features_are_of_a_reward,
+    learning_rate_is_sane,
+    gpus_can_be_reserved,
     model_is_there,
     prompts_are_there,
+    batch_can_be_held,
     requests_fill_the_batch,
 )

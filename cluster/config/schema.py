@@ -6,16 +6,18 @@ A value of the wrong type, or out of its range, is refused by the class; what ca
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from actors.policy import PolicyConfig
-from cluster.prompts import EVALUATED, read_prompts
+from cluster.config.yaml_text import write
+from cluster.prompts import EVALUATED, absolute_source, read_prompts
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
@@ -24,6 +26,18 @@ from rewards.environments import locate
 from rewards.reward import Reward
 from rewards.standardise import Standardise
 from shapes import PIPELINE
+
+
+def _absolute(path: str) -> str:
+    return str(Path(os.path.expanduser(path)).absolute())
+
+
+def _absolute_file(path: str) -> str:
+    return _absolute(path) if os.path.isfile(_absolute(path)) else path
+
+
+Seconds = Annotated[float, Field(gt=0, le=1e8)]  # at most three years: waits beyond overflow
+PromptSource = Annotated[str, AfterValidator(absolute_source)]
 
 
 class RewardConfig(BaseModel, frozen=True, extra="forbid"):
@@ -35,7 +49,7 @@ class RewardConfig(BaseModel, frozen=True, extra="forbid"):
     )
     weight: float = Field(1.0, description="Share in the combined reward; 0 only watches.")
     options: dict[str, Any] = Field({}, description="Keyword arguments of the reward's class.")
-    environment: str | None = Field(
+    environment: Annotated[str, AfterValidator(_absolute_file)] | None = Field(
         None,
         description="Where its actors find the packages that the driver does not have: a requirements file (*.txt), "
         "which each node installs, or a Python interpreter that every node has; null: what the reward's class says.",
@@ -58,17 +72,18 @@ class CombinationConfig(BaseModel, frozen=True, extra="forbid"):
 class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
     """What is asked of the policy."""
 
-    train: str = Field(
-        "shapes:hard", description="UTF-8 text file, one prompt a line; or shapes:hard, shapes:held_out."
+    train: PromptSource = Field(
+        description="Text file, one prompt a line; or *.jsonl, whose lines are strings or objects with a `prompt` and "
+        "metadata for the rewards; or shapes:hard, shapes:held_out."
     )
-    held_out: str = Field("shapes:held_out", description="The same, for evaluation only.")
+    held_out: PromptSource | None = Field(None, description="The same, for evaluation only; null: none.")
     per_iteration: int | None = Field(
-        56,
+        16,
         ge=1,
         description="Groups of samples of an iteration; null is one a prompt. Where there are more than prompts, a "
         "prompt comes again, each time as a group of its own with an initial noise of its own.",
     )
-    samples: int = Field(24, ge=1, description="Samples of each prompt in an iteration (the group).")
+    samples: int = Field(8, ge=1, description="Samples of each prompt in an iteration (the group).")
 
 
 class RoleConfig(BaseModel, frozen=True, extra="forbid"):
@@ -86,7 +101,7 @@ class SamplersConfig(RoleConfig, frozen=True, extra="forbid"):
     min_count: int | None = Field(
         None, ge=1, description="Start when so many are up; the others join when the cluster has room. null: all."
     )
-    request_size: int = Field(96, ge=1, description="Samples of one rollout call, the same wherever it runs.")
+    request_size: int = Field(8, ge=1, description="Samples of one rollout call, the same wherever it runs.")
     max_staleness: int = Field(0, ge=0, description="Versions a rollout may lag behind; 0 is synchronous.")
 
 
@@ -105,25 +120,25 @@ class LearnerActorConfig(LearnerConfig, RoleConfig, frozen=True, extra="forbid")
     """The optimizer, the processes that share its work, and what they reserve."""
 
     ranks: int = Field(1, ge=1, description="Learner processes that share each batch; the result is that of one.")
-    rank_timeout: float = Field(
-        600, gt=0, description="Seconds that a rank waits for the others before they count as lost."
+    rank_timeout: Seconds = Field(
+        600, description="Seconds that a rank waits for the others before they count as lost."
     )
 
 
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
     """Evaluation with fixed prompts and seeds that are never trained on; before, during and after."""
 
-    every: int = Field(2, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
+    every: int = Field(10, ge=0, description="Iterations between evaluations; 0 evaluates only before and after.")
     prompts: int | None = Field(
         EVALUATED,
         ge=1,
         description="Prompts of each list at most, so that an evaluation does not grow with the list: drawn once, the "
         "same in every run; null takes all.",
     )
-    samples: int = Field(32, ge=2, description="Images of each training prompt.")
-    held_out_samples: int = Field(9, ge=2, description="Images of each held-out prompt.")
+    samples: int = Field(4, ge=2, description="Images of each training prompt.")
+    held_out_samples: int = Field(4, ge=2, description="Images of each held-out prompt.")
     features: str | None = Field(
-        "shapes_agreement", description="Reward whose image features measure diversity within a prompt; null: none."
+        None, description="Reward whose image features measure diversity within a prompt; null: none."
     )
 
 
@@ -138,12 +153,15 @@ class PatienceConfig(BaseModel, frozen=True, extra="forbid"):
     """Seconds after which a phase that has not ended is taken to hang: its actor is killed and its work done again."""
 
     room: float = Field(
-        0, ge=0, description="Until the cluster has room, where it can grow; 0 refuses at once what does not fit."
+        0,
+        ge=0,
+        le=1e8,
+        description="Until the cluster has room, where it can grow; 0 refuses at once what does not fit.",
     )
-    start: float = Field(900, gt=0, description="Until the actors' models are loaded.")
-    sample: float = Field(900, gt=0, description="A rollout of one request.")
-    score: float = Field(900, gt=0, description="The rewards of one request.")
-    learn: float = Field(3600, gt=0, description="An update.")
+    start: Seconds = Field(900, description="Until the actors' models are loaded.")
+    sample: Seconds = Field(900, description="A rollout of one request.")
+    score: Seconds = Field(900, description="The rewards of one request.")
+    learn: Seconds = Field(3600, description="An update.")
 
 
 class FailureConfig(BaseModel, frozen=True, extra="forbid"):
@@ -157,19 +175,18 @@ class FailureConfig(BaseModel, frozen=True, extra="forbid"):
 class Config(BaseModel, frozen=True, extra="forbid"):
     """A run, completely."""
 
-    name: str | None = Field(None, description="Of the run's folder; null makes one from objective and time.")
-    folder: str = Field("runs", description="Where runs are kept.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Of everything that is random.")
-    iterations: int = Field(4, ge=1, description="Batches to train on.")
+    name: str | None = Field(None, description="Name of the run's folder; null makes one from objective and time.")
+    folder: Annotated[str, AfterValidator(_absolute)] = Field(
+        "runs", validate_default=True, description="Where runs are kept."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is random.")
+    iterations: int = Field(100, ge=1, description="Batches to train on; DDPO's epochs.")
     policy: PolicyConfig = PolicyConfig()
     objective: ObjectiveConfig = PPODConfig()
-    rewards: dict[str, RewardConfig] = {
-        "shapes_agreement": RewardConfig(),
-        "shapes_gold": RewardConfig(weight=0.0),
-    }
+    rewards: dict[str, RewardConfig] = Field(description="What judges the images, by names of one's own or of a kind.")
     combination: CombinationConfig = CombinationConfig()
     reward_actors: RewardActorsConfig = RewardActorsConfig()
-    prompts: PromptsConfig = PromptsConfig()
+    prompts: PromptsConfig
     samplers: SamplersConfig = SamplersConfig()
     learner: LearnerActorConfig = LearnerActorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -221,4 +238,13 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     def save(self, path: Path) -> None:
         """Write the resolved configuration as YAML that `load_config` reads back."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        path.write_text(write(_literal(self.model_dump())))
+
+
+def _literal(value: Any) -> Any:
+    """The same, with `${` in texts written such that it is not resolved when it is read back."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + "\\${", value)
+    if isinstance(value, dict):
+        return {name: _literal(inner) for name, inner in value.items()}
+    return [_literal(inner) for inner in value] if isinstance(value, (list, tuple)) else value

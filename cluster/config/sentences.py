@@ -1,61 +1,120 @@
-"""One sentence for the user of what is wrong with a configuration, with the nearest valid key where one is unknown."""
+"""One sentence for the user of what is wrong with a configuration, with the nearest right key where one is unknown."""
 
 from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from cluster.config.schema import Config, RewardConfig
+from cluster.text import shown
 from learner.objectives import ObjectiveConfig
 from rewards import REWARDS
 
+_MISSING = {
+    "prompts": "prompts.train (a text file, one prompt a line)",
+    "prompts.train": "prompts.train (a text file, one prompt a line)",
+    "rewards": "rewards (such as rewards: {clip: {weight: 1}}, or rewards: {mine: {kind: 'my_module:MyReward'}})",
+}
+
 
 class ConfigError(Exception):
-    """A configuration that cannot work; the message is one sentence for the user."""
+    """A configuration that cannot work; the message is one sentence for the user, without control characters."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(shown(sentence))
 
 
-def of_detail(detail: Any) -> str:
-    """A sentence of one of pydantic's `error_details`."""
-    # Pydantic puts the name of the union's member into the location; it is no part of the key.
-    objectives = [model.model_fields["name"].default for model in _objectives()]
-    location = [str(part) for part in detail["loc"]]
-    if len(location) > 1 and location[0] == "objective" and location[1] in objectives:
-        del location[1]
-    key = ".".join(location)
-    if detail["type"] == "extra_forbidden":
-        known = sorted(set(_keys(Config)))
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return f"There is no setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    if detail["type"] == "union_tag_invalid":
-        near = difflib.get_close_matches(str(detail["input"].get("name")), objectives, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(objectives)}."
-        return f"There is no objective {detail['input'].get('name')!r}; {hint}"
-    if detail["type"] == "value_error":
-        return f"{key}: {detail['ctx']['error']}."
-    return f"The setting {key!r} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
+def of_details(details: Sequence[Any], settings: Mapping[str, Any]) -> str:
+    """A sentence of pydantic's errors.
+
+    Args:
+        details: `ValidationError.errors()`.
+        settings: What was refused.
+    """
+    missing = [_MISSING.get(key, key) for detail in details if detail["type"] == "missing" for key in [_key(detail)]]
+    if missing:
+        return f"The configuration lacks {' and '.join(missing)}."
+    return " ".join(_of_detail(detail, settings) for detail in details[:3])
 
 
 def of_rule(message: str) -> str:
     """A sentence of what a rule raised: it begins with a setting's name, or with a capital."""
+    message = message.rstrip(".") or "the configuration is nested too deeply"
     return f"{message}." if "." in message.split()[0] else f"{message[0].upper()}{message[1:]}."
 
 
-def _objectives() -> tuple[type[BaseModel], ...]:
-    return typing.get_args(typing.get_args(ObjectiveConfig)[0]) or (typing.get_args(ObjectiveConfig)[0],)
+def short(value: Any, size: int = 80) -> str:
+    """The `repr` of a value, cut where it is longer than `size`."""
+    text = str(value) if isinstance(value, (int, float)) else repr(str(value) if isinstance(value, Path) else value)
+    return text if len(text) <= size else f"{text[: size // 2]}...{text[-size // 4 :]}"
 
 
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the configuration."""
+def _of_detail(detail: Any, settings: Mapping[str, Any]) -> str:
+    key = _key(detail)
+    if detail["type"] == "extra_forbidden":
+        return _of_unknown(key, settings)
+    if detail["type"] == "union_tag_invalid":
+        name = str(detail["input"].get("name"))
+        near = difflib.get_close_matches(name, _objectives(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_objectives())}."
+        return f"There is no objective {short(name)}; {hint}"
+    if detail["type"] == "value_error":
+        return f"{key}: {detail['ctx']['error']}."
+    return f"The setting {short(key)} is {short(detail['input'])}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
+
+
+def _key(detail: Any) -> str:
+    # Pydantic puts the name of the union's member into the location; it is no part of the key.
+    location = [str(part) for part in detail["loc"]]
+    if len(location) > 1 and location[0] == "objective" and location[1] in _objectives():
+        del location[1]
+    return ".".join(location)
+
+
+def _of_unknown(key: str, settings: Mapping[str, Any]) -> str:
+    parent, _, name = key.rpartition(".")
+    if parent == "objective" and (owners := [n for n, model in _objectives().items() if name in model.model_fields]):
+        return f"The setting {key!r} belongs to objective.name={' or '.join(owners)}, and this is {_chosen(settings)}."
+    near = _near(key, sorted(_keys(Config, _rewards(settings), _chosen(settings))))
+    return f"There is no setting {short(key)}" + (f"; did you mean {near!r}?" if near else ".")
+
+
+def _near(key: str, known: Sequence[str]) -> str | None:
+    """The known key that was meant: one beside it with a like name, else one of its name elsewhere, else a like one."""
+    parent, _, name = key.rpartition(".")
+    names = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
+    if beside := difflib.get_close_matches(name, names, n=1):
+        return names[beside[0]]
+    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+    return next(iter(elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.5)), None)
+
+
+def _objectives() -> dict[str, type[BaseModel]]:
+    return {model.model_fields["name"].default: model for model in typing.get_args(typing.get_args(ObjectiveConfig)[0])}
+
+
+def _rewards(settings: Mapping[str, Any]) -> Collection[str]:
+    rewards = settings.get("rewards")
+    return [str(name) for name in rewards] if isinstance(rewards, Mapping) else []
+
+
+def _chosen(settings: Mapping[str, Any]) -> str:
+    objective = settings.get("objective")
+    return str(objective.get("name")) if isinstance(objective, Mapping) else ""
+
+
+def _keys(model: type[BaseModel], rewards: Collection[str], objective: str, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a configuration with these rewards and this objective may have."""
     for name, field in model.model_fields.items():
         yield prefix + name
         if name == "rewards":
-            for reward in REWARDS:
-                yield from _keys(RewardConfig, f"{prefix}{name}.{reward}.")
-        nested = _objectives() if name == "objective" else (field.annotation,)
-        for inner in nested:
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield from _keys(inner, f"{prefix}{name}.")
+            for reward in {*REWARDS, *rewards}:
+                yield from _keys(RewardConfig, (), "", f"{prefix}{name}.{reward}.")
+        inner = _objectives().get(objective) if name == "objective" else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _keys(inner, (), "", f"{prefix}{name}.")

@@ -34,28 +34,33 @@ from learner.ranks import ALONE, Ranks
 
 
 class PPODConfig(BaseModel, frozen=True, extra="forbid"):
-    """Proximal preference optimisation."""
+    """Proximal preference optimisation.
+
+    The paper's own numbers are not public; the defaults are those of its relatives, each named where it stands.
+    """
 
     name: Literal["ppod"] = "ppod"
     loss: LossKind = Field("bt", description="Preference loss; Bradley-Terry unless said otherwise.")
-    beta: float = Field(100.0, gt=0, description="Scale of the margin; log-probabilities are means over dimensions.")
+    beta: float = Field(
+        10.0, gt=0, description="Scale of the margin, SPO's by default; log-probabilities are means over dimensions."
+    )
     label_temperature: float = Field(1.0, gt=0, description="soft: label = sigmoid(reward difference / this).")
     clip: Clip = Field("pessimistic", description="Reading of the proximal clip.")
-    clip_range: float = Field(1e-2, gt=0, lt=1, description="Half width of the band around ratio 1.")
+    clip_range: float = Field(1e-4, gt=0, lt=1, description="Half width of the band around ratio 1; 1e-4 is DDPO's.")
     reference: Literal["pretrained", "round"] = Field(
         "round", description="Reference policy: the pretrained model, or a snapshot taken at the start of each round."
     )
     round_length: int = Field(1, ge=1, description="Iterations of a round, for reference=round.")
-    kl_weight: float = Field(1.5, ge=0, description="Weight of KL(policy || pretrained) per step.")
+    kl_weight: float = Field(0.01, ge=0, description="Weight of KL(policy || pretrained) per step; DPOK's by default.")
     pairs: Literal["consecutive", "best_worst", "all_pairs", "ranking"] = Field(
         "all_pairs", description="Who is compared with whom among the samples of a prompt."
     )
-    min_gap: float = Field(0.7, ge=0, description="Rewards that differ by no more than this are tied.")
+    min_gap: float = Field(0.0, ge=0, description="Rewards that differ by no more than this are tied; 0 as in D3PO.")
     ties: Literal["drop", "keep"] = Field("drop", description="keep: ties count in the mean, without gradient.")
     share_init_noise: bool = Field(True, description="All samples of a prompt start from the same x_T.")
     form: Literal["step", "trajectory"] = Field("step", description="Loss per step, or of the whole chain.")
     step_fraction: float = Field(
-        0.17, gt=0, le=1, description="Share of the steps that is trained, from the noisy end."
+        1.0, gt=0, le=1, description="Share of the steps that is trained, from the noisy end; all of them, as in DDPO."
     )
     steps_per_update: int | None = Field(None, ge=1, description="Sampler steps of one optimizer step; null is all.")
     prompts_per_update: int | None = Field(None, ge=1, description="Prompts of one optimizer step; null is all.")

@@ -46,6 +46,8 @@ def base(tmp_path: Path, model_folder: Path) -> list[str]:
     (tmp_path / "train.txt").write_text("a red circle\na blue square\na green cross\n")
     (tmp_path / "held_out.txt").write_text("a red cross\na blue circle\n")
     return [
+        "rewards={shapes_agreement: {}, shapes_gold: {weight: 0}}",
+        "evaluation.features=shapes_agreement",
         f"folder={tmp_path / 'runs'}",
         f"policy.model={model_folder}",
         f"prompts.train={tmp_path / 'train.txt'}",

@@ -64,15 +64,17 @@ def test_an_override_of_one_reward_keeps_the_default_ones(make_config: Make) -> 
     assert {name: reward.weight for name, reward in rewards.items()} == {"shapes_agreement": 1.0, "shapes_gold": 2.0}
 
 
-def test_a_file_that_lists_rewards_replaces_the_default_ones(tmp_path: Path, base: list[str]) -> None:
+def test_a_file_that_lists_rewards_replaces_the_default_ones(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("rewards: {jpeg_compressibility: {weight: 2}}\nevaluation: {features: null}\n")
-    assert list(load_config(path, base).rewards) == ["jpeg_compressibility"]
+    path.write_text("rewards: {jpeg_compressibility: {weight: 2}}\n")
+    config = load_config(path)
+    assert list(config.rewards) == ["jpeg_compressibility"]
+    assert config.evaluation.features is None  # the embedded world's is of a reward that is gone
 
 
 def test_an_objective_brings_its_own_defaults(make_config: Make) -> None:
     ppod, d3po = make_config().objective, make_config("objective.name=d3po").objective
-    assert (ppod.name, ppod.clip, ppod.step_fraction) == ("ppod", "pessimistic", 0.17)
+    assert (ppod.name, ppod.clip, ppod.step_fraction) == ("ppod", "pessimistic", 1.0)
     assert (d3po.name, d3po.clip, d3po.step_fraction) == ("d3po", "hard", 1.0)
     assert make_config("objective.name=d3po", "objective.beta=0.5").objective.clip == "hard"
 

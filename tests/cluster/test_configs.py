@@ -17,9 +17,9 @@ def test_every_config_loads_and_a_clusters_keeps_its_runs_where_all_nodes_see_th
     path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    config = load_config(path, [f"policy.model={model_folder}"])
-    on_a_cluster = "python -m cluster.train" in path.read_text()
-    assert Path(config.folder).is_absolute() == on_a_cluster
+    text = path.read_text()
+    config = load_config(path, [f"policy.model={model_folder}"] if "shapes" not in path.stem else [])
+    assert Path(config.folder).is_relative_to(ROOT) == ("python -m cluster.train" not in text)
 
 
 def test_there_are_configs_to_check() -> None:

@@ -137,7 +137,11 @@ def test_embedded_lists_are_read_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"fine\n\xff\n", "not UTF-8 (byte 5)"), (b"\n  \n", "holds no prompt"), (None, "shapes:hard, shapes:held_out")],
+    [
+        (b"fine\n\xff\n", "line 2 is not UTF-8 (byte 0xff)"),
+        (b"\n  \n", "holds no prompt"),
+        (None, "shapes:hard, shapes:held_out"),
+    ],
 )
 def test_an_unusable_prompt_file_is_refused_by_name(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "prompts.txt"

@@ -25,7 +25,7 @@ def test_a_folder_in_the_copy_that_ray_deletes_with_the_job_is_refused(
     copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
     copy.mkdir(parents=True)
     monkeypatch.chdir(copy)
-    with pytest.raises(ConfigError, match="folder=runs is relative"):
+    with pytest.raises(ConfigError, match="a job's copy of its working directory"):
         train.place(make_config("folder=runs"))
     assert train.place(make_config()) is PLACEMENT  # its folder is absolute
 

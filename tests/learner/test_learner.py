@@ -44,7 +44,7 @@ def learner(
         {"loss": "ipo", "pairs": "best_worst"},
         {"pairs": "ranking"},
         {"form": "trajectory", "beta": 20},
-        {"reference": "pretrained", "clip": "one_sided"},
+        {"reference": "pretrained", "clip": "one_sided", "clip_range": 1e-2},
         {"name": "d3po", "prompts_per_update": None, "pairs": "all_pairs"},
     ],
     ids=str,
