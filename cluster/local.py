@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import math
 import os
 import sys
 from typing import Any
@@ -11,38 +13,67 @@ import ray
 import torch
 
 from cluster.config import Config
+from cluster.environments import StartError
+from cluster.fit import UNITS
+from cluster.janitor import session_folder
 from cluster.placement import Placement
 from cluster.run import main
+from cluster.stopping import beginning
 
 
 def place(config: Config) -> Placement:
     """Start Ray on this machine alone, on loopback, and share its cores and GPUs out.
 
     Actors that take turns (a synchronous run) may each use every core; those that work at the same time must share, or
-    they would wait for each other's threads.
+    they would wait for each other's threads. Nothing of Ray outlives this process, however it ends.
+
+    Raises:
+        StartError: If Ray does not start, as on a full disk.
     """
     cores = os.cpu_count() or 1
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
+    _start_ray()
     ranks = config.learner.ranks
     workers = config.samplers.count + config.reward_actors.count * len(config.environments) + ranks
-    gpus = torch.cuda.device_count() / workers
+    gpus = share_of_gpus(torch.cuda.device_count(), workers)
     at_once = config.samplers.count + (ranks if config.samplers.max_staleness else 0)
     share = max(1, cores // at_once)
 
     def options(threads: int) -> dict[str, Any]:
         # Ray would set one thread, and what OpenMP is told later does not undo all of that: 25 % slower.
         environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
-        return {"num_cpus": 0, "num_gpus": min(1.0, gpus), "runtime_env": environment}
+        return {"num_cpus": 0, "num_gpus": gpus, "runtime_env": environment}
 
     return Placement(
         options(share), options(1), options(share if config.samplers.max_staleness else max(1, cores // ranks))
     )
+
+
+def share_of_gpus(gpus: int, workers: int) -> float:
+    """What each of equal workers takes of a GPU: a fraction is a share of one device, so as many go on each.
+
+    In Ray's ten-thousandths, rounded down, because seven times a rounded seventh are more than one GPU.
+    """
+    if not gpus:
+        return 0.0
+    together = math.ceil(workers / gpus)
+    return UNITS // together / UNITS
+
+
+def _start_ray() -> None:
+    try:
+        folder = session_folder()
+        atexit.register(ray.shutdown)  # before the janitor comes
+        with beginning():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            )
+    except Exception as error:
+        raise StartError(f"Ray does not start on this machine ({type(error).__name__}: {error}).") from error
 
 
 if __name__ == "__main__":

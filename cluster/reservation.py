@@ -15,6 +15,7 @@ from cluster.config import Config, RoleConfig
 from cluster.environments import StartError
 from cluster.fit import Demand, Node, fit, report
 from cluster.placement import Placement, learner_names, reward_names, sampler_names
+from cluster.stopping import at_once, beginning
 
 _PATIENCE = 60.0  # seconds; there is room, but another run may hold it
 
@@ -27,7 +28,8 @@ def on_cluster(config: Config) -> Placement:
     Raises:
         StartError: If it does not fit.
     """
-    ray.init(address="auto", logging_level=logging.ERROR)
+    with beginning():
+        ray.init(address="auto", logging_level=logging.ERROR)
     demands = _demands(config)
     room = config.failures.patience.room
     if not room:
@@ -59,7 +61,9 @@ def _nodes() -> dict[str, Node]:
     """The nodes that are up, by Ray's ids."""
     return {
         node["NodeID"]: Node(
-            f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})", node["Resources"], node.get("Labels") or {}
+            f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})",
+            {name: node["Resources"].get(name, 0) for name in ("CPU", "GPU")},
+            node.get("Labels") or {},
         )
         for node in ray.nodes()
         if node["Alive"]
@@ -74,7 +78,8 @@ def _reserve(demands: Sequence[Demand], patience: float) -> PlacementGroup:
         bundle_label_selector=[dict(demand.labels) for demand in demands],
     )
     try:
-        ray.get(group.ready(), timeout=patience)
+        with at_once():
+            ray.get(group.ready(), timeout=patience)
     except GetTimeoutError:
         raise StartError(
             f"The cluster has had no room for {', '.join(demand.who for demand in demands)} at once in {patience:g} s; "

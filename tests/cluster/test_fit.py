@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cluster.fit import Demand, DoesNotFit, Node, fit, report
 
-amounts = st.fixed_dictionaries({"CPU": st.integers(0, 4), "GPU": st.sampled_from([0, 0.25, 0.5, 1])})
+shares = st.sampled_from([0, 0.25, 0.3333, 0.5, 0.6, 1, 2])
+amounts = st.fixed_dictionaries({"CPU": st.integers(0, 4), "GPU": shares})
 nodes = st.lists(st.fixed_dictionaries({"CPU": st.integers(0, 8), "GPU": st.integers(0, 4)}), min_size=1, max_size=4)
 
 
@@ -64,3 +65,44 @@ def test_a_refusal_names_the_actor_what_it_asks_for_and_what_is_left() -> None:
         "The cluster has no room for sampler-0, which asks for 1 CPU, 1 GPU: left are 2 CPU on alone. Ask for less, or "
         "add a node."
     )
+
+
+def packs(shares: list[float], devices: list[float]) -> bool:
+    """Whether shares fit on devices in any way at all: a fraction on one device, more than one on whole ones."""
+    if not shares:
+        return True
+    share, rest = shares[0], shares[1:]
+    if share >= 1:
+        whole = [i for i, left in enumerate(devices) if left == 1]
+        chosen = set(whole[: int(share)])
+        taken = [0.0 if i in chosen else left for i, left in enumerate(devices)]
+        return len(whole) >= share and packs(rest, taken)
+    return any(
+        packs(rest, [*devices[:i], left - share, *devices[i + 1 :]])
+        for i, left in enumerate(devices)
+        if left >= share - 1e-9
+    )
+
+
+@given(st.lists(shares, min_size=1, max_size=6), st.integers(1, 3))
+def test_gpus_are_packed_one_by_one(asked: list[float], gpus: int) -> None:
+    demands = [Demand(f"actor-{i}", {"GPU": share}) for i, share in enumerate(asked)]
+    possible = packs(sorted(asked, reverse=True), [1.0] * gpus)
+    try:
+        fit(demands, [Node("alone", {"GPU": float(gpus)})])
+    except DoesNotFit:
+        largest_first_may_miss = len({share for share in asked if 0 < share < 1}) > 1
+        assert not possible or largest_first_may_miss
+    else:
+        assert possible
+
+
+@pytest.mark.parametrize(("share", "count", "gpus"), [(0.6, 3, 2), (1.5, 1, 2), (0.5, 5, 2), (1 / 7, 7, 1)])
+def test_what_adds_up_over_a_node_and_fits_on_no_device_is_refused(share: float, count: int, gpus: int) -> None:
+    with pytest.raises(DoesNotFit, match="GPU"):
+        fit([Demand(f"actor-{i}", {"GPU": share}) for i in range(count)], [Node("alone", {"GPU": float(gpus)})])
+
+
+def test_a_refusal_tells_what_is_left_of_each_gpu() -> None:
+    with pytest.raises(DoesNotFit, match=r"left are 0\.4 of a GPU, 0\.4 of a GPU on alone"):
+        fit([Demand(f"actor-{i}", {"GPU": 0.6}) for i in range(3)], [Node("alone", {"GPU": 2.0})])

@@ -1,0 +1,66 @@
+"""The process that takes away what Ray leaves behind when a driver on one machine is gone, however it went.
+
+Ray's daemons and workers follow a driver that is killed within seconds, but its agents and its session's files stay for
+good. So everything of a session is below one folder, and this process, which no signal of the driver's terminal
+reaches, waits for the driver's end of a pipe to close. Then it kills whoever has a file below the folder open, which
+all of Ray's processes and what they started have (their logs), and removes the folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+_PATIENCE = 30.0  # seconds until what cannot be killed or removed is left alone
+
+
+def session_folder() -> str:
+    """Make the folder of a Ray session, which is gone soon after this process.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    # Short, because the path of a Unix socket below it has a length limit; macOS has long temporary folders.
+    root = os.environ.get("RAY_TMPDIR") or (tempfile.gettempdir() if sys.platform == "linux" else "/tmp")
+    folder = tempfile.mkdtemp(prefix="reinoise-", dir=root)
+    command = [sys.executable, __file__, folder, str(os.getpid())]
+    janitor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    atexit.register(janitor.communicate)  # closes the pipe, and waits
+    return folder
+
+
+def clean(folder: Path, driver: int) -> None:
+    """Kill whoever has a file below a folder open, apart from a driver that still lives, and remove it."""
+    deadline = time.monotonic() + _PATIENCE
+    while (users := _users(folder, {driver, os.getpid()})) and time.monotonic() < deadline:
+        for process in users:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _users(folder: Path, others: set[int]) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # it is gone, or another user's
+            if process.pid not in others and any(folder in Path(file.path).parents for file in process.open_files()):
+                found.append(process)
+    return found
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdin.read()
+    clean(Path(sys.argv[1]).resolve(), int(sys.argv[2]))
