@@ -20,10 +20,11 @@ class Sampler:
         config: The policy, as the learner has it.
         store: Name of the weight store actor, which answers `newer`.
         name: What it is called in logs and metrics.
+        patience: Seconds that the store may take to answer, and the weights to come.
     """
 
-    def __init__(self, config: PolicyConfig, store: str, name: str = "sampler") -> None:
-        self._name = name
+    def __init__(self, config: PolicyConfig, store: str, name: str = "sampler", patience: float = 60.0) -> None:
+        self._name, self._patience = name, patience
         self._policy = Policy.load(config)
         self._store = ray.get_actor(store)
         # Version and checksum of the weights in the policy. A fresh adapter is the pretrained model: version 0.
@@ -51,6 +52,10 @@ class Sampler:
             A receipt that is cheap to fetch (`version`, `started`, `seconds`, `actor`, and `lag`: the seconds between
             publication and use of weights that were new to this actor), the images `(B, H, W, 3)` uint8, and the
             trajectories. Three Ray objects, so that each reader fetches only its own.
+
+        Raises:
+            RayActorError, GetTimeoutError: If the store is lost, or does not answer.
+            ObjectLostError: If the weights are lost.
         """
         started = time.time()
         lag = None
@@ -67,12 +72,12 @@ class Sampler:
         return {**receipt, "actor": self._name, "lag": lag}, pixels, trajectories
 
     def _pull(self, version: int) -> float | None:
-        newest: Any = ray.get(self._store.newer.remote(self._publication))
+        newest: Any = ray.get(self._store.newer.remote(self._publication), timeout=self._patience)
         lag = None
         if newest is not None:
             number, reference, published = newest
             self._publication = 0
-            self._apply(ray.get(reference))
+            self._apply(ray.get(reference, timeout=self._patience))
             self._publication, lag = number, time.time() - published
         if self._stamp is None or self._stamp[0] < version:
             raise RuntimeError(

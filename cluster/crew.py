@@ -1,4 +1,4 @@
-"""The actors of a run: made, waited for, and dismissed."""
+"""The actors of a run: assembled, waited for, and dismissed."""
 
 from __future__ import annotations
 
@@ -36,18 +36,32 @@ class Crew:
     samplers: Pool
     rewards: Mapping[tuple[str, ...], Pool]  # one of each environment, by the names of its rewards
 
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """All pools."""
+        return self.samplers, *self.rewards.values()
 
-def make_crew(config: Config, placement: Placement, again: bool = False) -> Crew:
-    """Create the actors of a run and wait until their models are loaded.
+    def lost(self, error: Exception) -> str | None:
+        """What an exception tells the loss of without which nothing goes on, in a sentence; `None` if of no such."""
+        return self.learner.lost(error, {"The weight store": self.store})
+
+
+def make_crew(config: Config, placement: Placement) -> Crew:
+    """Assemble the actors of a run and wait until their models are loaded; raises as `assemble` and `wait_for`."""
+    crew = assemble(config, placement)
+    wait_for(crew, config)
+    return crew
+
+
+def assemble(config: Config, placement: Placement) -> Crew:
+    """Create the actors of a run, whose models load from now on.
 
     Args:
         config: Of the run.
         placement: Where they go.
-        again: In place of a crew that was lost: one sampler and one reward actor of each environment are enough to go
-            on, because a node may have gone with the others' room.
 
     Raises:
-        StartError: If a reward's environment cannot be set up, or an actor cannot load its model.
+        StartError: If a reward's environment cannot be set up.
     """
     policy = config.policy.model_copy(update={"model": config.pipeline})
     # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. Names
@@ -58,8 +72,10 @@ def make_crew(config: Config, placement: Placement, again: bool = False) -> Crew
     store = _start(WeightStore, {"num_cpus": 0, "scheduling_strategy": here}, f"weights.{tag}")
     # Ray brings these back; their lost calls are run again by the pool, which knows that they may go elsewhere.
     restarting = {"max_restarts": -1, "max_task_retries": 0}
+    # The store's silence is noticed before the sampler that waits for it is taken to hang.
+    acting, silence = (policy, f"weights.{tag}"), config.failures.patience.sample / 2
     samplers = [
-        _start(Sampler, placement.options("sampler", who) | restarting, f"{who}.{tag}", policy, f"weights.{tag}", who)
+        _start(Sampler, placement.options("sampler", who) | restarting, f"{who}.{tag}", *acting, who, silence)
         for who in sampler_names(config)
     ]
     makers = config.makers
@@ -88,25 +104,41 @@ def make_crew(config: Config, placement: Placement, again: bool = False) -> Crew
         for names, actors in rewards.items()
     }
     learner = LearnerGroup(ranks, config.learner.rank_timeout, patience.learn)
-    crew = Crew(store, learner, Pool("sampler", samplers, deaths, patience.sample), pools)
-    crew.samplers.start(1 if again else config.samplers.min_count or config.samplers.count, patience.start)
+    return Crew(store, learner, Pool("sampler", samplers, deaths, patience.sample), pools)
+
+
+def wait_for(crew: Crew, config: Config, again: bool = False) -> None:
+    """Wait until the models of a crew are loaded.
+
+    Args:
+        crew: As assembled.
+        config: Of the run.
+        again: In place of a crew that was lost: one sampler and one reward actor of each environment are enough to go
+            on, because a node may have gone with the others' room.
+
+    Raises:
+        StartError: If an actor cannot load its model.
+        RayActorError: If the learner was lost meanwhile.
+    """
+    patience = config.failures.patience.start
+    crew.samplers.start(1 if again else config.samplers.min_count or config.samplers.count, patience)
     for pool in crew.rewards.values():
-        pool.start(1 if again else config.reward_actors.count, patience.start)
+        pool.start(1 if again else config.reward_actors.count, patience)
     try:
-        learner.join(patience.start)
+        crew.learner.join(patience)
     except GetTimeoutError:
         raise StartError(
-            f"The learner was not up after failures.patience.start={patience.start:g} s; does the cluster have room?"
+            f"The learner was not up after failures.patience.start={patience:g} s; does the cluster have room?"
         ) from None
     except RayActorError as error:
-        raise cannot_start("The learner", error) from error
-    return crew
+        if error.actor_init_failed:
+            raise cannot_start("The learner", error) from error
+        raise
 
 
 def dismiss(crew: Crew) -> None:
     """Kill the actors of a run."""
-    rewards = [actor for pool in crew.rewards.values() for actor in pool.actors]
-    for actor in (*crew.samplers.actors, *rewards, *crew.learner.actors, crew.store):
+    for actor in (*(actor for pool in crew.pools for actor in pool.actors), *crew.learner.actors, crew.store):
         ray.kill(actor)
 
 

@@ -63,6 +63,13 @@ def cannot_start(who: str, error: RayActorError | RuntimeEnvSetupError) -> Start
     return StartError(f"{who} cannot start: {' '.join(lines[last + 1 :])}")
 
 
+def cause_of(death: RayActorError) -> str:
+    """Why an actor died, without what Ray knows of it and advises."""
+    said = str(death).strip().splitlines()[-1]
+    detail = said.partition("Worker exit detail: ")[2] or said
+    return detail.partition(" Some common causes")[0]
+
+
 def why(error: RuntimeEnvSetupError) -> str:
     """The cause of a failed installation: what pip calls an error, or the last line there is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

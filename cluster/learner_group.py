@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
+from cluster.environments import cause_of
 from learner.ranks import RankLost
 
 _ANSWER = 5.0  # seconds in which an idle rank answers, when it is asked whether it lives
@@ -37,9 +38,9 @@ class LearnerGroup:
         """
         addresses = all_of([actor.__ray_call__.remote(_address) for actor in self.actors], patience)
         if len(self.actors) > 1:
-            port = ray.get(self.actors[0].listen.remote(addresses[0]))
+            (port,) = all_of([self.actors[0].listen.remote(addresses[0])], patience)
             arguments = (addresses, port, self._timeout)
-            all_of([actor.join.remote(rank, *arguments) for rank, actor in enumerate(self.actors)])
+            all_of([actor.join.remote(rank, *arguments) for rank, actor in enumerate(self.actors)], patience)
 
     def update(self, rewards: Any, trajectories: Sequence[ray.ObjectRef]) -> tuple[list[ray.ObjectRef], ray.ObjectRef]:
         """Apply a batch on every rank, see `LearnerActor.update`.
@@ -96,7 +97,8 @@ class LearnerGroup:
 
         The loss of one thing shows first in what depended on it: a rank that is killed takes the others' connections
         with it, and a sampler cannot ask a weight store that is gone. So whichever error arrives first, all are asked,
-        and the one that died, or no longer answers, is named.
+        and the one that died, or no longer answers, is named. One whose constructor raised is not lost: it would raise
+        again.
 
         Args:
             error: What arrived.
@@ -111,7 +113,7 @@ class LearnerGroup:
         asked = dict(zip(named, self.actors, strict=True)) | dict(others or {})
         answers = [actor.__ray_ready__.remote() for actor in asked.values()]
         ray.wait(answers, num_returns=len(answers), timeout=_ANSWER)
-        lost_touch = isinstance(cause, RankLost | RayActorError | ObjectLostError)
+        lost_touch = isinstance(cause, RankLost | RayActorError | ObjectLostError | GetTimeoutError)
         for who, answer in zip(asked, answers, strict=True):
             try:
                 ray.get(answer, timeout=0)
@@ -119,7 +121,7 @@ class LearnerGroup:
                 if lost_touch:
                     return f"{who} does not answer."
             except RayActorError as death:
-                return f"{who} died: {death}"
+                return None if death.actor_init_failed else f"{who} died: {cause_of(death)}"
         if isinstance(cause, ObjectLostError):
             return "Trajectories or weights were lost; they went with the node that held them."
         return str(cause) if lost_touch else None

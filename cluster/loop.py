@@ -36,11 +36,11 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
     Raises:
         RunStopped: If too many samples have no reward.
-        Stopped: After SIGTERM, with a checkpoint of the last iteration written.
+        Stopped: If the run was asked to end, with a checkpoint of the last iteration written.
         ActorsLost: If actors of one role died too often.
         RayActorError, ObjectLostError, Hung: If the learner or the weight store died or hangs, or a node took what it
             alone had; calling again with a new crew continues from the last checkpoint. Whoever depended on what was
-            lost may speak first, see `LearnerGroup.lost`.
+            lost may speak first, see `Crew.lost`.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards)
     combiner = Combiner(
@@ -49,47 +49,51 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         config.combination.buffer,
         config.combination.min_count,
     )
-    version = _restore(crew, run, combiner)
+    version = saved = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)
     if config.objective.build().offline_batches:
         display.status("sampling")
-    batches.draw_offline(display.images)
+    with at_once():
+        batches.draw_offline(display.images)
     _publish(config, crew, crew.learner.weights())
     if not checkpoint.list_all(run.checkpoints):
         _checkpoint(config, crew, run, combiner)
-    if _evaluates(config, version) and not run.evaluated(version):  # also where an evaluation ended the run before
-        _evaluate(config, crew, rollouts, run, display, version)
-    display.going_on(version)
-    while version < config.iterations:
-        started = time.time()
-        display.status("sampling")
-        try:
+    try:
+        if _evaluates(config, version) and not run.evaluated(version):  # also where a request to end came before it
+            _evaluate(config, crew, rollouts, run, display, version)
+        display.going_on(version)
+        while version < config.iterations:
+            started = time.time()
+            display.status("sampling")
             with at_once():
                 batch = batches.batch(version, display.images)
-        except Stopped:
-            if version % config.checkpoints.every:
+            scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
+            combined = combiner.combine(scores, [prompt for r in batch for prompt in r.request.prompts])
+            _check_dropped(combined.rewards, config.failures.max_dropped_share)
+            display.status("learning")
+            updates, weights = crew.learner.update(combined.rewards, [r.trajectories for r in batch])
+            updated = batches.wait_for(updates, config.failures.patience.learn)[0]
+            _publish(config, crew, weights)
+            metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
+            metrics |= span_metrics(rollouts.spans, updated)
+            metrics |= pool_metrics(sampler=crew.samplers, **{"+".join(names): p for names, p in crew.rewards.items()})
+            version = updated.version
+            display.iteration(version, metrics)
+            run.record(version, metrics, {"training": batch})
+            for pool in crew.pools:
+                pool.progressed()
+            # Before the evaluation, so that a failure there does not lose the update.
+            if version == config.iterations or version % config.checkpoints.every == 0:
                 display.status("checkpoint")
                 _checkpoint(config, crew, run, combiner)
-            raise
-        scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
-        combined = combiner.combine(scores, [prompt for r in batch for prompt in r.request.prompts])
-        _check_dropped(combined.rewards, config.failures.max_dropped_share)
-        display.status("learning")
-        updates, weights = crew.learner.update(combined.rewards, [r.trajectories for r in batch])
-        updated = batches.wait_for(updates, config.failures.patience.learn)[0]
-        _publish(config, crew, weights)
-        metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
-        metrics |= span_metrics(rollouts.spans, updated)
-        metrics |= pool_metrics(sampler=crew.samplers, **{"+".join(names): p for names, p in crew.rewards.items()})
-        version = updated.version
-        display.iteration(version, metrics)
-        run.record(version, metrics, {"training": batch})
-        # Before the evaluation, so that a failure there does not lose the update.
-        if version == config.iterations or version % config.checkpoints.every == 0:
+                saved = version
+            if _evaluates(config, version):
+                _evaluate(config, crew, rollouts, run, display, version)
+    except Stopped:
+        if saved != version:
             display.status("checkpoint")
             _checkpoint(config, crew, run, combiner)
-        if _evaluates(config, version):
-            _evaluate(config, crew, rollouts, run, display, version)
+        raise
 
 
 def _publish(config: Config, crew: Crew, weights: ray.ObjectRef) -> None:
@@ -126,9 +130,10 @@ def _evaluate(
 ) -> None:
     display.status("evaluation")
     averaged = crew.learner.weights(averaged=True) if config.learner.ema_decay else None
-    metrics, splits = evaluate(
-        config, rollouts, version, averaged, run.pretrained() if version else None, display.images
-    )
+    with at_once():
+        metrics, splits = evaluate(
+            config, rollouts, version, averaged, run.pretrained() if version else None, display.images
+        )
     if version == 0 and config.evaluation.features is not None:
         found = {split: features(sampled) for split, sampled in splits.items()}
         if all(of_split is not None for of_split in found.values()):

@@ -1,7 +1,7 @@
 """A pool of equal actors that survives their deaths: calls wait for a free actor, and run again when theirs is lost.
 
 An actor that hangs is killed and counts as lost. One that is not up yet (the cluster has no room for it, or its node
-went) joins when it is.
+went) joins when it is. What a call raises is the call's result, also where it tells of another actor's death.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RuntimeEnvSetupError
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError, RuntimeEnvSetupError
 
-from cluster.environments import StartError, cannot_start
+from cluster.environments import StartError, cannot_start, cause_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Pool:
     Args:
         role: What they are called in messages.
         actors: Created with `max_restarts`, so that Ray brings each back; each answers `ready()`.
-        max_deaths: Give up when they have died more often than this.
+        max_deaths: Give up when they have died more often than this since `progressed`.
         patience: Seconds after which a call that has not returned is taken to hang.
     """
 
@@ -60,6 +60,8 @@ class Pool:
         self._running: dict[ray.ObjectRef, _Running] = {}
         self._probes: dict[ray.ObjectRef, int] = {}  # of actors that are not up, or not up again, yet
         self._first_death: str | None = None
+        self._deaths_before = 0  # the last progress
+        self._start_patience, self._last_up = float("inf"), time.monotonic()
         self.deaths = 0
         for actor in range(len(actors)):
             self._probe(actor)
@@ -71,6 +73,7 @@ class Pool:
             StartError: If they are not within `patience` seconds, or cannot be.
         """
         deadline = time.monotonic() + patience
+        self._start_patience = patience
         while self.up < count:
             left = deadline - time.monotonic()
             ready, _ = ray.wait(list(self._probes), num_returns=1, timeout=max(left, 0), fetch_local=False)
@@ -85,6 +88,10 @@ class Pool:
     def up(self) -> int:
         """How many actors are up."""
         return len(self.actors) - len(self._probes)
+
+    def progressed(self) -> None:
+        """The run goes on in spite of the deaths so far: they no longer count towards `max_deaths`."""
+        self._deaths_before, self._first_death = self.deaths, None
 
     def submit(self, call: Call) -> None:
         """Queue a call; it starts at once if an actor is free."""
@@ -132,6 +139,8 @@ class Pool:
                 other.since = time.monotonic()  # it waited behind this one
         try:
             value = ray.get(reference)
+        except RayTaskError as error:  # raised in the call, also of what it needed: an actor, lost arguments
+            value = error
         except RuntimeEnvSetupError as error:  # it came back on another node
             raise cannot_start(f"The {self._role}", error) from error
         except RayActorError as error:
@@ -140,8 +149,6 @@ class Pool:
                 self._lost(actor, error)
             self._dispatch()
             return None
-        except ray.exceptions.RayTaskError as error:  # also where its arguments were lost: it would fail for ever
-            value = error
         except ObjectLostError:  # the result itself, which its node took with it
             self._waiting.appendleft(call)
             self._dispatch()
@@ -150,8 +157,19 @@ class Pool:
         return call.job, value
 
     def check(self) -> None:
-        """Kill the actors whose call has been running for longer than the patience; their calls run again."""
+        """Kill the actors whose call has been running for longer than the patience; their calls run again.
+
+        Raises:
+            ActorsLost: If none of the actors has been up for as long as they had to start.
+        """
         now = time.monotonic()
+        if self.up:
+            self._last_up = now
+        elif now - self._last_up > self._start_patience:
+            raise ActorsLost(
+                f"No actor of the role {self._role!r} has come back within failures.patience.start="
+                f"{self._start_patience:g} s; does the cluster still have room for one?"
+            )
         for actor in {run.actor for run in self._running.values() if now - run.since > self._patience}:
             log.warning("%s %d has not answered for %.0f s: it is restarted.", self._role, actor, self._patience)
             ray.kill(self.actors[actor], no_restart=False)
@@ -160,16 +178,16 @@ class Pool:
                     run.since = float("inf")  # killed once; the news of it is under way
 
     def _lost(self, actor: int, error: RayActorError) -> None:
-        if "creation task" in str(error):  # its constructor raised: it would again
+        if error.actor_init_failed:  # its constructor raised: it would again
             raise cannot_start(f"The {self._role}", error) from error
         self.deaths += 1
-        cause = str(error).splitlines()[0]
+        cause = cause_of(error)
         self._first_death = self._first_death or cause
         log.warning("%s %d was lost; its calls run again. (%s)", self._role, actor, cause)
-        if self.deaths > self._max_deaths:
+        if (deaths := self.deaths - self._deaths_before) > self._max_deaths:
             raise ActorsLost(
-                f"Actors of the role {self._role!r} died {self.deaths} times, more than failures.max_deaths="
-                f"{self._max_deaths} allows; the first one said: {self._first_death}"
+                f"Actors of the role {self._role!r} died {deaths} times, more than failures.max_deaths="
+                f"{self._max_deaths} allows between two iterations; the first one said: {self._first_death}"
             ) from error
         self._probe(actor)
 

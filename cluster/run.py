@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cluster.config import Config, ConfigError, load_config, load_words
-from cluster.crew import dismiss, make_crew
+from cluster.crew import assemble, dismiss, wait_for
 from cluster.display import Display
 from cluster.environments import StartError
 from cluster.learner_group import Hung
@@ -24,7 +24,7 @@ from cluster.placement import Placement
 from cluster.pool import ActorsLost
 from cluster.report import write_report
 from cluster.rundir import RunDirectory
-from cluster.stopping import Stopped, deferred
+from cluster.stopping import Stopped, at_once, check, deferred
 from cluster.telemetry import Telemetry
 from learner import checkpoint
 from learner.checkpoint import CheckpointError
@@ -54,10 +54,15 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
     run = None
     logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
     try:
-        config, run = _resume(args) if args.resume else _start(args.overrides)
-        _describe(config, run, console)
-        _supervise(config, run, place, console)
-        report = write_report(run)
+        with deferred():
+            try:
+                with at_once():
+                    config, run = _resume(args) if args.resume else _start(args.overrides)
+                _describe(config, run, console)
+                _supervise(config, run, place, console)
+                report = write_report(run)
+            finally:
+                ray.shutdown()
     except (ConfigError, CheckpointError, RunStopped, ActorsLost, StartError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -65,19 +70,20 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
         print(f"error: {str(error.cause).strip()}", file=sys.stderr)
         log.debug("raised in an actor", exc_info=error)
         return 1
-    except Stopped:
-        assert run is not None
-        newest = checkpoint.newest(run.checkpoints)
-        print(f"stopped by SIGTERM at {newest}; continue with: {program} --resume {run.path}", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print(f"stopped; continue with: {program} --resume {run.path}" if run else "stopped", file=sys.stderr)
-        return 130
-    finally:
-        ray.shutdown()
+    except (Stopped, KeyboardInterrupt) as stop:
+        asked = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        print(f"stopped by {asked.name}{_how_to_go_on(run, program)}", file=sys.stderr)
+        return 128 + asked
     lines = f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}"
     console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
     return 0
+
+
+def _how_to_go_on(run: RunDirectory | None, program: str) -> str:
+    if run is None:
+        return " before the run began"
+    at = f" at {checkpoint.newest(run.checkpoints)}" if checkpoint.list_all(run.checkpoints) else ""
+    return f"{at}; continue with: {program} --resume {run.path}"
 
 
 def _start(words: Sequence[str]) -> tuple[Config, RunDirectory]:
@@ -116,18 +122,28 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
         console.print(placement.report, highlight=False, soft_wrap=True)
     with Display(console, config.iterations, telemetry=Telemetry(run.path.name)) as display:
         display.status("starting")
-        for losses in range(config.failures.max_deaths + 1):
-            crew = make_crew(config, placement, again=losses > 0)
+        furthest, losses, restarts = run.furthest, 0, 0
+        while True:
+            crew = assemble(config, placement)
             try:
-                with deferred():
-                    return train(config, crew, run, display)
+                with at_once():
+                    wait_for(crew, config, again=restarts > 0)
+                return train(config, crew, run, display)
             except (RayActorError, RayTaskError, ObjectLostError, StartError, Hung) as error:
-                # A StartError here is of an actor that came back, and found no weight store to connect to.
-                if (lost := crew.learner.lost(error, {"The weight store": crew.store})) is None:
+                # A StartError here may be of an actor that came back, and found no weight store to connect to.
+                if (lost := crew.lost(error)) is None:
                     raise
+                check()  # a run that is to end needs no new crew
+                if run.furthest > furthest:
+                    furthest, losses = run.furthest, 0
+                losses, restarts = losses + 1, restarts + 1
+                display.lost("learner", restarts)
+                if losses > config.failures.max_deaths:
+                    raise ActorsLost(
+                        f"The learner was lost {losses} times, more than failures.max_deaths="
+                        f"{config.failures.max_deaths} allows between two iterations; the last time: {lost}"
+                    ) from error
                 log.warning("All actors start anew, and the run continues from its last checkpoint. (%s)", lost)
-                display.lost("learner", losses + 1)
-                if losses == config.failures.max_deaths:
-                    raise ActorsLost(f"The learner was lost {losses + 1} times; the last time: {lost}") from error
+                display.status("starting")
             finally:
                 dismiss(crew)

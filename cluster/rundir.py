@@ -40,6 +40,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.furthest = -1  # iteration that this process has recorded
         self._purge: int | None = None  # first step that TensorBoard is to forget
         self._events: EventFile | None = None
 
@@ -85,6 +86,7 @@ class RunDirectory:
         self._write("samples", iteration, _samples(iteration, splits))
         self._write("metrics", iteration, _metrics(iteration, metrics))
         self._event_file.scalars(iteration, metrics)
+        self.furthest = max(self.furthest, iteration)
 
     def add(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
         """Record more of an iteration: metrics and splits of other names stay as they are."""

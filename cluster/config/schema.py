@@ -168,7 +168,12 @@ class FailureConfig(BaseModel, frozen=True, extra="forbid"):
     """How much may go wrong before the run stops."""
 
     max_dropped_share: float = Field(0.2, ge=0, le=1, description="Share of an iteration's samples without a reward.")
-    max_deaths: int = Field(20, ge=0, description="Deaths of actors of one role, over the whole run.")
+    max_deaths: int = Field(
+        20,
+        ge=0,
+        description="Deaths of actors of one role between two iterations; those that a run gets over do not count. "
+        "Learner and weight store are one role.",
+    )
     patience: PatienceConfig = PatienceConfig()
 
 

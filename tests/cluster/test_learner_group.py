@@ -62,6 +62,9 @@ class Rank:
     def fail(self) -> None:
         raise ValueError("no")
 
+    def wait_for(self, other: list[Any]) -> None:
+        ray.get(other[0].memory.remote(), timeout=0.5)
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
@@ -149,6 +152,22 @@ def test_weights_are_there_before_anyone_is_told_of_them(make: Callable[..., Lea
     group.actors[0].die.remote()
     with pytest.raises(RayActorError):
         group.weights()
+
+
+def test_one_whose_constructor_raised_is_not_lost_because_it_would_raise_again(ray_cluster: None) -> None:
+    class Broken:
+        def __init__(self) -> None:
+            raise ValueError("no weights")
+
+    actor = ray.remote(Broken).options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    assert LearnerGroup([actor], 30.0).lost(error_of(actor.__ray_ready__.remote())) is None
+
+
+def test_a_store_that_does_not_answer_a_sampler_is_named(make: Callable[..., LearnerGroup]) -> None:
+    group, (store, sampler) = make(1), make(2).actors
+    store.sleep.remote(60)
+    error = error_of(sampler.wait_for.remote([store]))
+    assert group.lost(error, {"The weight store": store}) == "The weight store does not answer."
 
 
 def test_other_errors_are_no_loss(make: Callable[..., LearnerGroup]) -> None:

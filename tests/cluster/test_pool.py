@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray.exceptions import ObjectLostError, RayTaskError
+from ray.actor import ActorHandle
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from cluster.environments import StartError
 from cluster.pool import ActorsLost, Call, Pool
@@ -64,6 +65,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         def fail(self) -> None:
             (self.folder / f"failed-{time.monotonic_ns()}").touch()
             raise ValueError("not my kind of job")
+
+        def ask(self, other: list[ActorHandle]) -> None:
+            ray.get(other[0].ready.remote())
 
     started: list[Pool] = []
 
@@ -215,6 +219,49 @@ def test_an_exception_in_a_call_is_reported_and_not_retried(start: Start, tmp_pa
     assert results["good"][0] == "good"
     assert len(marks(tmp_path, "failed-*")) == 1
     assert pool.deaths == 0
+
+
+def test_the_death_of_another_actor_that_a_call_needs_is_not_its_own_actors(start: Start) -> None:
+    class Store:
+        def ready(self) -> None:
+            pass
+
+    store = ray.remote(Store).options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    ray.get(store.ready.remote())
+    ray.kill(store)
+    pool = start(2, max_deaths=0)
+    for job in range(6):
+        pool.submit(call(job, "ask", [store]))
+    results = harvest(pool)
+    assert sorted(job for job, _ in results) == list(range(6))
+    assert all(isinstance(error, RayTaskError) and isinstance(error.cause, RayActorError) for _, error in results)
+    assert pool.deaths == 0
+
+
+def test_deaths_before_the_last_progress_do_not_count(start: Start) -> None:
+    pool = start(1, max_deaths=1)
+    for deaths in (1, 2, 3):
+        os.kill(ray.get(pool.actors[0].pid.remote()), signal.SIGKILL)
+        pool.submit(call("a", "pid"))
+        harvest(pool)
+        assert pool.deaths == deaths
+        pool.progressed()
+    pool.submit(call("a", "die"))
+    with pytest.raises(ActorsLost, match=r"died 2 times, more than failures\.max_deaths=1 allows between two"):
+        harvest(pool)
+
+
+def test_a_role_that_never_comes_back_ends_the_run_in_a_sentence(start: Start, tmp_path: Path) -> None:
+    pool = start(1)
+    pool.start(1, patience=1)
+    (tmp_path / "slow-start").touch()
+    os.kill(ray.get(pool.actors[0].pid.remote()), signal.SIGKILL)
+    pool.submit(call("a", "pid"))
+    settle_until(pool, lambda: pool.deaths)
+    with pytest.raises(ActorsLost, match=r"No actor of the role 'worker' has come back within .*start=1 s"):  # noqa: PT012
+        while True:
+            time.sleep(0.1)
+            pool.check()
 
 
 def test_a_call_whose_result_was_lost_runs_again_and_nobody_has_died(

@@ -15,7 +15,7 @@ import cluster
 import cluster.run
 from cluster.config import Config
 from cluster.rundir import RunDirectory
-from cluster.stopping import Stopped
+from cluster.stopping import REQUESTS, Stopped
 from learner import checkpoint
 
 Make = Callable[..., Config]
@@ -175,19 +175,20 @@ def test_an_interrupted_run_says_how_to_go_on(base: list[str], capsys: pytest.Ca
     assert main(*base, "name=mine", place=interrupt) == 130
     (folder,) = [word for word in base if word.startswith("folder=")]
     assert capsys.readouterr().err == (
-        f"stopped; continue with: python -m cluster.local --resume {folder.removeprefix('folder=')}/mine\n"
+        f"stopped by SIGINT; continue with: python -m cluster.local --resume {folder.removeprefix('folder=')}/mine\n"
     )
 
 
+@pytest.mark.parametrize("number", REQUESTS)
 def test_a_run_that_was_stopped_says_where_its_checkpoint_is(
-    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
     def stop(config: Config) -> NoReturn:
-        raise Stopped
+        raise Stopped(number)
 
-    assert main("--resume", str(run.path), place=stop) == 128 + signal.SIGTERM
+    assert main("--resume", str(run.path), place=stop) == 128 + number
     assert capsys.readouterr().err == (
-        f"stopped by SIGTERM at {run.checkpoints}/iteration-000005; "
+        f"stopped by {number.name} at {run.checkpoints}/iteration-000005; "
         f"continue with: python -m cluster.local --resume {run.path}\n"
     )
 
