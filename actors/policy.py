@@ -15,17 +15,22 @@ from typing import Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from diffusers import StableDiffusionPipeline
 from pydantic import BaseModel, Field, field_validator
 from torch import Tensor
 
+from actors import half_precision
+from actors.adapters import adapter_parameters, add_adapter, copy_into, read_adapter, write_adapter
+from actors.devices import DtypeName, parse_device, pick_device, pick_dtype
+from actors.initial_adapter import initial_adapter
+from actors.model_check import check_model, latent_shape
+from actors.model_files import fetch
+from actors.schedules import read_scheduler
 from actors.transitions import make_transitions
 
 ADAPTER = "policy"
 # Prompts whose embeddings stay on the device (60 MB for Stable Diffusion 1.5): memory does not grow with the list.
 _KEPT = 256
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
@@ -34,7 +39,17 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     model: str = Field(
         "shapes", description="Folder or hub name of a diffusers pipeline; 'shapes' is the embedded one."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of the frozen base weights.")
+    variant: str | None = Field(
+        None, description="Which of the model's sets of weights, such as fp16; null: the one without a name."
+    )
+    init_lora: str | None = Field(
+        None,
+        description="Start from this adapter of the UNet, a safetensors file, a folder with one (such as a "
+        "checkpoint) or a hub name, with the rank and targets given here; null: a fresh one, which changes nothing.",
+    )
+    dtype: DtypeName = Field(
+        "auto", description="Number format of the frozen base weights; auto is bfloat16 on a GPU, else float32."
+    )
     device: str = Field("auto", description="A torch device; 'auto' is cuda where there is one, else cpu.")
     steps: int = Field(50, ge=1, description="Denoising steps of a rollout; 50 are DDPO's and diffusers'.")
     guidance: float = Field(
@@ -47,14 +62,22 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     lora_rank: int = Field(4, ge=1, description="Rank of the adapter; 4 is DDPO's and diffusers'.")
     lora_alpha: int = Field(4, gt=0, description="The adapter's output is scaled by lora_alpha / lora_rank.")
     lora_targets: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0"), description="Names of the UNet's linear layers that are adapted."
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        min_length=1,
+        description="Names of the UNet's linear and convolutional layers that are adapted.",
     )
 
-    @field_validator("model")
+    @field_validator("model", "init_lora")
     @classmethod
-    def _absolute(cls, model: str) -> str:
-        path = Path(os.path.expanduser(model))
-        return str(path.absolute()) if model != "shapes" and os.path.isdir(path) else model
+    def _absolute(cls, name: str | None) -> str | None:
+        path = Path(os.path.expanduser(name or ""))
+        return str(path.absolute()) if name and name != "shapes" and os.path.exists(path) else name
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        parse_device(device)
+        return device
 
 
 class Policy:
@@ -72,10 +95,8 @@ class Policy:
 
     def __init__(self, pipeline: StableDiffusionPipeline, config: PolicyConfig) -> None:
         self.config = config
-        self.device = torch.device(_pick_device(config.device))
-        self.transitions = make_transitions(
-            DDIMScheduler.from_config(pipeline.scheduler.config), config.steps, config.sampler, config.eta
-        )
+        self.device = pick_device(config.device)
+        self.transitions = make_transitions(pipeline.scheduler, config.steps, config.sampler, config.eta)
         self._pipeline = pipeline.to(self.device)
         self.unet, self._vae = pipeline.unet, pipeline.vae
         for network in (self.unet, self._vae, pipeline.text_encoder):
@@ -83,29 +104,37 @@ class Policy:
         # Convolutions on CPUs and tensor cores are markedly faster in this layout.
         self.unet.to(memory_format=torch.channels_last)
         self._vae.to(memory_format=torch.channels_last)
-        size = self.unet.config.sample_size
-        self.latent_shape = (self.unet.config.in_channels, size, size)
+        self.latent_shape = latent_shape(self.unet)
         self._embeddings: dict[str, Tensor] = {}
         self._add_adapter(ADAPTER)
 
     @classmethod
     def load(cls, config: PolicyConfig, seed: int = 0) -> Policy:
-        """Load `config.model` and add a fresh adapter, whose random half is drawn from `seed`.
+        """Load `config.model` and add an adapter: a fresh one, whose random half is drawn from `seed`, or `init_lora`.
 
         Raises:
-            FileNotFoundError: If the model is a folder that does not exist or holds no pipeline.
+            FileNotFoundError: If the model, or a part of it, is not there.
+            ValueError: If it is damaged, of another kind, or does not fit the config or this machine.
         """
-        check_model(config.model)
+        device = pick_device(config.device)
+        folder = fetch(config.model, config.variant)
+        check_model(config, folder)
         pipeline = StableDiffusionPipeline.from_pretrained(
-            config.model,
-            dtype=_DTYPES[config.dtype],
+            folder,
+            variant=config.variant,
+            scheduler=read_scheduler(str(folder)),
+            dtype=pick_dtype(config.dtype, device),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return cls(pipeline, config)
+            policy = cls(pipeline, config)
+        if config.init_lora is not None:
+            shape = (config.lora_rank, config.lora_alpha, config.lora_targets)
+            copy_into(policy.unet, ADAPTER, initial_adapter(config.init_lora, policy.unet, ADAPTER, *shape))
+        return policy
 
     # ------------------------------------------------------------------ networks
 
@@ -132,22 +161,29 @@ class Policy:
     def predict(self, x: Tensor, step: Tensor, conditioning: Tensor) -> Tensor:
         """The guided prediction e_uncond + w (e_cond - e_uncond) of the active adapter: `(B, C, H, W)` float32.
 
+        With a guidance of at most 1 it is e_cond, as in diffusers.
+
         Args:
             x: `(B, C, H, W)` float32, the state.
             step: `(B,)` int64, sampler steps (not training timesteps).
             conditioning: `(2, B, L, D)` of `encode`.
         """
         timestep = self.transitions.timesteps[step.cpu()].to(self.device)
-        guidance, dtype = self.config.guidance, self.unet.dtype
-        if guidance == 1:
-            return self.unet(x.to(dtype), timestep, conditioning[1]).sample.float()
-        both = self.unet(
-            torch.cat([x, x]).to(dtype, memory_format=torch.channels_last),
-            timestep.repeat(2),
-            conditioning.flatten(0, 1),
-        ).sample.float()
+        guidance = self.config.guidance
+        if guidance <= 1:
+            return self._unet(x, timestep, conditioning[1])
+        both = self._unet(torch.cat([x, x]), timestep.repeat(2), conditioning.flatten(0, 1))
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
+
+    def _unet(self, x: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
+        def network(x: Tensor) -> Tensor:
+            x = x.to(self.unet.dtype, memory_format=torch.channels_last)
+            return self.unet(x, timestep, embedding).sample.float()
+
+        if self.unet.dtype == torch.float16:
+            return half_precision.through(network, x, self.parameters)
+        return network(x)
 
     def clean(self, x: Tensor, state: Tensor, conditioning: Tensor) -> Tensor:
         """The image's latents `(B, C, H, W)` that the guided prediction sees in states `(B,)` in [0, T].
@@ -155,13 +191,20 @@ class Policy:
         State T is the image already, and comes back as it is.
         """
         step = state.clamp(max=len(self.transitions) - 1)
-        noise = self.transitions.noise(x, self.predict(x, step, conditioning), step)
-        return self.transitions.clean(x, noise, state)
+        return self.transitions.clean(x, self.predict(x, step, conditioning), state)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images `(B, 3, H, W)` float32 in [0, 1] of latents `(B, C, h, w)`."""
-        scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype, memory_format=torch.channels_last)
-        return (self._vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)
+        """Images `(B, 3, H, W)` float32 in [0, 1] of latents `(B, C, h, w)`; NaN where the decoder gives none."""
+
+        def network(latents: Tensor) -> Tensor:
+            scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype, memory_format=torch.channels_last)
+            return self._vae.decode(scaled).sample.float()
+
+        if self._vae.dtype == torch.float16:
+            pictures = half_precision.through(network, latents, ())
+        else:
+            pictures = network(latents)
+        return (pictures / 2 + 0.5).clamp(0, 1)
 
     @property
     def text_width(self) -> int:
@@ -237,51 +280,24 @@ class Policy:
             position += parameter.numel()
 
     def save_lora(self, folder: Path) -> None:
-        """Write `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights(folder)` reads."""
-        StableDiffusionPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers=get_peft_model_state_dict(self.unet, adapter_name=ADAPTER),
-            unet_lora_adapter_metadata=self.unet.peft_config[ADAPTER].to_dict(),
-        )
+        """Write `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights(folder)` reads.
+
+        The same adapter gives the same bytes, in every process.
+        """
+        tensors = {name: parameter.detach() for name, parameter in self._adapter_parameters(ADAPTER)}
+        write_adapter(folder, tensors, self.unet.peft_config[ADAPTER])
 
     def load_lora(self, folder: Path) -> None:
-        """Read what `save_lora` wrote back into the `policy` adapter."""
-        state, _ = StableDiffusionPipeline.lora_state_dict(folder)
-        state = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
-        set_peft_model_state_dict(self.unet, state, adapter_name=ADAPTER)
+        """Read what `save_lora` wrote, that file alone, back into the `policy` adapter.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            ValueError: If it is of another adapter than this policy has.
+        """
+        copy_into(self.unet, ADAPTER, read_adapter(folder))
 
     def _add_adapter(self, name: str) -> None:
-        config = LoraConfig(
-            r=self.config.lora_rank,
-            lora_alpha=self.config.lora_alpha,
-            init_lora_weights="gaussian",
-            target_modules=list(self.config.lora_targets),
-        )
-        self.unet.add_adapter(config, adapter_name=name)
-        for _, parameter in self._adapter_parameters(name):
-            parameter.data = parameter.data.float()
+        add_adapter(self.unet, name, self.config.lora_rank, self.config.lora_alpha, self.config.lora_targets)
 
     def _adapter_parameters(self, adapter: str) -> list[tuple[str, torch.nn.Parameter]]:
-        marker = f".{adapter}."
-        return sorted(
-            (name.replace(marker, "."), parameter)
-            for name, parameter in self.unet.named_parameters()
-            if "lora_" in name and marker in name
-        )
-
-
-def check_model(model: str) -> None:
-    """Raises `FileNotFoundError` if `model` looks like a folder and holds no pipeline."""
-    path = Path(model)
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or path.exists() or model.count("/") != 1
-    if looks_local and not (path / "model_index.json").is_file():
-        raise FileNotFoundError(
-            f"There is no diffusers pipeline in {path.absolute()} (no model_index.json); set policy.model to the "
-            "folder of one, to a hub name such as 'org/model', or to 'shapes'."
-        )
-
-
-def _pick_device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+        return adapter_parameters(self.unet, adapter)

@@ -1,12 +1,18 @@
 """The sampler's Gaussian transitions p(x_next | x_t), their log-probabilities and their KL.
 
-Every sampler here is affine in the state and the predicted noise,
+Every sampler here is affine in the state and the network's output o (the predicted noise eps, or the velocity v),
 
-    x_next = a_t x_t + b_t eps(x_t) + std_t z,      z ~ N(0, I),
+    x_next = a_t x_t + b_t o(x_t) + std_t z,      z ~ N(0, I),
 
-so a sampler *is* three tables of coefficients, made once in float64. `ddim` is eq. 12 and 16 of Song et al.
-(arXiv 2010.02502), `ddpm` the posterior of Ho et al. (arXiv 2006.11239, eq. 7); with eta = 1 they are the same
-transition. Steps count from 0 (noise) to T - 1 (image); "next" is the state after the step, one step less noisy.
+so a sampler *is* three tables of coefficients, made once in float64. It is eq. 12 and 16 of Song et al. (arXiv
+2010.02502), x_next = sqrt(alpha_bar_next) x0 + sqrt(1 - alpha_bar_next - std^2) eps + std z, with
+
+    eps:  x0 = (x - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)
+    v:    x0 = sqrt(alpha_bar) x - sqrt(1 - alpha_bar) v,      eps = sqrt(1 - alpha_bar) x + sqrt(alpha_bar) v
+
+so that velocities may start at alpha_bar = 0 (zero terminal SNR), where noise says nothing of the image. With eta = 1
+it is the posterior of Ho et al. (arXiv 2006.11239, eq. 7), which is what `ddpm` means. Steps count from 0 (noise) to
+T - 1 (image); "next" is the state after the step, one step less noisy.
 """
 
 from __future__ import annotations
@@ -16,8 +22,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import SchedulerMixin
 from torch import Tensor
+
+from actors.schedules import alpha_bars, check_scheduler, timesteps
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Transitions:
         timesteps: `(T,)` int64, training timesteps in the order of sampling.
         alpha_bar: `(T + 1,)` float32, cumulative alpha of each state, from x_T (state 0) to the image (state T).
         state_weight: `(T,)` float32, a_t above.
-        noise_weight: `(T,)` float32, b_t above (negative).
+        noise_weight: `(T,)` float32, b_t above (negative): the weight of the network's output.
         std: `(T,)` float32; 0 makes a step deterministic.
         prediction: What the UNet predicts.
     """
@@ -56,8 +64,7 @@ class Transitions:
             prediction: `(B, C, H, W)`, the (guided) output of the UNet.
             step: `(B,)` int64 in [0, T).
         """
-        eps = self.noise(x, prediction.float(), step)
-        return _at(self.state_weight, step, x) * x + _at(self.noise_weight, step, x) * eps
+        return _at(self.state_weight, step, x) * x + _at(self.noise_weight, step, x) * prediction.float()
 
     def noise(self, x: Tensor, prediction: Tensor, step: Tensor) -> Tensor:
         """The predicted noise, whatever the UNet predicts."""
@@ -66,20 +73,23 @@ class Transitions:
         alpha_bar = _at(self.alpha_bar, step, x)
         return alpha_bar.sqrt() * prediction + (1 - alpha_bar).sqrt() * x
 
-    def clean(self, x: Tensor, noise: Tensor, state: Tensor) -> Tensor:
-        """The image that is predicted at a state: x0 = (x - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar).
+    def clean(self, x: Tensor, prediction: Tensor, state: Tensor) -> Tensor:
+        """The image that is predicted at a state.
 
         Args:
             x: `(B, C, H, W)` float32, the state.
-            noise: The same shape, the predicted noise.
+            prediction: The same shape, the (guided) output of the UNet.
             state: `(B,)` int64 in [0, T]; state T is the image itself.
         """
         alpha_bar = _at(self.alpha_bar, state, x)
-        clean = (x - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+        if self.prediction == "epsilon":
+            clean = (x - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
+        else:
+            clean = alpha_bar.sqrt() * x - (1 - alpha_bar).sqrt() * prediction
         return torch.where((state == len(self)).to(x.device).view(-1, 1, 1, 1), x, clean)
 
     def score_weight(self, step: Tensor, like: Tensor) -> Tensor:
-        """kappa of `d log p(x_next | x_t) / d x_next`: scores of two policies differ by kappa (eps_1 - eps_2).
+        """kappa of `d log p(x_next | x_t) / d x_next`: scores of two policies differ by kappa (o_1 - o_2).
 
         The sampled noise cancels in the difference, so this form keeps its precision where 1 / std is large.
         `(B, 1, 1, 1)`; infinite at a step without noise.
@@ -92,51 +102,52 @@ class Transitions:
 
 
 def make_transitions(
-    scheduler: DDIMScheduler, steps: int, kind: Literal["ddim", "ddpm"] = "ddim", eta: float = 1.0
+    scheduler: SchedulerMixin, steps: int, kind: Literal["ddim", "ddpm"] = "ddim", eta: float = 1.0
 ) -> Transitions:
     """The chain that a diffusers scheduler config describes, with `steps` steps.
 
     Args:
-        scheduler: A DDIM scheduler (`DDIMScheduler.from_config` makes one of any variance-preserving scheduler).
+        scheduler: Of one of the classes in `actors.schedules.VARIANCE_PRESERVING`.
         steps: Number of denoising steps T.
         kind: The transition.
         eta: Share of the DDPM noise in `ddim`: 1 is as stochastic as DDPM, 0 deterministic. `ddpm` has no eta.
 
     Raises:
-        ValueError: If the scheduler clips its predictions (then no transition is Gaussian) or predicts something else
-            than noise or velocity.
+        ValueError: If the scheduler describes another process, or one that has no such chain.
     """
-    config = scheduler.config
-    if config.clip_sample or config.thresholding:
+    check_scheduler(scheduler)
+    visited = timesteps(scheduler, steps)
+    table, end = alpha_bars(scheduler)
+    prediction = scheduler.config.prediction_type
+    now = table[visited]
+    then = torch.cat([now[1:], end])
+    if now[0] == 0 and prediction == "epsilon":
         raise ValueError(
-            "The scheduler clips or thresholds x0, so its transitions have no density; set clip_sample and "
-            "thresholding to false in the model's scheduler_config.json."
+            "The chain starts at pure noise (rescale_betas_zero_snr), where predicted noise says nothing of the image; "
+            "such a model predicts v_prediction, or starts later with timestep_spacing=leading, both of which the "
+            "model's scheduler/scheduler_config.json says."
         )
-    if config.prediction_type not in ("epsilon", "v_prediction"):
-        raise ValueError(f"The scheduler predicts {config.prediction_type!r}; only epsilon and v_prediction are known.")
-    scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps.to(torch.int64).cpu()
-    alpha_bars = scheduler.alphas_cumprod.double()
-    now = alpha_bars[timesteps]
-    then = torch.cat([alpha_bars[timesteps[1:]], scheduler.final_alpha_cumprod.double().reshape(1)])
-    if kind == "ddpm":
-        beta = 1 - now / then
-        std = ((1 - then) / (1 - now) * beta).sqrt()
-        clean_weight = then.sqrt() * beta / (1 - now)
-        state_weight = (now / then).sqrt() * (1 - then) / (1 - now) + clean_weight / now.sqrt()
-        noise_weight = -clean_weight * ((1 - now) / now).sqrt()
-    else:
-        std = eta * ((1 - then) / (1 - now) * (1 - now / then)).sqrt()
+    std = (1.0 if kind == "ddpm" else eta) * ((1 - then) / (1 - now) * (1 - now / then)).sqrt()
+    # The clamp only absorbs rounding at a final alpha of 1, where both terms vanish.
+    direction = (1 - then - std**2).clamp(min=0).sqrt()
+    if prediction == "epsilon":
         state_weight = (then / now).sqrt()
-        # The clamp only absorbs rounding at a final alpha of 1, where both terms vanish.
-        noise_weight = (1 - then - std**2).clamp(min=0).sqrt() - (then * (1 - now) / now).sqrt()
+        noise_weight = direction - (then * (1 - now) / now).sqrt()
+    else:
+        state_weight = (then * now).sqrt() + direction * (1 - now).sqrt()
+        noise_weight = direction * now.sqrt() - (then * (1 - now)).sqrt()
+    if not torch.stack([std, state_weight, noise_weight]).isfinite().all():
+        raise ValueError(
+            "The scheduler's betas leave a state within the chain without noise or without signal (alpha_bar is 1 or "
+            "0), from where no transition is defined; look at them in the model's scheduler/scheduler_config.json."
+        )
     return Transitions(
-        timesteps,
-        torch.cat([now, then[-1:]]).float(),
+        visited,
+        torch.cat([now, end]).float(),
         state_weight.float(),
         noise_weight.float(),
         std.float(),
-        config.prediction_type,
+        prediction,
     )
 
 

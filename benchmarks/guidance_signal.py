@@ -41,7 +41,7 @@ def follow(policy: Policy, reward: RewardModel, request: Request) -> tuple[Tenso
     noises, gradients, scores = [], [], []
     for step in range(len(transitions)):
         index, leaf = torch.full((len(x),), step), x.detach().requires_grad_()
-        prediction = transitions.noise(leaf, policy.predict(leaf, index, conditioning), index)
+        prediction = policy.predict(leaf, index, conditioning)
         images = policy.decode(transitions.clean(leaf, prediction, index))
         scores.append(reward.score(images.detach(), request.prompts))
         gradients.append(reward_gradient(reward, images, leaf, request.prompts)[0].flatten(1))

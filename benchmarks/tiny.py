@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from shapes.networks import MAX_TOKENS, make_tokenizer
 
 
-def make_pipeline(folder: Path) -> Path:
-    """Write a randomly initialised pipeline in the published format: 16 x 16 images, 8 x 8 latents."""
+def make_pipeline(
+    folder: Path,
+    *,
+    scheduler: SchedulerMixin | None = None,
+    unet: Mapping[str, Any] | None = None,
+    vae: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
+    **saving: Any,
+) -> Path:
+    """Write a randomly initialised pipeline in the published format: 16 x 16 images, 8 x 8 latents.
+
+    Args:
+        folder: Where to.
+        scheduler: Instead of Stable Diffusion's with DDIM.
+        unet: Values of the UNet's config that differ from the smallest ones, as `vae` and `text` for the others.
+        vae: See above.
+        text: See above.
+        saving: Of diffusers' `save_pretrained`, such as `variant`.
+    """
     tokenizer = make_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
-    text = CLIPTextConfig(
+    of_text = dict(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    unet = UNet2DConditionModel(
+    of_unet = dict(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2,
         norm_num_groups=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )  # fmt: skip
-    vae = AutoencoderKL(
+    of_vae = dict(
         block_out_channels=(8, 8), down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
         layers_per_block=1, norm_num_groups=4, sample_size=16,
     )  # fmt: skip
-    scheduler = DDIMScheduler(
+    # In this order, which the random numbers follow.
+    unet_network = UNet2DConditionModel(**of_unet | dict(unet or {}))
+    vae_network = AutoencoderKL(**of_vae | dict(vae or {}))
+    text_network = CLIPTextModel(CLIPTextConfig(**of_text | dict(text or {})))
+    scheduler = scheduler or DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
     )  # fmt: skip
     StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        vae=vae_network, text_encoder=text_network, tokenizer=tokenizer, unet=unet_network, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder, **saving)  # fmt: skip
     return folder
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from diffusers import DDIMScheduler
 
+from actors.schedules import read_scheduler
 from actors.trajectories import Request
 from actors.transitions import make_transitions
 from cluster.config import Config
@@ -40,7 +40,7 @@ class Batches:
     def __init__(self, config: Config, rollouts: Rollouts, version: int) -> None:
         self._config, self._rollouts = config, rollouts
         self._objective = config.objective.build()
-        scheduler = DDIMScheduler.from_pretrained(config.pipeline, subfolder="scheduler")
+        scheduler = read_scheduler(config.pipeline)
         transitions = make_transitions(scheduler, config.policy.steps, config.policy.sampler, config.policy.eta)
         self._stored_steps = self._objective.trained_steps(transitions.stochastic_steps)
         self._prompts, self._count = read_prompts(config.prompts.train), config.prompts_per_iteration

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Callable
 
-from actors.policy import check_model
+from actors.model_check import check_model
 from cluster.config.schema import Config
 from cluster.config.sentences import short
 from cluster.prompts import read_prompts
@@ -131,10 +131,12 @@ def gpus_can_be_reserved(config: Config) -> None:
             raise ValueError(f"{role}.gpus is {gpus}; Ray reserves whole GPUs, or at least 0.0001 of a single one")
 
 
-def model_is_there(config: Config) -> None:
+def model_can_be_trained(config: Config) -> None:
     try:
-        check_model(config.pipeline)
-    except FileNotFoundError as error:
+        chain = check_model(config.policy.model_copy(update={"model": config.pipeline}))
+        if chain is not None:
+            config.objective.build().check(chain)
+    except (FileNotFoundError, ValueError) as error:
         raise ValueError(str(error).rstrip(".")) from None
 
 
@@ -174,7 +176,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     features_are_of_a_reward,
     learning_rate_is_sane,
     gpus_can_be_reserved,
-    model_is_there,
+    model_can_be_trained,
     prompts_are_there,
     batch_can_be_held,
     requests_fill_the_batch,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from actors.policy import Policy
+from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.flow import Flow, FlowConfig, make_flow
 from learner.guidance import RewardModel
@@ -51,13 +52,15 @@ class DetailedBalance(Objective):
     def __init__(self, config: DetailedBalanceConfig, flow: Flow | None = None) -> None:
         self.config, self.flow = config, flow
 
-    def attach(self, policy: Policy, reward: RewardModel | None) -> None:
-        last = len(policy.transitions) - 1
-        if last not in policy.transitions.stochastic_steps:
+    def check(self, transitions: Transitions) -> None:
+        super().check(transitions)
+        if len(transitions) - 1 not in transitions.stochastic_steps:
             raise ValueError(
                 f"The objective {self.config.name} needs noise in the last step too, where the reward enters; use "
-                "policy.eta=1 and a scheduler with set_alpha_to_one=false."
+                "policy.eta=1 and a model whose scheduler_config.json says DDIMScheduler with set_alpha_to_one=false."
             )
+
+    def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         assert reward is not None
         self._reward = reward
         if self.flow is None and self.has_flow:

@@ -88,7 +88,7 @@ class Piece:
     std: Tensor  # (n, 1, 1, 1) float32
     prompts: list[str]  # (n,)
     conditioning: Tensor  # (2, n, L, D)
-    noise: Tensor  # (n, C, H, W) float32, the policy's predicted noise, with its graph
+    prediction: Tensor  # (n, C, H, W) float32, what the policy's network says, with its graph
     mean: Tensor  # (n, C, H, W) float32, the policy's mean of x_next, with its graph
 
 
@@ -164,7 +164,7 @@ class NablaDB(DetailedBalance):
             sizes["flow"] = flow_next.detach()
         losses["forward"] = _mean_square(scale * (forward_score - target))
         if self.flow is not None and reverse_score is not None:
-            images = policy.decode(transitions.clean(piece.x, piece.noise, state))
+            images = policy.decode(transitions.clean(piece.x, piece.prediction, state))
             guess, judged_too = self._guess(policy, images, piece.x, state, piece.prompts, keep_graph=True)
             judged = judged & judged_too
             flow = self.flow(piece.x.detach(), state, piece.conditioning)
@@ -173,7 +173,8 @@ class NablaDB(DetailedBalance):
         if self._regularised:
             with policy.using(REFERENCE_ADAPTER):
                 before = policy.predict(piece.x, piece.step, piece.conditioning)
-            losses["change"] = _mean_square(piece.noise - transitions.noise(piece.x, before, piece.step).detach())
+            noise, noise_before = (transitions.noise(piece.x, p, piece.step) for p in (piece.prediction, before))
+            losses["change"] = _mean_square(noise - noise_before.detach())
 
         factors = {"reverse": config.reverse_weight, "change": config.regularisation}
         # A transition whose images the reward could not judge takes no part.
@@ -212,8 +213,8 @@ def _predict(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Piece:
     prompts = [batch.prompts[row] for row in rows.tolist()]
     conditioning = policy.encode(prompts)
     prediction = policy.predict(x, step, conditioning)
-    noise, mean = policy.transitions.noise(x, prediction, step), policy.transitions.mean(x, prediction, step)
-    return Piece(x, x_next, step, policy.transitions.std_at(step, x), prompts, conditioning, noise, mean)
+    mean = policy.transitions.mean(x, prediction, step)
+    return Piece(x, x_next, step, policy.transitions.std_at(step, x), prompts, conditioning, prediction, mean)
 
 
 def _mean_square(values: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from actors.policy import Policy
+from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.flow import Flow
 from learner.guidance import RewardModel
@@ -46,6 +47,18 @@ class Objective(ABC):
     @abstractmethod
     def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
         """The sampler steps whose transitions are to be stored, out of those that have a density."""
+
+    def check(self, transitions: Transitions) -> None:
+        """Called before anything is made: refuse a chain that cannot be trained on.
+
+        Raises:
+            ValueError: In one sentence.
+        """
+        if not transitions.stochastic_steps:
+            raise ValueError(
+                f"No step of the chain adds noise, so none has the density that {type(self).__name__} trains on; set "
+                "policy.eta above 0 (1 is as stochastic as DDPM), and policy.steps to at least 2."
+            )
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:  # noqa: B027
         """Called once, before anything else: make what depends on the policy, and keep the reward model.

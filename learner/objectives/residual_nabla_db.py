@@ -52,13 +52,12 @@ class ResidualNablaDB(NablaDB):
             # The whole way to the input stays inside the block, where the adapters are off.
             x = piece.x.detach().requires_grad_(self._reverses)
             prediction = policy.predict(x, piece.step, piece.conditioning)
-            noise = transitions.noise(x, prediction, piece.step).detach()
-            mean = transitions.mean(x, prediction, piece.step)
+            mean, pretrained = transitions.mean(x, prediction, piece.step), prediction.detach()
             weight = transitions.score_weight(piece.step, x)
             sampled = (piece.x_next - mean).detach() / piece.std**2  # minus d log P_F# / d x_next
-            cotangent = weight * (piece.noise.detach() - noise) if self.config.expected_scores else sampled
+            cotangent = weight * (piece.prediction.detach() - pretrained) if self.config.expected_scores else sampled
             reverse = torch.autograd.grad(mean, x, cotangent)[0] if self._reverses else None
-        difference = weight * (piece.noise - noise)
+        difference = weight * (piece.prediction - pretrained)
         if self.config.expected_scores:
             return eta * difference, None if reverse is None else eta * reverse
         # The published form: eta also multiplies the policy's own reverse score, whose mean is zero.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import ray
-from diffusers import DDIMScheduler
 
 import cluster
 from benchmarks.nodes import Cluster
@@ -31,17 +30,8 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a driver reads of a pipeline: that it is there, and its scheduler."""
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "model_index.json").write_text("{}")
-    DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1).save_pretrained(folder / "scheduler")
-    return folder
-
-
 @pytest.fixture
-def base(tmp_path: Path, model_folder: Path) -> list[str]:
+def base(tmp_path: Path, tiny_pipeline: Path) -> list[str]:
     """Overrides of a run that asks for 3 prompts x 4 samples and writes below `tmp_path`."""
     (tmp_path / "train.txt").write_text("a red circle\na blue square\na green cross\n")
     (tmp_path / "held_out.txt").write_text("a red cross\na blue circle\n")
@@ -49,7 +39,7 @@ def base(tmp_path: Path, model_folder: Path) -> list[str]:
         "rewards={shapes_agreement: {}, shapes_gold: {weight: 0}}",
         "evaluation.features=shapes_agreement",
         f"folder={tmp_path / 'runs'}",
-        f"policy.model={model_folder}",
+        f"policy.model={tiny_pipeline}",
         f"prompts.train={tmp_path / 'train.txt'}",
         f"prompts.held_out={tmp_path / 'held_out.txt'}",
         "prompts.samples=4",

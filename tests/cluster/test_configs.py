@@ -14,11 +14,11 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_loads_and_a_clusters_keeps_its_runs_where_all_nodes_see_them(
-    path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     text = path.read_text()
-    config = load_config(path, [f"policy.model={model_folder}"] if "shapes" not in path.stem else [])
+    config = load_config(path, [f"policy.model={tiny_pipeline}"] if "shapes" not in path.stem else [])
     assert Path(config.folder).is_relative_to(ROOT) == ("python -m cluster.train" not in text)
 
 

@@ -1,0 +1,105 @@
+"""LoRA adapters of a UNet: adding one, its parameters, and its file: one name, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
+PREFIX = "unet."
+
+AdapterTensors = Mapping[str, Tensor]  # by the parameter's name in the UNet, without the adapter's
+
+
+def add_adapter(unet: UNet2DConditionModel, name: str, rank: int, alpha: int, targets: Sequence[str]) -> None:
+    """Add a fresh adapter, which changes nothing; its parameters are float32 whatever the base is."""
+    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
+    unet.add_adapter(config, adapter_name=name)
+    for _, parameter in adapter_parameters(unet, name):
+        parameter.data = parameter.data.float()
+
+
+def adapter_parameters(unet: UNet2DConditionModel, name: str) -> list[tuple[str, nn.Parameter]]:
+    """An adapter's parameters by name, sorted."""
+    marker = f".{name}."
+    return sorted(
+        (parameter_name.replace(marker, "."), parameter)
+        for parameter_name, parameter in unet.named_parameters()
+        if "lora_" in parameter_name and marker in parameter_name
+    )
+
+
+def write_adapter(folder: Path, tensors: AdapterTensors, config: LoraConfig) -> None:
+    """Write an adapter as `FILE`, which diffusers' `load_lora_weights(folder)` reads with its rank and alpha.
+
+    The same adapter gives the same bytes: the file's header lists its metadata in no fixed order, so there is one entry
+    only, and what peft keeps in sets is sorted.
+    """
+    settings = {
+        f"{PREFIX}{key}": sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in tensors.items()},
+        folder / FILE,
+        metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)},
+    )
+
+
+def read_adapter(folder: Path) -> AdapterTensors:
+    """What `write_adapter` wrote into a folder; of its other files none is looked at.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it cannot be read.
+    """
+    tensors = read_tensors(folder / FILE)
+    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it cannot be read.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no adapter {file}.")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"The adapter {file} cannot be read ({' '.join(str(error).split())}).") from error
+
+
+def check_same(found: AdapterTensors, own: AdapterTensors) -> None:
+    """Raises `ValueError` if names or shapes of an adapter are not those of the policy's own."""
+    shapes, expected = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (found, own))
+    if shapes != expected:
+        name = min(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+        raise ValueError(
+            f"The adapter is of another policy than this: {name} has the shape {shapes.get(name)} where "
+            f"{expected.get(name)} is expected; model, lora_rank and lora_targets must be those of its training."
+        )
+
+
+@torch.no_grad()
+def copy_into(unet: UNet2DConditionModel, name: str, tensors: AdapterTensors) -> None:
+    """Overwrite an adapter.
+
+    Raises:
+        ValueError: If the tensors are of another adapter; nothing is changed then.
+    """
+    parameters = adapter_parameters(unet, name)
+    check_same(tensors, dict(parameters))
+    for parameter_name, parameter in parameters:
+        parameter.copy_(tensors[parameter_name])

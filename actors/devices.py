@@ -1,0 +1,50 @@
+"""Where the networks are and in which number format."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def parse_device(name: str) -> torch.device | None:
+    """The torch device of a name, whether this machine has it or not; `None` for `auto`.
+
+    Raises:
+        ValueError: If torch knows no such device, or none on which anything is computed.
+    """
+    if name == "auto":
+        return None
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type == "meta":
+        raise ValueError(f"torch knows no device {name!r} to compute on; write auto, cpu, cuda, cuda:1 or mps")
+    return device
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a name; `auto` is cuda where there is one, else cpu.
+
+    Raises:
+        ValueError: If this machine has no such device.
+    """
+    device = parse_device(name) or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        return device
+    module = getattr(torch, device.type, None)
+    if module is None or not module.is_available():
+        raise ValueError(f"policy.device is {name}, but torch finds no {device.type} here; set policy.device=auto.")
+    if device.index is not None and device.index >= (count := module.device_count()):
+        raise ValueError(f"policy.device is {name}, but torch finds only {count} of them here; count from 0.")
+    return device
+
+
+def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The number format of a name; `auto` is float32 on CPUs, else bfloat16, whose range is float32's."""
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

@@ -1,0 +1,143 @@
+"""The files of a model folder: where it is, and which tensors its weights hold, read from their headers alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import SafetensorError, safe_open
+
+_POINTER = b"version https://git-lfs"
+
+
+def is_local(model: str) -> bool:
+    """Whether a model's name is a folder's rather than a hub name such as `org/model`."""
+    path = Path(model)
+    return path.is_absolute() or model.startswith((".", "~")) or path.exists() or model.count("/") != 1
+
+
+def local_folder(model: str) -> Path:
+    """The folder of a model that `is_local`.
+
+    Raises:
+        FileNotFoundError: If it holds no pipeline.
+    """
+    path = Path(model).expanduser()
+    if not (path / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"There is no diffusers pipeline in {path.absolute()} (no model_index.json); set policy.model to the "
+            "folder of one, to a hub name such as 'org/model', or to 'shapes'."
+        )
+    return path
+
+
+def fetch(model: str, variant: str | None) -> Path:
+    """The folder of any model; one with a hub name is downloaded unless it has been.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if is_local(model):
+        return local_folder(model)
+    try:
+        return Path(
+            StableDiffusionPipeline.download(
+                model, variant=variant, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"The model {model} is no folder here and cannot be had from the hub ({' '.join(str(error).split())}); "
+            "look at policy.model, policy.variant and the connection, or give the folder of a copy."
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"The model lacks {path}; download or save it again.")
+    refuse_pointer(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"The model's {path} is no JSON file ({error}); download or save the model again.") from error
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises `ValueError` if a file is what Git leaves in the place of a large file that was not fetched."""
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"The model's {path} is a Git LFS pointer, not the file itself; run `git lfs pull` there.")
+
+
+def tensor_shapes(folder: Path, stems: dict[str, str], variant: str | None) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor in a component's weights, by name, without loading any.
+
+    Args:
+        folder: Of the component.
+        stems: Name of its weights without variant, by suffix, in the order of preference.
+        variant: Which of several sets of weights; one that this component lacks means its plain ones, as in diffusers.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they cannot be read.
+    """
+    for asked in dict.fromkeys((variant, None)):
+        for suffix, stem in stems.items():
+            if files := _files(folder, stem, suffix, asked):
+                return {name: shape for file in files for name, shape in _shapes(file).items()}
+    if others := variants(folder, stems):
+        raise FileNotFoundError(
+            f"The model's {folder} holds only weights of the variant {' and '.join(others)}; set "
+            f"policy.variant={others[0]}."
+        )
+    wanted = " or ".join(f"{stem}.{suffix}" for suffix, stem in stems.items())
+    raise FileNotFoundError(f"The model's {folder} holds no weights ({wanted}); download or save the model again.")
+
+
+def variants(folder: Path, stems: dict[str, str]) -> list[str]:
+    """The variants of which a component has weights."""
+    found = set()
+    for suffix, stem in stems.items():
+        pattern = rf"{re.escape(stem)}(\.{suffix}\.index)?\.(?P<variant>\w+)(-\d+-of-\d+)?\.({suffix}|json)"
+        matches = (re.fullmatch(pattern, path.name) for path in folder.glob(f"{stem}.*"))
+        found |= {match["variant"] for match in matches if match}
+    return sorted(found - {"index"})
+
+
+def _files(folder: Path, stem: str, suffix: str, variant: str | None) -> list[Path]:
+    kind = f".{variant}" if variant else ""
+    whole, index = folder / f"{stem}{kind}.{suffix}", folder / f"{stem}.{suffix}.index{kind}.json"
+    if index.is_file():
+        shards = sorted(set(read_json(index)["weight_map"].values()))
+        if missing := [name for name in shards if not (folder / name).is_file()]:
+            raise FileNotFoundError(
+                f"The model's {folder} lacks {len(missing)} of the {len(shards)} files of its weights, such as "
+                f"{missing[0]}; download it again."
+            )
+        return [folder / name for name in shards]
+    return [whole] if whole.is_file() else []
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    refuse_pointer(file)
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        state = torch.load(file, map_location="meta", weights_only=True)
+        return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+    except (SafetensorError, OSError, RuntimeError, AttributeError, EOFError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"The model's weights {file} cannot be read ({reason}); download or save the model again."
+        ) from error
