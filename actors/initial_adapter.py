@@ -105,7 +105,8 @@ def _read(file: Path, unet: UNet2DConditionModel) -> tuple[dict[str, Tensor], Ma
         raise ValueError(
             f"The adapter {file} (policy.init_lora) is in no format that diffusers reads ({reason})."
         ) from error
-    of_layers = {key.removeprefix(PREFIX).removesuffix(".alpha"): float(value) for key, value in (alphas or {}).items()}
+    named = {key.removeprefix(PREFIX).removesuffix(".alpha"): float(value) for key, value in (alphas or {}).items()}
+    of_layers = {key.split(".lora_")[0]: alpha for key, alpha in convert_unet_state_dict_to_peft(named).items()}
     settings = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
     return state, of_layers, settings
 

@@ -101,6 +101,7 @@ def test_log_ratio_by_hand_in_both_forms(half_to_four_fifths: Transitions) -> No
 def test_every_step_is_the_one_of_diffusers(prediction: str, eta: float, set_alpha_to_one: bool) -> None:
     scheduler = sd15(prediction_type=prediction, set_alpha_to_one=set_alpha_to_one)
     chain = make_transitions(scheduler, 10, "ddim", eta)
+    scheduler.set_timesteps(10)
     x, output, z = torch.randn(3, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for step, timestep in enumerate(chain.timesteps.tolist()):
         at = torch.full((2,), step)
@@ -110,10 +111,53 @@ def test_every_step_is_the_one_of_diffusers(prediction: str, eta: float, set_alp
 
 
 @pytest.mark.parametrize("steps", [5, 20, 50])
-def test_ddim_with_all_the_noise_is_ddpm(steps: int) -> None:
-    ddim, ddpm = make_transitions(sd15(), steps, "ddim", 1.0), make_transitions(sd15(), steps, "ddpm")
-    for table in ("state_weight", "noise_weight", "std"):
-        torch.testing.assert_close(getattr(ddim, table), getattr(ddpm, table), rtol=1.2e-7, atol=0)  # one float32 ulp
+def test_ddpm_is_the_posterior_of_ho_whatever_eta_says(steps: int) -> None:
+    """Eq. 7 of Ho et al., with x0 written in x and eps."""
+    chain = make_transitions(sd15(), steps, "ddpm", eta=0.3)
+    now, then = chain.alpha_bar[:-1].double(), chain.alpha_bar[1:].double()
+    beta = 1 - now / then
+    of_clean = then.sqrt() * beta / (1 - now)
+    expected = {
+        "std": ((1 - then) / (1 - now) * beta).sqrt(),
+        "state_weight": (now / then).sqrt() * (1 - then) / (1 - now) + of_clean / now.sqrt(),
+        "noise_weight": -of_clean * ((1 - now) / now).sqrt(),
+    }
+    for table, values in expected.items():
+        torch.testing.assert_close(getattr(chain, table).double(), values, rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_velocities_start_at_pure_noise(eta: float) -> None:
+    """Zero terminal SNR: finite tables, and each step the one of diffusers, which divides by alpha_bar nowhere here."""
+    scheduler = sd15(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    chain = make_transitions(scheduler, 5, "ddim", eta)
+    scheduler.set_timesteps(5)
+    assert float(chain.alpha_bar[0]) == 0.0
+    x, output, z = torch.randn(3, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    start = torch.zeros(2, dtype=torch.int64)
+    ours = chain.mean(x, output, start) + chain.std_at(start, x) * z
+    then = chain.alpha_bar[1]  # x0 is -v, and the direction to x_next is x itself
+    by_hand = -then.sqrt() * output + (1 - then - chain.std[0] ** 2).sqrt() * x + chain.std[0] * z
+    torch.testing.assert_close(ours, by_hand)
+    assert torch.equal(chain.clean(x, output, start), -output)
+    for step, timestep in enumerate(chain.timesteps.tolist()[1:], start=1):
+        at = torch.full((2,), step)
+        ours = chain.mean(x, output, at) + chain.std_at(at, x) * z
+        theirs = scheduler.step(output, timestep, x, eta=eta, variance_noise=z if eta else None).prev_sample
+        torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-5)
+
+
+def test_predicted_noise_cannot_start_at_pure_noise() -> None:
+    with pytest.raises(ValueError, match="rescale_betas_zero_snr"):
+        make_transitions(sd15(rescale_betas_zero_snr=True, timestep_spacing="trailing"), 5)
+    chain = make_transitions(sd15(rescale_betas_zero_snr=True), 5)  # leading spacing starts later
+    assert chain.state_weight.isfinite().all()
+
+
+def test_a_state_without_noise_within_the_chain_is_refused() -> None:
+    betas = DDIMScheduler(num_train_timesteps=2, trained_betas=[0.0, 0.5], clip_sample=False, set_alpha_to_one=False)
+    with pytest.raises(ValueError, match="alpha_bar is 1"):
+        make_transitions(betas, 2)
 
 
 def test_velocity_and_noise_describe_the_same_mean() -> None:
@@ -142,7 +186,7 @@ def test_the_clean_image_is_what_was_noised_and_the_last_state_is_clean() -> Non
     clean, eps = torch.randn(2, 9, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     alpha_bar = chain.alpha_bar.view(-1, 1, 1, 1)
     x = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
-    found = chain.clean(x, eps, states)
+    found = chain.clean(x, eps, states)  # the prediction is the noise here
     torch.testing.assert_close(found[:-1], clean[:-1], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found[-1], x[-1], rtol=0, atol=0)
     assert float(chain.alpha_bar[-1]) == pytest.approx(0.99915, abs=1e-6)

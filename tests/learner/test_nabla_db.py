@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from actors.policy import Policy, PolicyConfig
-from actors.transitions import log_prob
+from actors.transitions import log_prob, make_transitions
 from benchmarks.analytic_world import AnalyticPolicy, AnalyticReward, chain, make_flow
 from benchmarks.analytic_world import draw as draw_analytic
 from learner.batch import Batch
@@ -19,6 +20,8 @@ from learner.flow import FlowConfig
 from learner.learner import Learner, LearnerConfig
 from learner.objectives.nabla_db import NablaDB, NablaDBConfig, _predict
 from learner.objectives.objective import Part
+from learner.objectives.ppod import PPODConfig
+from learner.objectives.refl import ReFLConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDB, ResidualNablaDBConfig
 from learner.objectives.residual_nabla_db_release import ResidualNablaDBReleaseConfig
 
@@ -393,9 +396,13 @@ def test_copies_of_a_dimension_leave_every_loss_as_it_is() -> None:
 
 
 def test_a_chain_without_noise_in_the_last_step_is_refused(policy_config: PolicyConfig) -> None:
-    policy = Policy.load(policy_config.model_copy(update={"eta": 0.0}))
+    scheduler = DDIMScheduler(clip_sample=False)  # ends at alpha_bar 1
     with pytest.raises(ValueError, match=r"needs noise in the last step .* policy\.eta=1"):
-        ResidualNablaDBConfig(flow=SMALL).build().attach(policy, Curved())
+        ResidualNablaDBConfig(flow=SMALL).build().check(make_transitions(scheduler, 5))
+    policy = Policy.load(policy_config.model_copy(update={"eta": 0.0}))
+    for objective in (ResidualNablaDBConfig(flow=SMALL), PPODConfig(), ReFLConfig()):
+        with pytest.raises(ValueError, match=r"policy\.eta above 0"):
+            Learner(LearnerConfig(), policy, objective.build(), reward=Curved())
 
 
 # ---------------------------------------------------------------------- the exact optimum

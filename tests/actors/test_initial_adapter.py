@@ -1,0 +1,110 @@
+"""Starting from an adapter of someone's: the same function in every format, and sentences for what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_kohya
+from safetensors.torch import load_file, save_file
+
+from actors.adapters import FILE
+from actors.model_check import check_model
+from actors.policy import Policy, PolicyConfig
+
+PROMPTS = ["a red circle", "two blue squares"]
+
+
+@torch.no_grad()
+def predict(policy: Policy) -> torch.Tensor:
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    return policy.predict(x, torch.tensor([0, 3]), policy.encode(PROMPTS))
+
+
+@pytest.fixture
+def trained(policy: Policy, nudge: Any) -> Policy:
+    """A policy that has moved away from the pretrained one."""
+    nudge(policy)
+    return policy
+
+
+def test_a_run_starts_where_another_ended(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
+    """In learner and samplers alike, whatever their seeds; adapters off are still the pretrained model."""
+    pretrained = predict(Policy.load(policy_config))
+    trained.save_lora(tmp_path)
+    for source in (tmp_path, tmp_path / FILE):
+        config = policy_config.model_copy(update={"init_lora": str(source)})
+        assert check_model(config) is not None
+        for seed in (0, 7):
+            policy = Policy.load(config, seed)
+            assert np.array_equal(policy.weights()[0], trained.weights()[0])
+            assert torch.equal(predict(policy), predict(trained))
+    with policy.using(None):
+        assert torch.equal(predict(policy), pretrained)
+    assert not torch.equal(predict(policy), pretrained)
+    assert all(parameter.requires_grad for parameter in policy.parameters)
+
+
+def test_another_alpha_is_folded_in(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
+    trained.save_lora(tmp_path)
+    policy = Policy.load(policy_config.model_copy(update={"init_lora": str(tmp_path), "lora_alpha": 8}))
+    torch.testing.assert_close(predict(policy), predict(trained), atol=1e-5, rtol=1e-5)
+
+
+def test_kohya_files_are_read_with_their_alpha(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
+    trained.save_lora(tmp_path)
+    kohya = convert_state_dict_to_kohya(load_file(tmp_path / FILE))
+    for name in kohya:
+        if name.endswith(".alpha"):
+            kohya[name] = torch.tensor(1.0)  # half the rank
+    save_file({name: tensor.contiguous() for name, tensor in kohya.items()}, tmp_path / "kohya.safetensors")
+    policy = Policy.load(policy_config.model_copy(update={"init_lora": str(tmp_path / "kohya.safetensors")}))
+    pipeline = StableDiffusionPipeline.from_pretrained(policy_config.model, safety_checker=None)
+    pipeline.load_lora_weights(tmp_path, weight_name="kohya.safetensors")
+    x, text = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)), policy.encode(PROMPTS)[1]
+    with torch.no_grad():
+        ours, theirs = (unet(x, torch.tensor([481, 1]), text).sample for unet in (policy.unet, pipeline.unet))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora_rank": 8}, r"set policy\.lora_rank=2"),
+        ({"lora_targets": ("to_q", "to_k")}, "other layers.*to_k, to_out.0, to_q, to_v"),
+        ({"lora_targets": ("to_q", "to_k", "to_v", "to_out.0", "proj_in")}, "other layers"),
+    ],
+)
+def test_an_adapter_of_another_shape_is_refused(
+    policy_config: PolicyConfig, trained: Policy, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    trained.save_lora(tmp_path)
+    config = policy_config.model_copy(update={"init_lora": str(tmp_path), **changes})
+    for use in (check_model, Policy.load):
+        with pytest.raises(ValueError, match=said):
+            use(config)
+
+
+def test_what_is_no_adapter_of_the_unet_is_refused(
+    policy_config: PolicyConfig, trained: Policy, tmp_path: Path
+) -> None:
+    def refused(said: str, source: Path = tmp_path / "x.safetensors") -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            check_model(policy_config.model_copy(update={"init_lora": str(source)}))
+
+    refused("no adapter")
+    refused("0 safetensors files", tmp_path)
+    trained.save_lora(tmp_path)
+    tensors = load_file(tmp_path / FILE)
+    save_file(tensors | {"text_encoder.a.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "x.safetensors")
+    refused("adapts text_encoder too")
+    save_file({name: torch.zeros(2, 2) for name in tensors}, tmp_path / "x.safetensors")
+    refused("another base model")
+    save_file({"unet.weight": torch.zeros(2)}, tmp_path / "x.safetensors")
+    refused("no plain LoRA")
+    (tmp_path / "x.safetensors").write_text("{}")
+    refused("cannot be read")

@@ -1,0 +1,212 @@
+"""Models that cannot be driven are refused before they are loaded, in one sentence that names the folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from actors.model_check import check_model
+from actors.policy import Policy, PolicyConfig
+from actors.rollout import rollout
+from actors.trajectories import Request
+from benchmarks.tiny import make_pipeline
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny_pipeline: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny pipeline, to be damaged."""
+    return Path(shutil.copytree(tiny_pipeline, tmp_path / "model"))
+
+
+def config_of(model: Path, **values: Any) -> PolicyConfig:
+    return PolicyConfig(model=str(model), device="cpu", steps=3, **values)
+
+
+def refused(model: Path, said: str, **values: Any) -> None:
+    """It is refused alike before it is loaded and by what loads it, in one sentence."""
+    config = config_of(model, **values)
+    for use in (check_model, Policy.load):
+        with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
+            use(config)
+        assert str(caught.value).endswith(".")
+        assert "\n" not in str(caught.value)
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_whole_model_gives_its_chain(tiny_pipeline: Path) -> None:
+    chain = check_model(config_of(tiny_pipeline))
+    assert chain is not None
+    assert torch.equal(chain.std, Policy.load(config_of(tiny_pipeline)).transitions.std)
+
+
+def test_a_hub_name_is_checked_when_it_is_loaded() -> None:
+    assert check_model(PolicyConfig(model="nobody/nothing")) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["StableDiffusionXLPipeline", "FluxPipeline", "StableDiffusionInpaintPipeline", "LatentConsistencyModelPipeline"],
+)
+def test_another_pipeline_is_named(folder: Path, name: str) -> None:
+    edit(folder / "model_index.json", _class_name=name)
+    refused(folder, f"{folder}.*{name}")
+
+
+@pytest.mark.parametrize(
+    ("unet", "said"),
+    [
+        ({"in_channels": 9}, "9 input channels"),
+        ({"in_channels": 8}, "8 input channels"),
+        ({"out_channels": 8}, "8 channels for latents of 4"),
+        ({"num_class_embeds": 10}, "class labels"),
+        ({"time_cond_proj_dim": 8}, "guidance scale"),
+        (
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 4,
+                "projection_class_embeddings_input_dim": 40,
+            },
+            "SDXL",
+        ),
+        ({"cross_attention_dim": 32}, "width 16 .* 32"),
+    ],
+)
+def test_what_the_policy_cannot_drive_is_refused(tmp_path: Path, unet: dict[str, Any], said: str) -> None:
+    refused(make_pipeline(tmp_path / "model", unet=unet), said)
+
+
+def drop(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors["conv_in.weight"]
+
+
+def add(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["conv_extra.weight"] = torch.zeros(1)
+
+
+def widen(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["conv_in.weight"] = torch.zeros(9, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"), [(drop, "lack conv_in"), (add, "conv_extra"), (widen, "another shape of conv_in")]
+)
+def test_weights_that_are_not_those_of_the_config_are_refused(folder: Path, damage: Callable, said: str) -> None:
+    tensors = load_file(folder / UNET)
+    damage(tensors)
+    save_file(tensors, folder / UNET)
+    refused(folder, said)
+
+
+@pytest.mark.parametrize("file", [UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"])
+def test_weights_that_are_not_there_torn_or_pointers_are_refused(folder: Path, file: str) -> None:
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    refused(folder, "cannot be read")
+    (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refused(folder, "git lfs pull")
+    (folder / file).unlink()
+    refused(folder, "holds no weights")
+
+
+@pytest.mark.parametrize("gone", [("tokenizer.json", "vocab.json", "merges.txt"), ("tokenizer.json", "merges.txt")])
+def test_a_tokenizer_without_vocabulary_is_refused(folder: Path, gone: tuple[str, ...]) -> None:
+    for name in gone:
+        (folder / "tokenizer" / name).unlink(missing_ok=True)
+    refused(folder, "vocabulary")
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    refused(make_pipeline(tmp_path / "small", text={"vocab_size": 20}), "knows 20")
+    refused(make_pipeline(tmp_path / "short", text={"max_position_embeddings": 5}), "takes 5")
+
+
+def test_a_missing_component_and_a_broken_file_are_named(folder: Path) -> None:
+    (folder / "vae/config.json").write_text("{")
+    refused(folder, r"vae/config\.json is no JSON")
+    (folder / "vae/config.json").unlink()
+    refused(folder, r"lacks .*vae/config\.json")
+    edit(folder / "model_index.json", text_encoder=[None, None])
+    refused(folder, "text_encoder, but has none")
+
+
+def test_unknown_lora_targets_are_refused_with_candidates(folder: Path) -> None:
+    refused(folder, "'to_qq'.*to_q", lora_targets=("to_k", "to_qq"))
+    refused(folder, "'attn1'", lora_targets=("attn1",))
+    Policy.load(config_of(folder, lora_targets=("to_out.0", "conv1", "proj_in")))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cdua", "meta", "cuda:x"])
+def test_an_unknown_device_is_refused(tiny_pipeline: Path, device: str) -> None:
+    with pytest.raises(ValueError, match="no device"):
+        PolicyConfig(model=str(tiny_pipeline), device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without")
+def test_a_device_that_is_not_here_is_refused_when_the_model_is_loaded(tiny_pipeline: Path) -> None:
+    with pytest.raises(ValueError, match="no cuda here"):
+        Policy.load(PolicyConfig(model=str(tiny_pipeline), device="cuda"))
+
+
+def test_a_folder_of_one_variant_is_refused_with_the_cure_that_works(tmp_path: Path) -> None:
+    model = make_pipeline(tmp_path / "model", variant="fp16")
+    refused(model, r"policy\.variant=fp16")
+    refused(model, r"no weights of policy\.variant=bf16; it has fp16", variant="bf16")
+    assert Policy.load(config_of(model, variant="fp16")).latent_shape == (4, 8, 8)
+
+
+@pytest.mark.parametrize("saving", [{"max_shard_size": "20KB"}, {"safe_serialization": False}])
+def test_shards_and_old_files_are_read(tmp_path: Path, saving: dict[str, Any]) -> None:
+    model = make_pipeline(tmp_path / "model", **saving)
+    Policy.load(config_of(model))
+    shards = sorted((model / "unet").glob("*-of-*"))
+    if shards:
+        shards[0].unlink()
+        refused(model, "lacks 1 of the")
+
+
+def test_attention_names_of_old_checkpoints_are_read(folder: Path) -> None:
+    file = folder / "vae/diffusion_pytorch_model.safetensors"
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(file)
+    for new, old in names.items():
+        tensors = {name.replace(f".{new}.", f".{old}."): tensor for name, tensor in tensors.items()}
+    assert any("proj_attn" in name for name in tensors)
+    save_file(tensors, file)
+    check_model(config_of(folder))
+
+
+def test_pictures_need_not_be_square(tmp_path: Path) -> None:
+    model = make_pipeline(tmp_path / "model", unet={"sample_size": [4, 8]})
+    policy = Policy.load(config_of(model, eta=0.0))
+    assert policy.latent_shape == (4, 4, 8)
+    request = Request(0, 0, ("a red circle",), (0,), (0,))
+    pixels, _ = rollout(policy, request)
+    assert pixels.shape == (1, 8, 16, 3)
+    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    from actors.rollout import noise
+
+    drawn = pipeline(
+        "a red circle", latents=noise(request, 0, (4, 4, 8)), num_inference_steps=3, guidance_scale=2.0,
+        height=8, width=16, output_type="np",
+    ).images  # fmt: skip
+    assert np.abs(pixels / 255 - drawn).max() <= 1.01 / 255
+
+
+def test_a_model_without_a_size_is_refused(folder: Path) -> None:
+    edit(folder / "unet/config.json", sample_size=None)
+    refused(folder, "sample_size is None")
