@@ -65,7 +65,7 @@ PAIRS = (
     ("node lost", "learner killed"),
 )
 LOCAL = ("driver killed", "driver: SIGTERM", "driver: Ctrl-C", "driver: terminal closed")
-ACTORS = ("samplers.count=2", "reward_actors.count=2", f"evaluation.every={EVALUATES}")
+ON_A_CLUSTER = ("samplers.count=2", "reward_actors.count=2")
 PATIENCE = "failures.patience={room: 120, start: 120, sample: 10, score: 10, learn: 20}"
 
 
@@ -133,7 +133,7 @@ def make_cluster() -> Cluster:
 
 def undisturbed(cluster: Cluster | None, config: Path, run: Path, iterations: int) -> None:
     """Carry out the run in peace."""
-    reference = Site(cluster, config, run, f"iterations={iterations}", *ACTORS)
+    reference = Site(cluster, config, run, *_settings(cluster, iterations))
     try:
         reference.finish(patience=1800)
     finally:
@@ -148,7 +148,7 @@ def disturbed(
     Raises:
         Stuck: If it ends otherwise than well, or does not end, or leaves something behind.
     """
-    victim = Site(cluster, config, run, f"iterations={iterations}", *ACTORS, PATIENCE)
+    victim = Site(cluster, config, run, *_settings(cluster, iterations), PATIENCE)
     found = []
     try:
         for number, fault in enumerate(faults, 1):
@@ -172,6 +172,11 @@ def disturbed(
     finally:
         victim.close()
     return found
+
+
+def _settings(cluster: Cluster | None, iterations: int) -> tuple[str, ...]:
+    own = ON_A_CLUSTER if cluster else ()
+    return (f"iterations={iterations}", f"evaluation.every={EVALUATES}", *own)
 
 
 def iterations_for(faults: Sequence[Fault]) -> int:
