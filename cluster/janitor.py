@@ -2,8 +2,8 @@
 
 Ray's daemons and workers follow a driver that is killed within seconds, but its agents and its session's files stay for
 good. So everything of a session is below one folder, and this process, which no signal of the driver's terminal
-reaches, waits for the driver's end of a pipe to close. Then it kills whoever has a file below the folder open, which
-all of Ray's processes and what they started have (their logs), and removes the folder.
+reaches, waits for the driver's end of a pipe to close. Then it kills whoever writes to a file below the folder, which
+all of Ray's processes and what they started do (their logs), and removes the folder.
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ def session_folder() -> str:
 
 
 def clean(folder: Path, driver: int) -> None:
-    """Kill whoever has a file below a folder open, apart from a driver that still lives, and remove it."""
+    """Kill whoever writes to a file below a folder, apart from a driver that still lives, and remove it."""
     deadline = time.monotonic() + _PATIENCE
-    while (users := _users(folder, {driver, os.getpid()})) and time.monotonic() < deadline:
-        for process in users:
+    while (writers := _writers(folder, {driver, os.getpid()})) and time.monotonic() < deadline:
+        for process in writers:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _users(folder: Path, others: set[int]) -> list[psutil.Process]:
+def _writers(folder: Path, others: set[int]) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # it is gone, or another user's
-            if process.pid not in others and any(folder in Path(file.path).parents for file in process.open_files()):
-                found.append(process)
+        if process.pid not in others:
+            with contextlib.suppress(psutil.Error, OSError):  # it is gone, or another user's
+                # Only Linux tells the mode.
+                written = [file.path for file in process.open_files() if getattr(file, "mode", "w") != "r"]
+                if any(folder in Path(path).parents for path in written):
+                    found.append(process)
     return found
 
 

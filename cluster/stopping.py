@@ -110,6 +110,8 @@ def beginning() -> Iterator[None]:
 def _ask(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT:
         if _State.asked is not None:
+            for fd in _State.terminals[-1:]:
+                os.write(fd, b"\x1b[?25h")  # a progress bar hides the cursor
             os._exit(128 + signal.SIGINT)
         if not _State.at_once:
             with contextlib.suppress(OSError):

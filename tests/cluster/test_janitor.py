@@ -54,7 +54,8 @@ def test_nothing_of_the_session_outlives_its_driver(how: str, tmp_path: Path) ->
     )
     assert driver.stdout is not None
     folder, child = driver.stdout.readline().split()
-    bystander = subprocess.Popen(["sleep", "60"])
+    with open(Path(folder) / "agent.log") as log:  # somebody reads along
+        bystander = subprocess.Popen(["sleep", "60"], stdin=log)
     try:
         assert Path(folder).parent == tmp_path
         assert not gone(int(child))
