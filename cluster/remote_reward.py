@@ -8,7 +8,10 @@ import numpy as np
 import ray
 import torch
 from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 from torch import Tensor
+
+from rewards.errors import RewardFailed, RewardUnavailable
 
 _RETRIES = 10  # of a call whose actor was lost; Ray brings the actor back first
 
@@ -30,7 +33,12 @@ class RemoteReward:
         return self._ask(images, prompts, gradient=False)[0]
 
     def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Scores `(B,)` and d score / d image `(B, 3, H, W)`, float32."""
+        """Scores `(B,)` and d score / d image `(B, 3, H, W)`, float32.
+
+        Raises:
+            RewardUnavailable: If a reward is gone for good, or its answer is none.
+            RewardFailed: If one raises.
+        """
         scores, gradients = self._ask(images, prompts, gradient=True)
         assert gradients is not None
         return scores, gradients
@@ -48,7 +56,12 @@ class RemoteReward:
                     for actor, share in zip(actors, shares, strict=False)
                 ]
             )
-        answers = [list(zip(*ray.get(calls), strict=True)) for calls in asked]
+        try:
+            answers = [list(zip(*ray.get(calls), strict=True)) for calls in asked]
+        except RayTaskError as error:
+            if isinstance(error.cause, RewardUnavailable | RewardFailed):
+                raise error.cause from None  # its sentence, for whoever asks from within an actor
+            raise
         # Arrays out of the object store are read-only; concatenate and sum copy.
         scores = np.sum([np.concatenate(scores) for scores, _ in answers], axis=0)
         if not gradient:

@@ -15,7 +15,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 from actors.trajectories import Request
 from cluster.pool import Call, Pool
 from cluster.spans import Spans
-from rewards.errors import RewardUnavailable
+from rewards.errors import RewardUnavailable, said
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Rollout:
     features: np.ndarray | None = None  # (B, D) float32, where they were asked for
     actor: str = "sampler"  # that rolled it out
     lag: float | None = None  # seconds from the publication of its weights until it had them, if it just got them
+    failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
 
 
 class Rollouts:
@@ -52,6 +53,7 @@ class Rollouts:
     def __init__(self, samplers: Pool, rewards: Mapping[tuple[str, ...], Pool]) -> None:
         self._samplers, self._rewards = samplers, dict(rewards)
         self._done: dict[Hashable, Rollout] = {}
+        self._said: set[str] = set()  # of what failed
         self.spans = Spans()
 
     def submit(
@@ -61,6 +63,7 @@ class Rollouts:
         version: int,
         weights: ray.ObjectRef | None = None,
         features: str | None = None,
+        strict: bool = False,
     ) -> None:
         """Start a request.
 
@@ -70,8 +73,9 @@ class Rollouts:
             version: The oldest weights that may act.
             weights: Act with exactly these instead.
             features: Also compute the image features of this reward.
+            strict: Take no scores but of exactly the right shape.
         """
-        self._sample(_Job(key, request, version, weights, features))
+        self._sample(_Job(key, request, version, weights, features, strict))
 
     def take(self, key: Hashable) -> Rollout | None:
         """The finished rollout of a key, once."""
@@ -118,7 +122,7 @@ class Rollouts:
         if isinstance(scored, RayTaskError) and isinstance(scored.cause, ObjectLostError):
             log.warning("%d images were lost with their node; they are sampled again.", len(job.request.prompts))
             job.lost = True
-            return self._sample(_Job(job.key, job.request, job.version, job.weights, job.features))
+            return self._sample(_Job(job.key, job.request, job.version, job.weights, job.features, job.strict))
         job.scored[names] = scored
         if len(job.scored) == len(self._rewards):
             self._finish(job)
@@ -127,16 +131,23 @@ class Rollouts:
         samples = len(job.request.prompts)
         features = None
         scores: dict[str, np.ndarray] = {}
+        failed: dict[str, str] = {}
         for names in self._rewards:
             scored = job.scored[names]
             if isinstance(scored, RayTaskError) and isinstance(scored.cause, RewardUnavailable):
                 raise scored
             if isinstance(scored, RayTaskError):
-                log.warning("%s failed on %d samples, which are dropped: %s", ", ".join(names), samples, scored.cause)
                 scores |= {name: np.full(samples, np.nan, np.float32) for name in names}
+                failed |= dict.fromkeys(
+                    names, f"The rewards {', '.join(names)} could not be asked: {said(scored.cause)}."
+                )
             else:
                 scores |= zip(scored.names, np.array(scored.values), strict=True)
+                failed |= scored.failed
                 features = scored.features if job.features in names else features
+        for sentence in sorted(set(failed.values()) - self._said):
+            log.warning("%s Its samples are dropped; errors like this one are counted, and not shown again.", sentence)
+            self._said.add(sentence)
         self._done[job.key] = Rollout(
             job.request,
             **job.receipt,
@@ -144,11 +155,12 @@ class Rollouts:
             trajectories=job.sampled[2],
             scores=scores,
             features=features,
+            failed=failed,
         )
 
 
 def _ask(job: _Job, features: str | None, rewards: Any) -> Sequence[ray.ObjectRef]:
-    return [rewards.score.remote(job.sampled[1], job.request.prompts, features)]
+    return [rewards.score.remote(job.sampled[1], job.request.prompts, features, job.strict)]
 
 
 @dataclass(eq=False)
@@ -160,6 +172,7 @@ class _Job:
     version: int
     weights: ray.ObjectRef | None
     features: str | None
+    strict: bool
     sampled: Sequence[ray.ObjectRef] = ()  # receipt, pixels, trajectories; kept alive until scored
     receipt: Mapping[str, Any] = field(default_factory=dict)
     scored: dict[tuple[str, ...], Any] = field(default_factory=dict)  # of the pools that have answered

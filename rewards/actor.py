@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from rewards.checked import Checked
+from rewards.errors import RewardFailed
 from rewards.reward import Reward, Scores, to_images
 from rewards.weighted import WeightedSum
 
@@ -16,29 +18,53 @@ class RewardActor:
 
     Args:
         rewards: Makes each reward, by name: here, because only here are its packages.
+
+    Raises:
+        UnknownReward: If there is no such reward.
+        RewardUnavailable: If one cannot be built.
     """
 
     def __init__(self, rewards: Mapping[str, Callable[[], Reward]]) -> None:
-        self._rewards = {name: make() for name, make in rewards.items()}
+        self._rewards = {name: Checked.make(name, make) for name, make in rewards.items()}
 
     def ready(self) -> None:
         """Answers once the models are loaded."""
 
     @torch.no_grad()
-    def score(self, pixels: np.ndarray, prompts: Sequence[str], features: str | None = None) -> Scores:
+    def score(
+        self, pixels: np.ndarray, prompts: Sequence[str], features: str | None = None, strict: bool = False
+    ) -> Scores:
         """Score images under every reward.
 
-        A reward that cannot judge an image says NaN; one that raises ends the call, for the loop to count.
+        A reward that cannot judge an image says NaN; one that raises says nothing of all of them, and does not keep the
+        others from answering.
 
         Args:
             pixels: `(B, H, W, 3)` uint8.
             prompts: One an image.
             features: Also return the image features of this reward.
+            strict: Take no scores but `(B,)`, as before a run; during one, what can be read is.
+
+        Raises:
+            RewardUnavailable: If a reward is gone for good, or answers with something else than scores.
+            TypeError: If the reward has no image features.
         """
         images = to_images(pixels)
-        values = [reward.score(images, prompts).float().cpu().numpy() for reward in self._rewards.values()]
-        embedding = None if features is None else self._rewards[features].embed(images).float().cpu().numpy()
-        return Scores(tuple(self._rewards), np.stack(values), embedding)
+        values, failed = np.full((len(self._rewards), len(images)), np.nan, np.float32), {}
+        for row, (name, reward) in zip(values, self._rewards.items(), strict=True):
+            try:
+                row[:] = (
+                    reward.score(images.clone(), prompts, strict).detach().cpu().numpy()
+                )  # its own, to do with as it likes
+            except RewardFailed as error:
+                failed[name] = str(error)
+        embedding = None
+        if features is not None:
+            try:
+                embedding = self._rewards[features].embed(images).detach().cpu().numpy()
+            except RewardFailed as error:
+                failed[features] = str(error)
+        return Scores(tuple(self._rewards), values, embedding, failed)
 
     def judge(
         self, images: np.ndarray, prompts: Sequence[str], weights: Mapping[str, float], gradient: bool
@@ -53,11 +79,15 @@ class RewardActor:
 
         Returns:
             Scores `(B,)` and d score / d image `(B, 3, H, W)`, float32.
+
+        Raises:
+            RewardUnavailable: If a reward is gone for good, or its answer is none.
+            RewardFailed: If one raises.
         """
         reward = WeightedSum([(weight, self._rewards[name]) for name, weight in weights.items() if weight])
         pixels = torch.from_numpy(np.array(images))
         if not gradient:
             with torch.no_grad():
-                return reward.score(pixels, prompts).float().cpu().numpy(), None
+                return reward.score(pixels, prompts).detach().cpu().numpy(), None
         scores, gradients = reward.score_and_grad(pixels, prompts)
-        return scores.float().cpu().numpy(), gradients.float().cpu().numpy()
+        return scores.cpu().numpy(), gradients.cpu().numpy()

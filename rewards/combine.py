@@ -43,7 +43,16 @@ class Combiner:
         Args:
             scores: `(B,)` of each reward by name.
             prompts: `(B,)`.
+
+        Raises:
+            ValueError: If scores are of another shape.
         """
+        for name in self._weights:
+            if (shape := np.shape(scores[name])) != (len(prompts),):
+                raise ValueError(
+                    f"The scores of the reward {name!r} have shape {shape}; {len(prompts)} prompts need shape "
+                    f"({len(prompts)},)."
+                )
         parts = {
             name: weight * self._standardisers[name].apply(np.asarray(scores[name], np.float64), prompts)
             for name, weight in self._weights.items()

@@ -12,7 +12,7 @@ from rewards.reward import Reward
 
 
 class FunctionReward(Reward):
-    """Asks a function `(images, prompts, **options) -> scores`; made by `as_reward`.
+    """Asks a function `(images, prompts, **options) -> scores`; made by `as_reward`, read by `rewards.answers`.
 
     Args:
         options: Further keyword arguments of every call.

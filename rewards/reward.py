@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -71,6 +71,7 @@ class Scores:
     names: tuple[str, ...]  # (R,)
     values: np.ndarray  # (R, B) float32, NaN where a sample could not be judged
     features: np.ndarray | None = None  # (B, D) float32, of the images
+    failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
 
 
 def to_images(pixels: np.ndarray) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from rewards.checked import Checked
 from rewards.reward import Reward
 
 
@@ -18,7 +19,7 @@ class WeightedSum(Reward):
     """
 
     def __init__(self, rewards: Sequence[tuple[float, Reward]]) -> None:
-        self._rewards = tuple(rewards)
+        self._rewards = tuple((weight, Checked.of(reward)) for weight, reward in rewards)
         self.differentiable = all(reward.differentiable for _, reward in self._rewards)
 
     @classmethod
@@ -29,10 +30,10 @@ class WeightedSum(Reward):
             rewards: Makes each reward, by name.
             weights: Of each reward by name.
         """
-        return cls([(weight, rewards[name]()) for name, weight in weights.items() if weight])
+        return cls([(weight, Checked.make(name, rewards[name])) for name, weight in weights.items() if weight])
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.stack([weight * reward.score(images, prompts).float() for weight, reward in self._rewards]).sum(0)
+        return torch.stack([weight * reward.score(images, prompts) for weight, reward in self._rewards]).sum(0)
 
     def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         found = [(weight, *reward.score_and_grad(images, prompts)) for weight, reward in self._rewards]

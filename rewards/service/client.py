@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rewards.errors import RewardUnavailable
+from rewards.errors import RewardUnavailable, WrongAnswer
 from rewards.reward import Reward
 from rewards.service.codec import MAX_PROMPT, QUESTIONS, SERVICE, Malformed, decode, encode_images
 from rewards.service.reward_pb2 import DescribeRequest, Description, Judgement
@@ -171,9 +171,17 @@ class RewardClient(Reward):
         shapes = {"scores": (len(images),), "gradients": tuple(images.shape)}
         fields = []
         for name in QUESTIONS[question]:
-            field = decode(getattr(reply, name), name, ("float32",), {"scores": 1, "gradients": 4, "features": 2}[name])
+            try:
+                dimensions = {"scores": 1, "gradients": 4, "features": 2}[name]
+                field = decode(getattr(reply, name), name, ("float32",), dimensions)
+            except Malformed as error:
+                raise WrongAnswer(
+                    f"The reward at {self._address} answered something else than {name}: {error}"
+                ) from None
             if field.shape != shapes.get(name, (len(images), *field.shape[1:])):
-                raise Malformed(f"{self._address} answered {len(images)} images with {name} of shape {field.shape}.")
+                raise WrongAnswer(
+                    f"The reward at {self._address} answered {len(images)} images with {name} of shape {field.shape}."
+                )
             fields.append(torch.from_numpy(field.copy()))
         return fields
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewards.checked import Checked
+from rewards.errors import RewardFailed, RewardUnavailable, said
 from rewards.reward import Reward, to_images
-from rewards.service.codec import QUESTIONS
 
 
 class Failed(Exception):
@@ -38,15 +39,12 @@ def judge(reward: Reward, question: str, pixels: np.ndarray, prompts: Sequence[s
     """
     images = to_images(pixels) if pixels.dtype == np.uint8 else torch.from_numpy(np.array(pixels))
     try:
-        answers = _ask(reward, question, images, prompts)
-    except Exception as error:
-        text = " ".join(str(error).split())[:500]
-        raise Failed(f"The reward raised {type(error).__name__}: {text or 'no message'}") from error
-    shapes = {"scores": (len(images),), "gradients": tuple(images.shape)}
-    for name, answer in zip(QUESTIONS[question], answers, strict=True):
-        if tuple(answer.shape) != shapes.get(name, (len(images), *answer.shape[1:])) or answer.ndim < 1:
-            raise Failed(f"The reward answered {len(images)} images with {name} of shape {tuple(answer.shape)}.")
-    return [answer.detach().float().cpu().numpy() for answer in answers]
+        answers = _ask(Checked.of(reward), question, images, prompts)
+    except RewardFailed as error:
+        raise Failed(f"The reward raised {said(error.__cause__ or error, place=False)}") from error.__cause__
+    except RewardUnavailable as error:
+        raise Failed(str(error)) from error
+    return [answer.detach().cpu().numpy() for answer in answers]
 
 
 def _ask(reward: Reward, question: str, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, ...]:

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from cluster.pool import Pool
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout, Rollouts
 from rewards.errors import RewardUnavailable
+from rewards.reward import Scores
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -55,7 +55,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             receipt = {"version": version if weights is None else weights, "started": 1.0, "seconds": 2.0}
             return receipt, np.tile(levels[:, None, None, None], (1, 2, 2, 3)).astype(np.uint8), request.prompt_index
 
-        def score(self, pixels: np.ndarray, prompts: Any, features: str | None = None) -> SimpleNamespace:
+        def score(self, pixels: np.ndarray, prompts: Any, features: str | None = None, strict: bool = False) -> Scores:
             assert len(pixels) == len(prompts)
             self.enter(prompts[0])
             if prompts[0] == f"{self.role} fails":
@@ -69,7 +69,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             values = np.stack([{"level": level, "half": level / 2}[name] for name in names])
             assert features is None or features in names
             embedding = None if features is None else pixels.reshape(len(pixels), -1).astype(np.float32)
-            return SimpleNamespace(names=names, values=values, features=embedding)
+            return Scores(names, values, embedding)
 
     actors: list[Any] = []
 

@@ -15,6 +15,9 @@ import torch
 
 from rewards import make_reward
 from rewards.actor import RewardActor
+from rewards.errors import RewardUnavailable, WrongAnswer
+from rewards.function import as_reward
+from rewards.prompt import Prompt
 from rewards.reward import Reward, to_images
 from shapes.captions import parse
 from shapes.render import render
@@ -79,14 +82,73 @@ def test_a_prompt_that_cannot_be_judged_is_nan_under_that_reward_alone(pixels: n
     assert np.isnan(scores.values).tolist() == [[True, False, False], [False, False, False]]
 
 
-def test_a_reward_that_raises_ends_the_call(pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_that_raises_costs_its_own_scores_only(pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: object, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        raise RuntimeError("the server is down")
+        raise KeyError("my_key")
 
     monkeypatch.setattr("rewards.jpeg.JpegCompressibility.score", broken)
-    actor = RewardActor(makers({"shapes_gold": {}, "jpeg_compressibility": {}}))
-    with pytest.raises(RuntimeError, match="the server is down"):
-        actor.score(pixels, PROMPTS)
+    scores = RewardActor(makers({"shapes_gold": {}, "jpeg_compressibility": {}})).score(pixels, PROMPTS)
+    assert scores.values[0].tolist() == [1.0, 1.0, 1.0]
+    assert np.isnan(scores.values[1]).all()
+    assert scores.failed.keys() == {"jpeg_compressibility"}
+    assert "'jpeg_compressibility'" in scores.failed["jpeg_compressibility"]
+    assert "raised KeyError: 'my_key' at " in scores.failed["jpeg_compressibility"]
+
+
+class Own(Reward):
+    """Returns a column of the images' means, and leaves the images black."""
+
+    differentiable = True
+
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        scores = images.mean((1, 2, 3))[:, None]
+        if not images.requires_grad:
+            images.zero_()
+        return scores
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))
+
+
+def test_a_column_is_read_but_not_before_a_run(pixels: np.ndarray) -> None:
+    actor = RewardActor({"own": Own})
+    np.testing.assert_allclose(actor.score(pixels, PROMPTS).values[0], to_images(pixels).mean((1, 2, 3)), rtol=1e-6)
+    with pytest.raises(WrongAnswer, match=r"'own' .* of shape \(3, 1\)"):
+        actor.score(pixels, PROMPTS, strict=True)
+
+
+def test_what_a_reward_does_to_the_images_is_not_seen_by_the_others(pixels: np.ndarray) -> None:
+    values = RewardActor({"own": Own, **makers({"shapes_gold": {}})}).score(pixels, PROMPTS).values
+    assert values[1].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_features_of_the_wrong_shape_end_the_call(pixels: np.ndarray) -> None:
+    with pytest.raises(WrongAnswer, match="features"):
+        RewardActor({"own": Own}).score(pixels, PROMPTS, features="own")
+
+
+def test_judging_reads_a_column_as_well(pixels: np.ndarray) -> None:
+    images = to_images(pixels)
+    scores, gradients = RewardActor({"own": Own}).judge(images.numpy(), PROMPTS, {"own": 2.0}, True)
+    np.testing.assert_allclose(scores, 2 * images.mean((1, 2, 3)), rtol=1e-6)
+    assert gradients is not None
+    np.testing.assert_allclose(gradients, 2 / images[0].numel(), rtol=1e-5)
+
+
+def test_a_constructor_that_leaves_the_process_is_an_error() -> None:
+    def leave() -> Reward:
+        raise SystemExit(0)
+
+    with pytest.raises(RewardUnavailable, match="'own' cannot be built: SystemExit: 0"):
+        RewardActor({"own": leave})
+
+
+def test_rewards_see_the_metadata_of_prompts(pixels: np.ndarray) -> None:
+    def counted(images: torch.Tensor, prompts: Sequence[Prompt]) -> list[float]:
+        return [prompt.metadata["count"] for prompt in prompts]
+
+    prompts = pickle.loads(pickle.dumps(tuple(Prompt(text, {"count": i}) for i, text in enumerate(PROMPTS))))
+    assert RewardActor({"own": as_reward(counted)}).score(pixels, prompts).values.tolist() == [[0.0, 1.0, 2.0]]
 
 
 def test_an_unknown_reward_is_refused_before_anything_is_scored() -> None:

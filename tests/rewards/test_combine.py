@@ -150,3 +150,9 @@ def test_a_restored_combiner_continues_as_if_nothing_had_happened(by: Standardis
     for part in after:
         np.testing.assert_array_equal(play(restored, part), play(original, part))
     assert json.dumps(restored.state_dict()) == json.dumps(original.state_dict())
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4), (), (3,), (2, 2)])
+def test_scores_of_another_shape_are_refused_by_name(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="'own' have shape"):
+        Combiner({"own": 1.0}).combine({"own": np.zeros(shape, np.float32)}, ["a", "a", "b", "b"])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rewards import make_reward
 from rewards.actor import RewardActor
+from rewards.errors import WrongAnswer
 from rewards.reward import Reward
 from rewards.weighted import WeightedSum
 from shapes.captions import all_captions
@@ -48,6 +49,26 @@ def test_it_is_differentiable_only_if_all_of_it_is() -> None:
     assert not mixed.differentiable
     with pytest.raises(TypeError, match="BlackBox has no gradient"):
         mixed.score_and_grad(torch.rand(1, 3, 4, 4), ["a"])
+
+
+def test_a_column_beside_scores_does_not_broadcast() -> None:
+    class Column(Power):
+        def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+            return super().score(images, prompts)[:, None]
+
+    images = torch.rand(3, 3, 4, 4)
+    both = WeightedSum([(1.0, Column(1)), (2.0, Power(1))])
+    torch.testing.assert_close(both.score(images, ["a"] * 3), 3 * images.flatten(1).sum(dim=1))
+    torch.testing.assert_close(both.score_and_grad(images, ["a"] * 3)[1], torch.full_like(images, 3))
+
+
+def test_too_few_scores_are_refused_by_name() -> None:
+    class Few(Power):
+        def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+            return super().score(images, prompts)[:1]
+
+    with pytest.raises(WrongAnswer, match=r"'few' .*shape \(1,\)"):
+        WeightedSum.make({"few": lambda: Few(1)}, {"few": 1.0}).score(torch.rand(3, 3, 4, 4), ["a"] * 3)
 
 
 def test_rewards_without_a_weight_are_not_even_loaded() -> None:
