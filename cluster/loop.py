@@ -5,6 +5,7 @@ No tensor work happens here: the driver moves references and scores.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import cast
 
@@ -17,14 +18,18 @@ from cluster.config import Config
 from cluster.crew import Crew
 from cluster.display import Display
 from cluster.evaluate import evaluate, features
+from cluster.first_pictures import check_rewards
 from cluster.learner_group import Hung
 from cluster.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.pictures import sample_grid
 from cluster.rollouts import Rollouts
 from cluster.rundir import RunDirectory
 from cluster.stopping import Stopped, at_once
+from cluster.watch import Watch
 from learner import checkpoint
 from rewards.combine import Combiner
+
+log = logging.getLogger(__name__)
 
 
 class RunStopped(RuntimeError):
@@ -36,6 +41,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
     Raises:
         RunStopped: If too many samples have no reward.
+        RewardUnavailable, RewardFailed: If a reward cannot do on the first pictures what the run asks of it.
         Stopped: If the run was asked to end, with a checkpoint of the last iteration written.
         ActorsLost: If actors of one role died too often.
         RayActorError, ObjectLostError, Hung: If the learner or the weight store died or hangs, or a node took what it
@@ -49,8 +55,12 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         config.combination.buffer,
         config.combination.min_count,
     )
+    watch = Watch(name for name, reward in config.rewards.items() if reward.weight)
     version = saved = _restore(crew, run, combiner)
     batches = Batches(config, rollouts, version)
+    if version == 0:
+        with at_once():
+            check_rewards(config, rollouts, crew.rewards)
     if config.objective.build().offline_batches:
         display.status("sampling")
     with at_once():
@@ -79,6 +89,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             metrics |= pool_metrics(sampler=crew.samplers, **{"+".join(names): p for names, p in crew.rewards.items()})
             version = updated.version
             display.iteration(version, metrics)
+            for sentence in watch.look(version, metrics, scores, [i for r in batch for i in r.request.prompt_index]):
+                log.warning("%s", sentence)
             run.record(version, metrics, {"training": batch})
             for pool in crew.pools:
                 pool.progressed()

@@ -28,6 +28,7 @@ from cluster.stopping import Stopped, at_once, check, deferred
 from cluster.telemetry import Telemetry
 from learner import checkpoint
 from learner.checkpoint import CheckpointError
+from rewards.errors import RewardFailed, RewardUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,12 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
                 report = write_report(run)
             finally:
                 ray.shutdown()
-    except (ConfigError, CheckpointError, RunStopped, ActorsLost, StartError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except RayTaskError as error:
         print(f"error: {str(error.cause).strip()}", file=sys.stderr)
         log.debug("raised in an actor", exc_info=error)
+        return 1
+    except (ConfigError, CheckpointError, RunStopped, ActorsLost, StartError, RewardUnavailable, RewardFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except (Stopped, KeyboardInterrupt) as stop:
         asked = stop.signal if isinstance(stop, Stopped) else signal.SIGINT

@@ -1,0 +1,82 @@
+"""Looks at each iteration's figures, and says of each kind of trouble once what it means and what helps."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+_TIMES = 100.0  # the median so far: exploded
+_LEAST = 3  # figures that make a median
+
+
+class Watch:
+    """The trouble that an iteration shows.
+
+    Args:
+        trained_on: Names of the rewards that have a weight.
+    """
+
+    def __init__(self, trained_on: Iterable[str]) -> None:
+        self._trained_on = frozenset(trained_on)
+        self._so_far: dict[str, list[float]] = defaultdict(list)
+        self._said: set[str] = set()
+
+    def look(
+        self, iteration: int, metrics: Mapping[str, float], scores: Mapping[str, np.ndarray], groups: Sequence[int]
+    ) -> list[str]:
+        """One sentence for each trouble that was not there before.
+
+        Args:
+            iteration: It is.
+            metrics: Of the iteration.
+            scores: `(B,)` of each reward.
+            groups: `(B,)`; samples of one prompt share theirs.
+        """
+        found = dict(self._constant(scores, np.asarray(groups)))
+        if metrics.get("pairs") == 0:
+            found["pairs"] = (
+                "No two samples of a prompt could be compared, so nothing was learned; lower objective.min_gap, raise "
+                "prompts.samples, or take a reward that tells them apart."
+            )
+        found |= dict(self._exploding(metrics))
+        new = [f"Iteration {iteration}: {sentence}" for key, sentence in found.items() if key not in self._said]
+        self._said |= found.keys()
+        return new
+
+    def _constant(self, scores: Mapping[str, np.ndarray], groups: np.ndarray) -> Iterator[tuple[str, str]]:
+        for name in sorted(self._trained_on):
+            if is_constant(scores[name], groups):
+                yield (
+                    f"constant {name}",
+                    f"The reward {name!r} gave the samples of each prompt the same score, which teaches nothing; does "
+                    "it look at the images?",
+                )
+
+    def _exploding(self, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+        for name, value in metrics.items():
+            if name.split("/")[0] not in ("loss", "grad_norm", "kl"):
+                continue
+            before, size = self._so_far[name], abs(value)
+            middle = float(np.median(before)) if len(before) >= _LEAST else math.inf
+            before.append(size) if math.isfinite(size) else None
+            help_ = "raise objective.kl_weight or lower learner.lr" if name.startswith("kl/") else "lower learner.lr"
+            back = f"{help_}, and begin again from a checkpoint before this"
+            if not math.isfinite(size):
+                yield name, f"{name} is {value}; {back}."
+            elif middle > 0 and size > _TIMES * middle:
+                yield name, f"{name} is {value:.3g}, over {_TIMES:g} times its median so far ({middle:.3g}); {back}."
+
+
+def is_constant(scores: np.ndarray, groups: np.ndarray) -> bool:
+    """Whether samples are compared at all, and none differs from another of its group by more than rounding."""
+    compared = False
+    for group in np.unique(groups):
+        own = scores[(groups == group) & np.isfinite(scores)]
+        if len(own) > 1:
+            compared = True
+            if np.ptp(own) > 1e-6 * np.abs(own).max():
+                return False
+    return compared
