@@ -144,7 +144,7 @@ def mixture_sections() -> list[tuple[str, World, AnalyticPolicy]]:
         return ResidualDB(ResidualDBConfig(beta=world.beta), flow)
 
     def ppod(world: World, policy: AnalyticPolicy) -> PPOD:
-        return PPOD(PPODConfig(beta=1.0, step_fraction=1.0, steps_per_update=None, min_gap=0.0, kl_weight=0.0))
+        return PPOD(PPODConfig(beta=1.0, clip_range=1e-2, kl_weight=0.0))
 
     return [
         ("residual_nabla_db", world, train(world, nabla, 4000, samples=32, lr=1e-2)),

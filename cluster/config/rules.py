@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from actors.model_check import check_model
+from actors.tokens import count_cut
 from cluster.config.schema import Config
 from cluster.config.sentences import short
 from cluster.prompts import read_prompts
@@ -18,6 +19,7 @@ from rewards.reward import Reward, UnknownReward
 
 log = logging.getLogger(__name__)
 _MAX_BATCH = 1_000_000  # images of an iteration
+_COUNTED = 5_000  # prompts whose tokens are counted
 # Columns of samples.parquet, and what stands beside the rewards in eval/<split>/.
 _TAKEN = {"iteration", "split", "prompt", "prompt_index", "sample_index", "seed", "version", "diversity", "distance"}
 
@@ -141,9 +143,17 @@ def model_can_be_trained(config: Config) -> None:
 
 
 def prompts_are_there(config: Config) -> None:
-    read_prompts(config.prompts.train)
-    if config.prompts.held_out is not None:
-        read_prompts(config.prompts.held_out)
+    for split, source in (("training", config.prompts.train), ("held-out", config.prompts.held_out)):
+        if source is None:
+            continue
+        prompts = read_prompts(source)
+        cut, most = count_cut(config.pipeline, prompts[:_COUNTED]) or (0, 0)
+        if cut:
+            least = "At least " if len(prompts) > _COUNTED else ""
+            log.warning(
+                f"{least}{cut} of {len(prompts)} {split} prompts are longer than the {most} tokens that the text "
+                "encoder reads; what is beyond is cut."
+            )
 
 
 def batch_can_be_held(config: Config) -> None:

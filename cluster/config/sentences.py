@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,13 @@ _MISSING = {
 
 
 class ConfigError(Exception):
-    """A configuration that cannot work; the message is one sentence for the user, without control characters."""
+    """A configuration that cannot work; the message is one sentence for the user.
+
+    Control characters in it are written out, and words that nobody reads to their end are cut.
+    """
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(shown(sentence))
+        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-50:]}", shown(sentence)))
 
 
 def of_details(details: Sequence[Any], settings: Mapping[str, Any]) -> str:

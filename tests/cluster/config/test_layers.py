@@ -1,0 +1,142 @@
+"""What the embedded world's file lies beneath, and what of it gets into a run: all of it, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster.config import Config, ConfigError, load_config
+from cluster.config.layers import EMBEDDED, merge, stack
+
+OTHER = {"policy": {"model": "org/other"}}
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "run.yaml").write_text(text)
+    return folder / "run.yaml"
+
+
+@pytest.fixture
+def shortest(tmp_path: Path, model_folder: Path) -> str:
+    """The shortest file of a run of one's own."""
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    return (
+        f"policy: {{model: {model_folder}}}\n"
+        f"prompts: {{train: {tmp_path}/prompts.txt}}\n"
+        "rewards: {jpeg_compressibility: {}}\n"
+    )
+
+
+@pytest.mark.parametrize("overrides", [["seed=1"], ["policy.model=shapes"], ["policy.steps=12"]])
+def test_the_embedded_world_is_what_its_file_says(overrides: list[str]) -> None:
+    config = load_config(None, overrides).model_dump()
+    for section, settings in yaml.safe_load(EMBEDDED.read_text()).items():
+        if section == "rewards":
+            assert {name: reward["weight"] for name, reward in config[section].items()} == {
+                name: reward["weight"] for name, reward in settings.items()
+            }
+        elif isinstance(settings, dict):
+            assert {name: config[section][name] for name in settings} == settings
+        else:
+            assert config[section] == settings
+
+
+def test_the_embedded_world_has_the_numbers_that_its_page_measured() -> None:
+    config = load_config(None)
+    objective, learner = config.objective, config.learner
+    assert (config.iterations, config.batch_size, config.samplers.request_size) == (4, 1344, 96)
+    assert (config.policy.steps, config.policy.guidance, config.policy.eta, config.policy.lora_rank) == (12, 2.0, 1, 4)
+    assert (objective.beta, objective.clip_range, objective.kl_weight, objective.min_gap) == (100, 1e-2, 1.5, 0.7)
+    assert (objective.step_fraction, objective.pairs, objective.clip) == (0.17, "all_pairs", "pessimistic")
+    assert (learner.lr, learner.lr_schedule, learner.micro_batch, learner.weight_decay) == (4e-3, "linear", 192, 1e-4)
+    assert (config.evaluation.every, config.evaluation.samples, config.evaluation.held_out_samples) == (2, 32, 9)
+    assert (config.prompts.train, config.prompts.held_out) == ("shapes:hard", "shapes:held_out")
+
+
+def test_the_shortest_file_of_ones_own_has_nothing_of_the_embedded_world(tmp_path: Path, shortest: str) -> None:
+    config = load_config(write(tmp_path, shortest))
+    assert list(config.rewards) == ["jpeg_compressibility"]
+    assert (config.prompts.held_out, config.evaluation.features) == (None, None)
+    bare = Config.model_validate(yaml.safe_load(shortest))
+    assert config == bare  # every other number is its class's
+
+
+def test_class_defaults_are_the_literatures(tmp_path: Path, shortest: str) -> None:
+    config = load_config(write(tmp_path, shortest))
+    assert (config.policy.steps, config.policy.guidance, config.policy.eta) == (50, 5.0, 1.0)
+    assert (config.learner.lr, config.learner.lr_schedule) == (3e-4, "constant")
+    assert (config.objective.clip_range, config.objective.step_fraction) == (1e-4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("policy: {model: MODEL}", ["rewards", "prompts.train", "one prompt a line"]),
+        ("policy: {model: MODEL}\nprompts: {samples: 4}", ["rewards", "prompts.train"]),
+        ("policy: {model: MODEL}\nrewards: {jpeg_compressibility: {}}", ["lacks prompts.train"]),
+        ("policy: {model: MODEL}\nprompts: {train: shapes:hard}", ["lacks rewards", "kind: 'my_module:MyReward'"]),
+    ],
+)
+def test_what_a_model_of_ones_own_lacks_is_said(
+    tmp_path: Path, model_folder: Path, lines: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, lines.replace("MODEL", str(model_folder))))
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize("given", ["file", "override"])
+def test_settings_of_another_objective_do_not_apply(tmp_path: Path, given: str) -> None:
+    path = write(tmp_path, "objective: {name: d3po}\n") if given == "file" else None
+    objective = load_config(path, [] if path else ["objective.name=d3po"]).objective
+    assert (objective.beta, objective.clip_range, objective.kl_weight) == (0.1, 0.1, 0.0)
+    assert load_config(path, ["objective.name=ppod"]).objective.beta == 100
+
+
+def weights(*overrides: str, path: Path | None = None) -> dict[str, float]:
+    return {name: reward.weight for name, reward in load_config(path, overrides).rewards.items()}
+
+
+def test_a_new_reward_is_trained_on_alone_unless_the_others_are_named_as_well() -> None:
+    mine = "rewards.mine.kind=jpeg_compressibility"
+    assert weights(mine) == {"shapes_agreement": 0, "shapes_gold": 0, "mine": 1}
+    assert weights(mine, "rewards.mine.weight=0.5") == {"shapes_agreement": 0, "shapes_gold": 0, "mine": 0.5}
+    assert weights(mine, "rewards.mine.weight=0") == {"shapes_agreement": 1, "shapes_gold": 0, "mine": 0}
+    assert weights(mine, "rewards.shapes_agreement.weight=2") == {"shapes_agreement": 2, "shapes_gold": 0, "mine": 1}
+    assert weights(mine, "rewards.shapes_agreement.options={}") == {"shapes_agreement": 1, "shapes_gold": 0, "mine": 1}
+
+
+def test_an_override_of_a_listed_reward_changes_just_that(tmp_path: Path) -> None:
+    assert weights("rewards.shapes_gold.weight=2") == {"shapes_agreement": 1, "shapes_gold": 2}
+    path = write(tmp_path, "rewards: {shapes_gold: {}, jpeg_compressibility: {weight: 0.1}}\n")
+    assert weights("rewards.mine.kind=shapes_agreement", path=path) == {
+        "shapes_gold": 1, "jpeg_compressibility": 0.1, "mine": 1,
+    }  # fmt: skip
+
+
+def test_features_of_a_reward_that_is_gone_fall_away_and_others_stay(tmp_path: Path) -> None:
+    path = write(tmp_path, "rewards: {shapes_gold: {}}\n")
+    assert load_config(path).evaluation.features is None
+    assert load_config(path, ["rewards.shapes_agreement.weight=0"]).evaluation.features == "shapes_agreement"
+    assert load_config(None, ["rewards.mine.kind=shapes_gold"]).evaluation.features == "shapes_agreement"
+    with pytest.raises(ConfigError, match="not among the rewards"):
+        load_config(path, ["evaluation.features=shapes_agreement"])
+
+
+@pytest.mark.parametrize("name", ["prompts.held_out", "evaluation.features"])
+def test_held_out_prompts_and_features_can_be_none(name: str) -> None:
+    section, key = name.split(".")
+    assert getattr(getattr(load_config(None, [f"{name}=null"]), section), key) is None
+
+
+def test_nothing_of_the_embedded_file_is_beneath_another_model() -> None:
+    assert stack(OTHER, lists_rewards=False) == {"objective": {"name": "ppod"}, **OTHER}
+    assert stack({"objective": [1], "policy": 3}, lists_rewards=False)["prompts"]["train"] == "shapes:hard"
+
+
+def test_merging_changes_neither_side() -> None:
+    below, above = {"a": {"b": 1, "c": [1]}}, {"a": {"b": {"d": 2}}, "e": [3]}
+    assert merge(below, above) == {"a": {"b": {"d": 2}, "c": [1]}, "e": [3]}
+    assert (below, above) == ({"a": {"b": 1, "c": [1]}}, {"a": {"b": {"d": 2}}, "e": [3]})
