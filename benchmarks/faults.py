@@ -19,6 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmarks.nodes import STORE, Cluster
+from cluster.arguments import Parser
 
 WORKER = ("--num-cpus=5", "--include-log-monitor=false")  # options of a worker node
 EVALUATES = 4  # iterations between evaluations of the runs
@@ -269,6 +270,7 @@ def _fill() -> None:
 
 def main() -> None:
     """Fill the stores of all nodes for a while."""
+    Parser("benchmarks.faults", f"{__doc__}\n\nAs a command it fills the object stores of all nodes.").parse_args()
     ray.init(address="auto", log_to_driver=False)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     ray.get(

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from actors.policy import Policy
 from actors.rollout import rollout
-from cluster.config import load_config
+from cluster.arguments import benchmark_config
 from cluster.prompts import make_requests, read_prompts
 from learner.batch import join
 from learner.objectives.objective import Part
@@ -29,8 +28,7 @@ BATCHES = 4
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    path = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
-    config = load_config(path, arguments[path is not None :])
+    config = benchmark_config("benchmarks.gradient_signal", __doc__, arguments)
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     objective = config.objective.build()
     steps = policy.transitions.stochastic_steps

@@ -13,7 +13,6 @@ gradient with every sample's norm made the same, the limit of a small `objective
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.rollout import noise
 from actors.trajectories import Request
-from cluster.config import load_config
+from cluster.arguments import benchmark_config
 from cluster.prompts import make_requests, read_prompts
 from learner.guidance import RewardModel, reward_gradient
 from rewards.weighted import WeightedSum
@@ -56,8 +55,7 @@ def follow(policy: Policy, reward: RewardModel, request: Request) -> tuple[Tenso
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    path = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
-    config = load_config(path, arguments[path is not None :])
+    config = benchmark_config("benchmarks.guidance_signal", __doc__, arguments)
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     reward = WeightedSum.make(config.makers, {name: reward.weight for name, reward in config.rewards.items()})
     requests = [

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,7 +24,8 @@ from rich.console import Console
 
 from actors.policy import Policy
 from actors.rollout import rollout
-from cluster.config import Config, load_config
+from cluster.arguments import benchmark_config
+from cluster.config import Config
 from cluster.crew import dismiss, make_crew
 from cluster.display import Display
 from cluster.local import place
@@ -91,16 +91,15 @@ def whole_loop(
         return statistics.median(np.diff([pq.read_table(part)["time"][0].as_py() for part in parts]))
 
 
-def short_run(arguments: Sequence[str], iterations: int) -> Config:
-    """The configuration of a command line, for so many iterations after a first one, with next to no evaluation."""
-    path = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
+def short_run(module: str, description: str | None, arguments: Sequence[str], iterations: int) -> Config:
+    """A benchmark's configuration, for so many iterations after a first one, with next to no evaluation."""
     overrides = [f"iterations={iterations + 1}", "evaluation={every: 0, samples: 2, held_out_samples: 2}"]
-    return load_config(path, [*arguments[path is not None :], *overrides])
+    return benchmark_config(module, description, arguments, *overrides)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Measure and print."""
-    config = short_run(arguments, ITERATIONS)
+    config = short_run("benchmarks.overhead", __doc__, arguments, ITERATIONS)
     ratios = []
     for turn in range(ROUNDS):
         plain, whole = plain_loop(config), whole_loop(config)

@@ -26,6 +26,7 @@ import ray
 from rich.console import Console
 
 from actors.trajectories import Weights
+from cluster.arguments import Parser
 from cluster.config import Config, load_config
 from cluster.crew import Crew, dismiss
 from cluster.display import Display
@@ -180,6 +181,7 @@ def broadcast() -> list[tuple[float, float]]:
 
 def main() -> None:
     """Measure and print."""
+    Parser("benchmarks.pipelining", __doc__ or "").parse_args()
     ray.init(address="local", include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     with tempfile.TemporaryDirectory() as folder:
         one = "samplers.request_size=192"

@@ -1,6 +1,6 @@
 """Where reward gradients are best computed: in the learner's process, or in reward actors.
 
-    python -m benchmarks.reward_gradients [config.yaml] [key=value ...]
+    python -m benchmarks.reward_gradients [key=value ...]
 
 Times `score_and_grad` of the run's weighted reward on one micro-batch of images, both ways in turns in one run, and one
 optimizer step of the objective with each.
@@ -19,7 +19,7 @@ import torch
 
 from actors.policy import Policy
 from actors.rollout import rollout
-from cluster.config import load_config
+from cluster.arguments import benchmark_config
 from cluster.local import place
 from cluster.placement import reward_names
 from cluster.prompts import make_requests, read_prompts
@@ -35,7 +35,8 @@ ROUNDS, UPDATES = 7, 3
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    config = load_config(None, ["objective.name=residual_nabla_db", *arguments])
+    words = ["objective.name=residual_nabla_db", *arguments]
+    config = benchmark_config("benchmarks.reward_gradients", __doc__, words)
     placement = place(config)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     role: Any = ray.remote(RewardActor)

@@ -17,6 +17,7 @@ from functools import partial
 
 import torch
 
+from cluster.arguments import Parser
 from rewards import make_reward
 from rewards.reward import Reward
 from rewards.service.client import RewardClient
@@ -27,6 +28,7 @@ PROMPT = "a red circle left of a blue square"
 
 def main() -> None:
     """Measure and print medians of the rounds and their ratios."""
+    Parser("benchmarks.reward_service", __doc__ or "").parse_args()
     torch.set_num_threads(1)
     one_image = torch.rand(1, 3, 32, 32)
     with _server("--max-batch", "32") as batching, _server("--max-batch", "1") as alone:

@@ -62,7 +62,7 @@ def _scraped() -> Iterator[Telemetry]:
 
 def main(arguments: Sequence[str]) -> None:
     """Measure and print."""
-    config = short_run(arguments, ITERATIONS)
+    config = short_run("benchmarks.telemetry", __doc__, arguments, ITERATIONS)
     ratios = []
     for turn in range(ROUNDS):
         order = (False, True) if turn % 2 == 0 else (True, False)

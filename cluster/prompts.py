@@ -22,6 +22,11 @@ EVALUATED = 64
 _EMBEDDED = {f"shapes:{path.stem}": path for path in (Path(shapes.__file__).parent / "prompts").glob("*.txt")}
 
 
+def locate(source: str) -> Path:
+    """The file of a prompt list: an embedded one's by its name, any other path as it is."""
+    return _EMBEDDED.get(source, Path(source))
+
+
 def read_prompts(source: str) -> tuple[Prompt, ...]:
     """The prompts of a file, or of an embedded list.
 
@@ -31,7 +36,7 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
     Raises:
         ValueError: If there is no such file, it is not UTF-8, a line cannot be read, or it holds no prompt.
     """
-    path = _EMBEDDED.get(source, Path(source))
+    path = locate(source)
     try:
         if path.exists() and not path.is_file():
             raise ValueError(f"the prompt file {path} is no file")

@@ -9,11 +9,11 @@ from pathlib import Path
 import jinja2
 import matplotlib
 import yaml
-from PIL import Image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from cluster.files import replacing
 from cluster.pictures import before_after
 from cluster.rundir import RunDirectory
 
@@ -59,24 +59,26 @@ _PAGE = jinja2.Template(
 
 def write_report(run: RunDirectory) -> Path:
     """Write the page of a run, finished or not; returns its path."""
-    text = (run.path / "config.yaml").read_text()
+    text = (run.path / "config.yaml").read_text(encoding="utf-8")
     series = run.metrics()
     evaluated = {name: values for name, values in series.items() if name.startswith("eval/")}
     page = _PAGE.render(
         name=run.path.name,
-        iterations=max(iteration for values in series.values() for iteration, _ in values),
+        iterations=max((iteration for values in series.values() for iteration, _ in values), default=0),
         images=int(sum(value for _, value in series.get("samples", []))),
         config=yaml.safe_load(text),
         rows=[{"name": n.removeprefix("eval/"), "before": v[0][1], "after": v[-1][1]} for n, v in evaluated.items()],
         curves=_encode(_curves(series)),
         grids=[
-            ("The prompts it trained on, unseen seeds", _encode(_before_after(run, "train"))),
-            ("Held-out prompts", _encode(_before_after(run, "held_out"))),
+            (title, _encode(picture))
+            for title, split in (("The prompts it trained on, unseen seeds", "train"), ("Held-out prompts", "held_out"))
+            if (picture := _before_after(run, split))
         ],
         yaml=text,
     )
     path = run.path / "report.html"
-    path.write_text(page)
+    with replacing(path) as file:
+        file.write(page.encode("utf-8", "backslashreplace"))
     return path
 
 
@@ -84,7 +86,7 @@ def _curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
     panels = [(t, unit, [n for n in names if n in series]) for t, unit, names in _PANELS]
     panels = [panel for panel in panels if panel[2]]
     columns = 2
-    rows = -(-len(panels) // columns)
+    rows = max(1, -(-len(panels) // columns))
     figure, axes = plt.subplots(rows, columns, figsize=(11, 2.7 * rows), squeeze=False, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.remove()
@@ -103,9 +105,11 @@ def _curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
     return buffer.getvalue()
 
 
-def _before_after(run: RunDirectory, split: str) -> bytes:
-    grids = sorted((run.path / "images").glob(f"{split}-[0-9]*.png"))
-    sheet = before_after(Image.open(grids[0]), Image.open(grids[-1]))
+def _before_after(run: RunDirectory, split: str) -> bytes | None:
+    grids = run.grids(split)
+    if not grids:
+        return None
+    sheet = before_after(grids[0], grids[-1])
     run.write_image(f"{split}-before-after", sheet)
     return (run.path / "images" / f"{split}-before-after.png").read_bytes()
 

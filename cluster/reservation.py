@@ -26,10 +26,16 @@ def on_cluster(config: Config) -> Placement:
     Samplers beyond `samplers.min_count` are not part of the reservation: they come and go with the nodes.
 
     Raises:
-        StartError: If it does not fit.
+        StartError: If there is no cluster, or the run does not fit.
     """
-    with beginning():
-        ray.init(address="auto", logging_level=logging.ERROR)
+    try:
+        with beginning():
+            ray.init(address="auto", logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise StartError(
+            "There is no Ray cluster to join; submit the run to one with ray job submit (docs/cluster.md), or train on "
+            "this machine alone with python -m cluster.local."
+        ) from error
     demands = _demands(config)
     room = config.failures.patience.room
     if not room:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,12 +15,16 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cluster.config import Config, ConfigError, load_config, load_words
+from cluster.arguments import Parser
+from cluster.config import Config, ConfigError, load_words
 from cluster.crew import assemble, dismiss, wait_for
 from cluster.display import Display
 from cluster.environments import StartError
+from cluster.errors import sentence
+from cluster.files import writable
+from cluster.given import CONFIG
 from cluster.learner_group import Hung
-from cluster.loop import RunStopped, train
+from cluster.loop import train
 from cluster.placement import Placement
 from cluster.pool import ActorsLost
 from cluster.report import write_report
@@ -27,10 +32,11 @@ from cluster.rundir import RunDirectory
 from cluster.stopping import Stopped, at_once, check, deferred
 from cluster.telemetry import Telemetry
 from learner import checkpoint
-from learner.checkpoint import CheckpointError
-from rewards.errors import RewardFailed, RewardUnavailable
 
 log = logging.getLogger(__name__)
+
+# Settings that a run may get anew when it is resumed: how long it goes on and how safely, not what it learns.
+_CHANGEABLE = ("iterations=", "checkpoints.", "failures.")
 
 
 def main(program: str, description: str, place: Callable[[Config], Placement], arguments: Sequence[str] | None) -> int:
@@ -45,62 +51,116 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser = Parser(program.removeprefix("python -m "), description)
+    parser.add_settings()
     parser.add_argument(
-        "overrides", nargs="*", metavar="[config.yaml] [key=value ...]", help="a config file, then settings"
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help=f"continue the run in this folder; of its settings only {', '.join(_CHANGEABLE)} may be given anew",
     )
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder")
     args = parser.parse_args(arguments)
     console = Console()
-    run = None
+    run, status, last = None, 0, ""
     logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    # Of results that nobody fetches; the driver says in one sentence what of them matters.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
         with deferred():
             try:
                 with at_once():
-                    config, run = _resume(args) if args.resume else _start(args.overrides)
-                _describe(config, run, console)
-                _supervise(config, run, place, console)
-                report = write_report(run)
+                    resumed = args.resume is not None
+                    run = (
+                        _resume(args.resume, args.settings)
+                        if resumed
+                        else RunDirectory.claim(load_words(args.settings))
+                    )
+                    finished = _is_finished(run, program)
+                if not finished:
+                    _describe(run.config, run, console)
+                    _supervise(run.config, run, place, console)
+                with writable(run.path):
+                    report = write_report(run)
+                lines = f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}"
+                console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
             finally:
                 ray.shutdown()
-    except RayTaskError as error:
-        print(f"error: {str(error.cause).strip()}", file=sys.stderr)
-        log.debug("raised in an actor", exc_info=error)
-        return 1
-    except (ConfigError, CheckpointError, RunStopped, ActorsLost, StartError, RewardUnavailable, RewardFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+                if run is not None:
+                    run.release()
     except (Stopped, KeyboardInterrupt) as stop:
         asked = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        print(f"stopped by {asked.name}{_how_to_go_on(run, program)}", file=sys.stderr)
-        return 128 + asked
-    lines = f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}"
-    console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
-    return 0
+        status, last = 128 + asked, f"stopped by {asked.name}{_how_to_go_on(run, program)}"
+    except (Exception, SystemExit) as error:
+        status, last = 1, f"error: {sentence(error, run.path if run and run.begun else None)}"
+    if last:  # after all that Ray has to say
+        print(last, file=sys.stderr)
+    return status
+
+
+def _resume(path: Path, overrides: Sequence[str]) -> RunDirectory:
+    path = path.expanduser().absolute()
+    _check_is_run(path)
+    for word in overrides:
+        if not word.startswith(_CHANGEABLE):
+            raise ConfigError(
+                f"--resume continues a run with its own settings, of which only {', '.join(_CHANGEABLE)} may be "
+                f"given anew and not {word!r}."
+            )
+    return RunDirectory.resume(path, overrides)
+
+
+def _check_is_run(path: Path) -> None:
+    """Refuse what is no run's folder, with what may have been meant.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if (path / CONFIG).is_file():
+        return
+    parents = [folder for folder in path.parents if (folder / CONFIG).is_file()]
+    if parents:
+        raise ConfigError(f"{path} is inside of a run and no run; continue it with --resume {parents[0]}.")
+    if path.is_file():
+        raise ConfigError(f"{path} is a file and no run; --resume takes a run's folder.")
+    inside = [found.parent for found in sorted(path.glob(f"*/{CONFIG}"))]
+    if inside:
+        names = ", ".join(str(run) for run in inside[:5]) + (", ..." if len(inside) > 5 else "")
+        raise ConfigError(f"{path} holds runs and is none; choose one of {names}.")
+    beside = [found.parent.name for found in path.parent.glob(f"*/{CONFIG}")]
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else "."
+    raise ConfigError(f"There is no run in {path} (no {CONFIG}){hint}")
+
+
+def _is_finished(run: RunDirectory, program: str) -> bool:
+    """Whether a run has nothing left to do; warns where it begins anew.
+
+    Raises:
+        CheckpointError: If all of its checkpoints are damaged: refused before any actor starts.
+        ConfigError: If it has done more than it is asked for.
+    """
+    if not checkpoint.list_all(run.checkpoints):
+        if run.metrics():
+            log.warning("There are no checkpoints in %s, so the run starts over.", run.checkpoints)
+        return False
+    done, asked = checkpoint.verify(checkpoint.newest(run.checkpoints)), run.config.iterations
+    if done > asked:
+        raise ConfigError(f"The run in {run.path} has done {done} iterations; iterations={asked} cannot be reached.")
+    if done < asked or not run.evaluated(done):
+        return False
+    print(
+        f"{run.path} is finished: it has done its {done} iterations; for more, "
+        f"{program} --resume {run.path} iterations={2 * done}"
+    )
+    return True
 
 
 def _how_to_go_on(run: RunDirectory | None, program: str) -> str:
-    if run is None:
-        return " before the run began"
-    at = f" at {checkpoint.newest(run.checkpoints)}" if checkpoint.list_all(run.checkpoints) else ""
-    return f"{at}; continue with: {program} --resume {run.path}"
-
-
-def _start(words: Sequence[str]) -> tuple[Config, RunDirectory]:
-    config = load_words(words)
-    return config, RunDirectory.create(config)
-
-
-def _resume(args: argparse.Namespace) -> tuple[Config, RunDirectory]:
-    if args.overrides:
-        raise ConfigError("--resume continues a run with its own configuration; give no other settings.")
-    if not (args.resume / "config.yaml").is_file():
-        raise ConfigError(f"There is no run in {args.resume} (no config.yaml).")
-    config, run = load_config(args.resume / "config.yaml"), RunDirectory(args.resume)
-    if checkpoint.list_all(run.checkpoints):
-        checkpoint.newest(run.checkpoints)  # refuse an unreadable one before any actor starts
-    return config, run
+    if run is None or not run.begun:
+        return " before the run began; nothing is left of it"
+    if not checkpoint.list_all(run.checkpoints):
+        return f"; continue with: {program} --resume {run.path}"
+    return f" at {checkpoint.newest(run.checkpoints)}; continue with: {program} --resume {run.path}"
 
 
 def _describe(config: Config, run: RunDirectory, console: Console) -> None:
@@ -111,6 +171,7 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
         f"{run.path}: {config.iterations} iterations of {config.objective.name}, each {config.prompts_per_iteration} "
         f"prompts x {config.prompts.samples} samples = {config.batch_size} images in requests of "
         f"{config.samplers.request_size}; {config.samplers.count} sampler(s); rewards {rewards}",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )
@@ -120,7 +181,7 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
     """Train, with a new crew from the last checkpoint when something was lost that cannot be replaced alone."""
     placement = place(config)
     if placement.report:
-        console.print(placement.report, highlight=False, soft_wrap=True)
+        console.print(placement.report, markup=False, highlight=False, soft_wrap=True)
     with Display(console, config.iterations, telemetry=Telemetry(run.path.name)) as display:
         display.status("starting")
         furthest, losses, restarts = run.furthest, 0, 0

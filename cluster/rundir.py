@@ -1,6 +1,6 @@
 """The run directory: everything that a run leaves behind, readable while it goes on.
 
-    config.yaml                    the resolved configuration
+    config.yaml, prompts/          what it was given, see cluster.given
     metrics.parquet/               one part an iteration: iteration, name, value, time
     samples.parquet/               one part an iteration: split, prompt, seed, version, every reward
     pretrained.npz                 image features of the first evaluation, which distances are measured from
@@ -8,61 +8,126 @@
     tensorboard/                   the same figures and grids as event files
     checkpoints/                   see learner.checkpoint
     report.html
+    driver.lock                    held by the driver while it lives, see cluster.lock
+    error.log                      the traceback of what no one expected
 
-Parquet data sets are folders of immutable parts, so a reader never sees half a file: `pandas.read_parquet` and
-`pyarrow.parquet.read_table` take the folder.
+Every file but TensorBoard's logs is replaced whole, so a reader never sees half of one.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import time
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
-from cluster.config import Config, ConfigError
+from cluster import given
+from cluster.claim import Claim, claim_existing, claim_new
+from cluster.config import Config
+from cluster.files import forget_temporaries, replacing, writable
+from cluster.parts import Parts
 from cluster.rollouts import Rollout
 from cluster.tensorboard import EventFile
 
+log = logging.getLogger(__name__)
+
 
 class RunDirectory:
-    """Writes a run's records.
+    """Writes and reads a run's records.
 
     Args:
         path: The folder.
+        claim: This process's hold on it, if it is to write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, claim: Claim | None = None) -> None:
+        self.path, self._claim = path, claim
+        self._metrics, self._samples = Parts(path / "metrics.parquet"), Parts(path / "samples.parquet")
         self.furthest = -1  # iteration that this process has recorded
+        self._unsaved = False  # is there something in the configuration that its file does not say yet?
         self._purge: int | None = None  # first step that TensorBoard is to forget
         self._events: EventFile | None = None
 
     @classmethod
-    def create(cls, config: Config) -> RunDirectory:
-        """Make the folder of a new run.
+    def claim(cls, config: Config) -> RunDirectory:
+        """Claim the folder of a new run; until it begins, nothing is in it that stays.
 
         Raises:
-            ConfigError: If a run of that name is there already.
+            ConfigError: If the name is no folder's name, or the folder is in use or cannot be made.
+            WriteError: If it cannot be written to.
         """
-        name = config.name or f"{config.objective.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        path = Path(config.folder) / name
+        claim = claim_new(
+            Path(config.folder).expanduser().absolute(),
+            config.name,
+            f"{config.objective.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+        )
+        run = cls(claim.path, claim)
         try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise ConfigError(
-                f"{path} exists already; continue it with --resume {path}, or set another name."
-            ) from None
-        except OSError as error:
-            raise ConfigError(f"The run folder {path} cannot be made ({error.strerror}).") from error
-        config.save(path / "config.yaml")
-        return cls(path)
+            run.config, run._unsaved = given.keep_prompts(config, run.path), True
+        except BaseException:
+            run.release()
+            raise
+        return run
+
+    @classmethod
+    def create(cls, config: Config) -> RunDirectory:
+        """Begin a new run, and leave its folder to others; raises as `claim`."""
+        run = cls.claim(config)
+        run.begin()
+        run.release()
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, overrides: Sequence[str] = ()) -> RunDirectory:
+        """Claim the folder of a run that has begun.
+
+        Args:
+            path: The folder.
+            overrides: Settings `key=value` that are other from now on.
+
+        Raises:
+            ConfigError: If another driver has it, or what it was given has changed.
+        """
+        run = cls(path, claim_existing(path))
+        try:
+            run.config, run._unsaved = given.load(path, overrides), bool(overrides)
+        except BaseException:
+            run.release()
+            raise
+        return run
+
+    @cached_property
+    def config(self) -> Config:
+        """What the run was given; its prompts are those in the folder."""
+        return given.load(self.path)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to continue."""
+        return (self.path / given.CONFIG).exists()
+
+    def begin(self) -> None:
+        """Keep the configuration, as soon as there is a crew: from now on this is a run's folder.
+
+        Raises:
+            WriteError: If the disk is full or broken.
+        """
+        if self._unsaved:
+            given.save(self.config, self.path)
+            self._unsaved = False
+
+    def release(self) -> None:
+        """Let other drivers have the folder; if no run has begun, it is gone."""
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
 
     @property
     def checkpoints(self) -> Path:
@@ -70,69 +135,85 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def rewind(self, iteration: int) -> None:
-        """Forget all records after an iteration: a resumed run writes them again."""
-        for part in self.path.glob("*.parquet/*.parquet"):
-            if int(part.stem) > iteration:
-                part.unlink()
+        """Forget all records after an iteration, which a resumed run writes again, and what was left half-written."""
+        self.begin()
+        with writable(self.path):
+            forget_temporaries(self.path)
+        for parts in (self._metrics, self._samples):
+            parts.rewind(iteration)
         self._purge = iteration + 1
 
     def evaluated(self, iteration: int) -> bool:
         """Whether an iteration's evaluation is on record."""
-        part = self._part("metrics", iteration)
-        return part.is_file() and any(name.startswith("eval/") for name in _read(part)["name"].to_pylist())
+        table = self._metrics.part(iteration)
+        return table is not None and any(name.startswith("eval/") for name in table["name"].to_pylist())
 
     def record(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
-        """Record an iteration: its metrics, and its samples by split. Replaces what may have been recorded before."""
-        self._write("samples", iteration, _samples(iteration, splits))
-        self._write("metrics", iteration, _metrics(iteration, metrics))
-        self._event_file.scalars(iteration, metrics)
+        """Record an iteration: its metrics, and its samples by split. Replaces what may have been recorded before.
+
+        Raises:
+            WriteError: If the disk is full or broken.
+        """
+        self.begin()
+        self._samples.write(iteration, _samples(iteration, splits))
+        self._metrics.write(iteration, _metrics(iteration, metrics))
+        with writable(self.path):
+            self._event_file.scalars(iteration, metrics)
         self.furthest = max(self.furthest, iteration)
 
     def add(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
-        """Record more of an iteration: metrics and splits of other names stay as they are."""
-        for data_set, column, table in (
-            ("samples", "split", _samples(iteration, splits)),
-            ("metrics", "name", _metrics(iteration, metrics)),
-        ):
-            part = self._part(data_set, iteration)
-            if part.is_file():
-                before, new = _read(part), set(table[column].to_pylist())
-                others = [value not in new for value in before[column].to_pylist()]
-                table = pa.concat_tables(
-                    [before.filter(pa.array(others, pa.bool_())), table], promote_options="default"
-                )
-            self._write(data_set, iteration, table)
-        self._event_file.scalars(iteration, metrics)
+        """Record more of an iteration: metrics and splits of other names stay as they are; raises as `record`."""
+        self._samples.add(iteration, _samples(iteration, splits), "split")
+        self._metrics.add(iteration, _metrics(iteration, metrics), "name")
+        with writable(self.path):
+            self._event_file.scalars(iteration, metrics)
 
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
-        """All metrics so far: (iteration, value) by name, in order."""
-        table = pq.read_table(self.path / "metrics.parquet").sort_by("iteration")
+        """All metrics so far: (iteration, value) by name, in order; a torn part costs a warning."""
         series: dict[str, list[tuple[int, float]]] = {}
-        for row in table.to_pylist():
-            series.setdefault(row["name"], []).append((row["iteration"], row["value"]))
+        for table in self._metrics.read():
+            for row in table.to_pylist():
+                series.setdefault(row["name"], []).append((row["iteration"], row["value"]))
         return series
 
     def write_pretrained(self, features: Mapping[str, np.ndarray]) -> None:
         """Keep the image features of the first evaluation, by split."""
-        temporary = self.path / f".pretrained.{os.getpid()}.npz"
-        np.savez(temporary, allow_pickle=False, **features)
-        temporary.replace(self.path / "pretrained.npz")
+        with replacing(self.path / "pretrained.npz") as file:
+            np.savez(file, allow_pickle=False, **features)
 
     def pretrained(self) -> dict[str, np.ndarray] | None:
-        """What `write_pretrained` kept, if it did."""
+        """What `write_pretrained` kept, if it did; a torn file costs a warning."""
         path = self.path / "pretrained.npz"
-        return dict(np.load(path)) if path.is_file() else None
+        try:
+            return dict(np.load(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            log.warning("%s cannot be read (%s), so no more distances are measured from it.", path, error)
+            return None
 
     def write_image(self, name: str, image: Image.Image) -> None:
         """Write `images/<name>.png`."""
-        path = self.path / "images" / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        image.save(path)
+        with replacing(self.path / "images" / f"{name}.png") as file:
+            image.save(file, format="PNG")
 
     def write_grid(self, split: str, iteration: int, grid: Image.Image) -> None:
         """Write the image grid of an evaluation."""
         self.write_image(f"{split}-{iteration:06d}", grid)
-        self._event_file.image(iteration, split, grid)
+        with writable(self.path):
+            self._event_file.image(iteration, split, grid)
+
+    def grids(self, split: str) -> list[Image.Image]:
+        """The image grids of a split, in order; a torn one costs a warning."""
+        found = []
+        for path in sorted((self.path / "images").glob(f"{split}-[0-9]*.png")):
+            try:
+                with Image.open(path) as image:
+                    image.load()
+                    found.append(image.copy())
+            except (OSError, SyntaxError, ValueError) as error:
+                log.warning("%s is torn and was passed over (%s).", path, error)
+        return found
 
     @property
     def _event_file(self) -> EventFile:
@@ -141,25 +222,17 @@ class RunDirectory:
             self._events = EventFile(self.path / "tensorboard", self._purge)
         return self._events
 
-    def _part(self, data_set: str, iteration: int) -> Path:
-        return self.path / f"{data_set}.parquet" / f"{iteration:06d}.parquet"
-
-    def _write(self, data_set: str, iteration: int, table: pa.Table) -> None:
-        part = self._part(data_set, iteration)
-        part.parent.mkdir(exist_ok=True)
-        temporary = part.with_name(f".{iteration:06d}.{os.getpid()}")
-        pq.write_table(table, temporary)
-        temporary.replace(part)
-
-
-def _read(part: Path) -> pa.Table:
-    return pq.ParquetFile(part).read()  # a path may hold a `=`, which `read_table` would take for a partition
-
 
 def _metrics(iteration: int, metrics: Mapping[str, float]) -> pa.Table:
-    now = time.time()
-    rows = [{"iteration": iteration, "name": n, "value": float(v), "time": now} for n, v in metrics.items()]
-    return pa.Table.from_pylist(rows)
+    rows = [
+        [iteration] * len(metrics),
+        list(metrics),
+        [float(v) for v in metrics.values()],
+        [time.time()] * len(metrics),
+    ]
+    types = (pa.int64(), pa.string(), pa.float64(), pa.float64())
+    columns = [pa.array(values, kind) for values, kind in zip(rows, types, strict=True)]
+    return pa.table(columns, names=["iteration", "name", "value", "time"])
 
 
 def _samples(iteration: int, splits: Mapping[str, Sequence[Rollout]]) -> pa.Table:

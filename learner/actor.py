@@ -85,8 +85,12 @@ class LearnerActor:
         """Continue from a checkpoint; returns its version and the driver's state.
 
         Raises:
-            CheckpointError: If it is damaged.
+            CheckpointError: If it is damaged, or whole but of another learner.
         """
         checkpoint.verify(Path(path))
-        extra = self._learner.restore(Path(path))
+        try:
+            extra = self._learner.restore(Path(path))
+        except Exception as error:  # of any library that reads files; a loss of ranks cannot come here
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise checkpoint.CheckpointError(f"The checkpoint {path} cannot be continued from ({said}).") from error
         return self._learner.version, extra

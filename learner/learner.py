@@ -188,6 +188,9 @@ class Learner:
         state = torch.load(folder / "learner.pt", map_location=self._policy.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        # As the schedule of *this* run has it: one that was extended falls to another end than the one that was saved.
+        for group, lr in zip(self.optimizer.param_groups, self._schedule.base_lrs, strict=True):
+            group["lr"] = lr * self._schedule.lr_lambdas[0](self._schedule.last_epoch)
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         if self._flow is not None:

@@ -243,7 +243,11 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     def save(self, path: Path) -> None:
         """Write the resolved configuration as YAML that `load_config` reads back."""
-        path.write_text(write(_literal(self.model_dump())))
+        path.write_text(self.dump(), encoding="utf-8")
+
+    def dump(self) -> str:
+        """The text that `save` writes."""
+        return write(_literal(self.model_dump()))
 
 
 def _literal(value: Any) -> Any:

@@ -22,8 +22,8 @@ Make = Callable[..., Config]
 Refuse = Callable[..., str]
 
 
-class Placed(Exception):
-    """The run got as far as starting Ray."""
+class Placed(BaseException):
+    """The run got as far as starting Ray; no `Exception`, which the command would put into a sentence."""
 
 
 def place(config: Config) -> NoReturn:
@@ -109,8 +109,8 @@ def test_a_run_folder_that_exists_is_not_written_over(refuse: Refuse, base: list
 
 @pytest.fixture
 def run(make_config: Make) -> RunDirectory:
-    """A run with checkpoints of iterations 0 and 5."""
-    run = RunDirectory.create(make_config("name=mine"))
+    """A run of 8 iterations with checkpoints of iterations 0 and 5."""
+    run = RunDirectory.create(make_config("name=mine", "iterations=8"))
     for iteration in (0, 5):
         with checkpoint.writing(run.checkpoints, iteration) as folder:
             (folder / "learner.pt").write_bytes(b"weights")
@@ -147,7 +147,9 @@ def test_resuming_a_run_that_was_killed_in_its_first_checkpoint_starts_it_over(m
 
 
 def test_resuming_takes_the_configuration_of_the_run_and_no_other(refuse: Refuse, run: RunDirectory) -> None:
-    assert "no other settings" in refuse("learner.lr=1", "--resume", str(run.path))
+    assert "only iterations=, checkpoints., failures. may be given anew" in refuse(
+        "learner.lr=1", "--resume", str(run.path)
+    )
     seen: list[Config] = []
 
     def remember(config: Config) -> NoReturn:
@@ -168,14 +170,23 @@ def test_resuming_is_refused_without_a_usable_run(refuse: Refuse, tmp_path: Path
     refuse("--resume", "mine")
 
 
-def test_an_interrupted_run_says_how_to_go_on(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(config: Config) -> NoReturn:
-        raise KeyboardInterrupt
+def interrupt(config: Config) -> NoReturn:
+    raise KeyboardInterrupt
 
+
+def test_a_run_that_is_interrupted_before_it_began_leaves_nothing(
+    base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(*base, "name=mine", place=interrupt) == 130
-    (folder,) = [word for word in base if word.startswith("folder=")]
+    assert capsys.readouterr().err == "stopped by SIGINT before the run began; nothing is left of it\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_interrupted_run_says_how_to_go_on(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--resume", str(run.path), place=interrupt) == 130
     assert capsys.readouterr().err == (
-        f"stopped by SIGINT; continue with: python -m cluster.local --resume {folder.removeprefix('folder=')}/mine\n"
+        f"stopped by SIGINT at {run.checkpoints}/iteration-000005; "
+        f"continue with: python -m cluster.local --resume {run.path}\n"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from cluster import rundir
+from cluster import parts
 from cluster.config import Config, ConfigError, load_config
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout
@@ -45,7 +46,8 @@ def samples(run: RunDirectory) -> list[dict]:
 def test_a_new_run_saves_its_configuration_and_takes_no_folder_that_exists(make_config: Make) -> None:
     config = make_config("name=first", "learner.lr=3e-4")
     run = RunDirectory.create(config)
-    assert load_config(run.path / "config.yaml") == config
+    assert run.config == load_config(run.path / "config.yaml")
+    assert run.config.model_copy(update={"prompts": config.prompts}) == config
     with pytest.raises(ConfigError, match=f"{run.path} exists already; continue it with --resume {run.path}"):
         RunDirectory.create(config)
 
@@ -106,17 +108,18 @@ def test_a_crash_while_writing_leaves_what_was_there(run: RunDirectory, monkeypa
     run.record(0, {"loss": 1.0}, splits(0.0))
     run.record(1, {"loss": 2.0}, splits(0.0))
 
-    def torn(table: pa.Table, path: Path) -> None:
-        Path(path).write_bytes(b"PAR1 half a file")
+    def torn(table: pa.Table, file: BinaryIO) -> None:
+        file.write(b"PAR1 half a file")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rundir.pq, "write_table", torn)
+    monkeypatch.setattr(parts.pq, "write_table", torn)
     for iteration in (1, 2):
         with pytest.raises(KeyboardInterrupt):
             run.record(iteration, {"loss": 9.0}, splits(1.0))
     monkeypatch.undo()
     assert run.metrics() == {"loss": [(0, 1.0), (1, 2.0)]}
     assert {row["gold"] for row in samples(run)} == {0.0}
+    assert not list(run.path.glob("*/.*"))
 
 
 def evaluation(score: float) -> dict[str, list[Rollout]]:
@@ -146,7 +149,7 @@ def test_an_evaluation_counts_as_recorded_only_when_its_samples_are(
     run.record(1, {"loss": 1.0}, splits(0.0))
     write = pq.write_table
     monkeypatch.setattr(
-        rundir.pq, "write_table", lambda table, path: write(table, path) if "samples" in str(path) else 1 / 0
+        parts.pq, "write_table", lambda table, file: write(table, file) if "samples" in file.name else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         run.add(1, {"eval/train/gold": 0.5}, evaluation(0.5))

@@ -1,0 +1,59 @@
+"""The one sentence that a command ends with, whoever raised: the driver, an actor, the user's code or Ray."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import traceback
+from pathlib import Path
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from cluster.text import shown
+
+_OURS = ("actors", "cluster", "learner", "rewards", "shapes")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST = 1500  # characters
+
+
+def sentence(error: BaseException, folder: Path | None = None) -> str:
+    """What went wrong, on one line that a terminal shows as it is.
+
+    Messages of our own exceptions are sentences already. Of any other the type is named, and where its traceback is.
+
+    Args:
+        error: What was raised.
+        folder: Of the run, for the traceback; `None` where there is no run yet.
+    """
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(cause, SystemExit):
+        return _line(f"Something that the run loaded ended the process with sys.exit({cause.code!r}); it must not.")
+    message = str(cause)
+    if type(cause).__module__.split(".")[0] in _OURS or _is_sentence(message):
+        return _line(message)
+    if isinstance(cause, RayActorError):
+        return _line(f"An actor was lost: {message}")
+    said = f"{type(cause).__name__}: {message}" if message else type(cause).__name__
+    return f"{_line(said)} (traceback: {_keep(error, folder)})"
+
+
+def _is_sentence(message: str) -> bool:
+    return message[:1].isupper() and message.rstrip().endswith(".") and " " in message and "\n" not in message.strip()
+
+
+def _line(text: str) -> str:
+    text = shown(" ".join(_COLOURS.sub("", text).split()))
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
+
+
+def _keep(error: BaseException, folder: Path | None) -> str:
+    """Write a traceback to a file, and say which."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="reinoise-"))
+        path = folder / "error.log"
+        path.write_text(_COLOURS.sub("", text), encoding="utf-8", errors="backslashreplace")
+    except OSError:
+        return "it could not be written"
+    return str(path)

@@ -1,0 +1,73 @@
+"""Every command and benchmark answers --help, and refuses what it does not know in one line."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.arguments import Parser
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("cluster", "benchmarks", "rewards", "shapes")
+COMMANDS = [
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    for package in PACKAGES
+    for file in sorted((ROOT / package).rglob("*.py"))
+    if re.search(r'^if __name__ == "__main__":', file.read_text(), re.MULTILINE)
+]
+
+
+def test_every_command_parses_its_arguments() -> None:
+    """First of all, because the tests below would carry out one that does not."""
+    for module in COMMANDS:
+        file = ROOT.joinpath(*module.split("."))
+        text = (file / "__main__.py" if file.is_dir() else file.with_suffix(".py")).read_text()
+        assert re.search(r"parse_args\(|_config\(|short_run\(|import main$", text, re.MULTILINE), module
+
+
+def run(module: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=False)
+    return int(ended.value.code or 0)
+
+
+def test_the_commands_are_found() -> None:
+    assert {"cluster.local", "cluster.train", "benchmarks.chaos", "rewards.serve", "rewards.environments"} <= set(
+        COMMANDS
+    )
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_every_command_has_help(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(module, "--help", monkeypatch=monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert f"usage: python -m {module}" in said
+    assert len(said.splitlines()) > 4
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_every_command_refuses_an_option_that_it_does_not_have(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(module, "--no-such-option", monkeypatch=monkeypatch) != 0
+    (*_, last) = capsys.readouterr().err.splitlines()
+    assert "error: " in last
+
+
+def test_a_refusal_is_one_line_whatever_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        Parser("cluster.local", "Train.").parse_args(["--x\x1b[31m\n"])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert "\x1b" not in said
