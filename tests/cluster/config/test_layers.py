@@ -19,11 +19,11 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.fixture
-def shortest(tmp_path: Path, model_folder: Path) -> str:
+def shortest(tmp_path: Path, tiny_pipeline: Path) -> str:
     """The shortest file of a run of one's own."""
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
     return (
-        f"policy: {{model: {model_folder}}}\n"
+        f"policy: {{model: {tiny_pipeline}}}\n"
         f"prompts: {{train: {tmp_path}/prompts.txt}}\n"
         "rewards: {jpeg_compressibility: {}}\n"
     )
@@ -80,10 +80,10 @@ def test_class_defaults_are_the_literatures(tmp_path: Path, shortest: str) -> No
     ],
 )
 def test_what_a_model_of_ones_own_lacks_is_said(
-    tmp_path: Path, model_folder: Path, lines: str, words: list[str]
+    tmp_path: Path, tiny_pipeline: Path, lines: str, words: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        load_config(write(tmp_path, lines.replace("MODEL", str(model_folder))))
+        load_config(write(tmp_path, lines.replace("MODEL", str(tiny_pipeline))))
     assert all(word in str(caught.value) for word in words), caught.value
 
 
