@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from cluster.arguments import Parser
 from cluster.rundir import RunDirectory
 
 
@@ -30,9 +31,11 @@ def evaluation(run: RunDirectory, split: str) -> dict[str, tuple[float, float]]:
     return found
 
 
-def main(folders: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Print the table."""
-    runs = [RunDirectory(Path(folder)) for folder in folders]
+    parser = Parser("benchmarks.main_job", __doc__ or "")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    runs = [RunDirectory(folder) for folder in parser.parse_args(arguments).runs]
     print("| evaluation | figure | before | after | change, run by run |\n|---|---|---|---|---|")
     for split, title in (("train", "trained prompts, unseen seeds"), ("held_out", "held-out combinations")):
         figures = [evaluation(run, split) for run in runs]
