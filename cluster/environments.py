@@ -7,6 +7,7 @@ environment; nothing is installed that the file does not name. An interpreter is
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -57,10 +58,11 @@ def cannot_start(who: str, error: RayActorError | RuntimeEnvSetupError) -> Start
     """
     if isinstance(error, RuntimeEnvSetupError):
         return StartError(f"{who} cannot start: {why(error)}")
-    # After the traceback, whose lines are indented, comes the message, which may have several.
+    # After the traceback, whose lines are indented, comes the message, which may have several. Ours are sentences.
     lines = str(error).strip().splitlines()
     last = max((i for i, line in enumerate(lines) if line.startswith(" ")), default=-1)
-    return StartError(f"{who} cannot start: {' '.join(lines[last + 1 :])}")
+    message = re.sub(r"^rewards(\.\w+)+: ", "", " ".join(lines[last + 1 :]))
+    return StartError(f"{who} cannot start: {message}")
 
 
 def cause_of(death: RayActorError) -> str:

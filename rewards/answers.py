@@ -86,7 +86,7 @@ def _numbers(answer: Any) -> Tensor | None:
             answer = torch.stack([torch.as_tensor(element) for element in answer])
         if isinstance(answer, Tensor):
             return None if answer.is_complex() or answer.layout is not torch.strided else answer.float()
-        array = np.asarray(answer)
+        array = np.ma.filled(answer.astype(np.float32), np.nan) if np.ma.isMA(answer) else np.asarray(answer)
     except Exception:  # whatever conversion other people's classes bring along
         return None
     if array.dtype.kind not in "biuf":

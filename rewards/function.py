@@ -16,11 +16,15 @@ class FunctionReward(Reward):
 
     Args:
         options: Further keyword arguments of every call.
+
+    Raises:
+        TypeError: If the function does not take them.
     """
 
     function: ClassVar[Callable[..., Any]]
 
     def __init__(self, **options: Any) -> None:
+        inspect.signature(type(self)).bind(**options)
         self._options = options
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

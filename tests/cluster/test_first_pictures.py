@@ -13,6 +13,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from cluster.config import Config, RewardConfig
+from cluster.environments import StartError
 from cluster.first_pictures import check_rewards
 from cluster.pool import Pool
 from cluster.prompts import make_requests
@@ -119,6 +120,16 @@ def test_leaving_the_process_costs_no_actor(ask: Ask) -> None:
 
     with pytest.raises(RewardUnavailable, match="raised SystemExit: 0"):
         ask(own=leave)
+
+
+def test_a_constructor_that_leaves_the_process_ends_the_run_at_once(start: Start) -> None:
+    def leave() -> Reward:
+        raise SystemExit(0)
+
+    _, rewards = start(own=leave)
+    with pytest.raises(StartError, match=r"cannot start: The reward 'own' cannot be built: SystemExit: 0 at ") as error:
+        rewards["own",].start(1, patience=60)
+    assert "\n" not in str(error.value)
 
 
 def test_a_watched_reward_that_cannot_judge_costs_one_warning(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:

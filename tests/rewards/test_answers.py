@@ -119,6 +119,11 @@ def test_scores_keep_their_graph() -> None:
         assert gradient.tolist() == [2, 2, 2]
 
 
+def test_what_is_masked_is_not_judged() -> None:
+    masked = np.ma.masked_array([1, 2, 3], [False, True, False])
+    np.testing.assert_array_equal(to_scores(masked, 3, "It"), [1, np.nan, 3])
+
+
 def test_what_float32_cannot_hold_is_infinite() -> None:
     assert to_scores(np.array([1e300, -1e300]), 2, "It").tolist() == [np.inf, -np.inf]
 

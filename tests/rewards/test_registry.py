@@ -31,6 +31,11 @@ def test_an_unknown_option_is_refused() -> None:
         make_reward("jpeg_compressibility", qualty=10)
 
 
+def test_an_unknown_option_of_a_function_is_refused(own: str) -> None:
+    with pytest.raises(TypeError, match="scele"):
+        make_reward(f"{own}:blue", scele=10)
+
+
 @pytest.mark.parametrize("typo", ["jpeg_compressability", "jpg_compressibility", "jpeg"])
 def test_a_typo_is_answered_with_the_nearest_name(typo: str) -> None:
     with pytest.raises(KeyError, match=typo) as error:
