@@ -1,12 +1,16 @@
-"""The README's table: what the main job changes, averaged over runs with different seeds.
+"""A table of what runs changed, averaged over runs with different seeds; the README's is of the main job.
 
 for seed in 0 1 2; do python -m cluster.local name=seed$seed seed=$seed; done
 python -m benchmarks.main_job runs/seed0 runs/seed1 runs/seed2
+
+Any runs of one configuration will do: the rows are the figures of their evaluations. Where the embedded world's gold
+score was watched, the share of images with every fact right is one of them.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,39 +19,54 @@ import pyarrow.parquet as pq
 from cluster.arguments import Parser
 from cluster.rundir import RunDirectory
 
+_TITLES = {"train": "trained prompts, unseen seeds", "held_out": "held-out prompts"}
 
-def evaluation(run: RunDirectory, split: str) -> dict[str, tuple[float, float]]:
-    """Before and after of each figure of one run's evaluation."""
-    found = {
-        name.rsplit("/", 1)[1]: (values[0][1], values[-1][1])
-        for name, values in run.metrics().items()
-        if name.startswith(f"eval/{split}/")
-    }
-    samples = pq.read_table(run.path / "samples.parquet", filters=[("split", "=", split)])
-    iterations, gold = (samples[name].to_numpy() for name in ("iteration", "shapes_gold"))
-    first, last = (gold[iterations == iteration] for iteration in (iterations.min(), iterations.max()))
-    found["all facts right"] = (float((first == 1).mean()), float((last == 1).mean()))
-    found["images"] = (len(first), len(last))
+
+def evaluations(run: RunDirectory) -> dict[tuple[str, str], tuple[float, float]]:
+    """Before and after of each figure of a run's evaluations, by split and figure."""
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for name, values in run.metrics().items():
+        if name.startswith("eval/"):
+            _, split, figure = name.split("/", 2)
+            found[split, figure] = values[0][1], values[-1][1]
+    for split in {split: None for split, _ in found}:
+        samples = pq.read_table(run.path / "samples.parquet", filters=[("split", "=", split)])
+        iterations = samples["iteration"].to_numpy()
+        ends = [iterations == iteration for iteration in (iterations.min(), iterations.max())]
+        if "shapes_gold" in samples.column_names:
+            gold = samples["shapes_gold"].to_numpy()
+            found[split, "all facts right"] = (float((gold[ends[0]] == 1).mean()), float((gold[ends[1]] == 1).mean()))
+        found[split, "images"] = (float(ends[0].sum()), float(ends[1].sum()))
     return found
 
 
-def main(arguments: list[str]) -> None:
-    """Print the table."""
-    parser = Parser("benchmarks.main_job", __doc__ or "")
-    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
-    runs = [RunDirectory(folder) for folder in parser.parse_args(arguments).runs]
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit status."""
+    parser = Parser("benchmarks.main_job", "Print what runs of one configuration changed, as a table.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    runs = [RunDirectory(path) for path in parser.parse_args(arguments).runs]
+    found = []
+    for run in runs:
+        if not run.metrics():
+            print(f"error: There are no records of a run in {run.path}.", file=sys.stderr)
+            return 1
+        found.append(evaluations(run))
+    rows = [row for row in found[0] if all(row in other for other in found)]
+    if not rows:
+        print("error: The runs have no figure of an evaluation in common.", file=sys.stderr)
+        return 1
     print("| evaluation | figure | before | after | change, run by run |\n|---|---|---|---|---|")
-    for split, title in (("train", "trained prompts, unseen seeds"), ("held_out", "held-out combinations")):
-        figures = [evaluation(run, split) for run in runs]
-        for name in figures[0]:
-            before, after = (np.array([figure[name][i] for figure in figures]) for i in (0, 1))
-            changes = ", ".join(f"{change:+.3f}" for change in after - before)
-            if name == "diversity":
-                changes = ", ".join(f"{ratio:.0%}" for ratio in after / before) + " kept"
-            print(f"| {title} | {name} | {before.mean():.3f} | {after.mean():.3f} | {changes} |")
-    minutes = [pq.read_table(run.path / "metrics.parquet")["time"].to_numpy() for run in runs]
-    print("minutes from the first evaluation to the last:", ", ".join(f"{np.ptp(t) / 60:.1f}" for t in minutes))
+    for split, name in sorted(rows, key=lambda row: list(dict.fromkeys(split for split, _ in rows)).index(row[0])):
+        before, after = (np.array([of[split, name][i] for of in found]) for i in (0, 1))
+        title, digits = _TITLES.get(split, split), 0 if name == "images" else 3
+        changes = ", ".join(f"{change:+.{digits}f}" for change in after - before)
+        if name == "diversity":
+            changes = ", ".join(f"{ratio:.0%}" for ratio in after / before) + " kept"
+        print(f"| {title} | {name} | {before.mean():.{digits}f} | {after.mean():.{digits}f} | {changes} |")
+    minutes = [np.ptp(pq.read_table(run.path / "metrics.parquet")["time"].to_numpy()) / 60 for run in runs]
+    print("minutes from the first record to the last:", ", ".join(f"{of:.1f}" for of in minutes))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from cluster.telemetry import Phase, Telemetry
-from cluster.text import shown
+from cluster.text import figure, shown
 
 _SPEAKS = 60.0  # seconds between two lines of a phase, where there is no bar
 
@@ -91,7 +91,7 @@ class Display:
         words = [f"iteration {iteration:3d}/{self._iterations}"]
         if "reward/mean" in metrics:
             words.append(f"reward {metrics['reward/mean']:+.3f}")
-        words += [f"{name[6:]} {_figure(value)}" for name, value in metrics.items() if name.startswith("score/")]
+        words += [f"{name[6:]} {figure(value)}" for name, value in metrics.items() if name.startswith("score/")]
         if "margin/accuracy" in metrics:
             words.append(f"accuracy {metrics['margin/accuracy']:.2f}")
         if metrics.get("dropped"):
@@ -108,8 +108,8 @@ class Display:
         """Show an evaluation's figures, a line for each split."""
         splits: dict[str, list[str]] = {}
         for name, value in metrics.items():
-            _, split, figure = name.split("/", 2)
-            splits.setdefault(split, []).append(f"{figure} {_figure(value)}")
+            _, split, what = name.split("/", 2)
+            splits.setdefault(split, []).append(f"{what} {figure(value)}")
         for split, figures in splits.items():
             self._say(f"  {split:8s}  " + "   ".join(figures))
         self._export(metrics)
@@ -140,7 +140,3 @@ class _Left(ProgressColumn):
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=max(0, round(seconds))))
-
-
-def _figure(value: float) -> str:
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1e6 else f"{value:.3g}"

@@ -1,37 +1,33 @@
-"""`report.html`: what a run did, on one page that needs no network: key figures, curves, grids."""
+"""`report.html`: what a run did, on one page that needs no network: key figures, curves, grids.
+
+    python -m cluster.report RUN [RUN ...]
+
+writes the pages of runs, whether they are finished, under way or broken: what is there is shown.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
+import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
-import matplotlib
 import yaml
+from PIL import Image
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from cluster.files import replacing
+from cluster.arguments import Parser
+from cluster.curves import Series, draw
+from cluster.files import WriteError, replacing
+from cluster.given import CONFIG
 from cluster.pictures import before_after
 from cluster.rundir import RunDirectory
+from cluster.text import figure, shown
 
-# Panels of the figure: title, unit, and the metrics in it (those that a run has).
-_PANELS = (
-    ("Reward of the training samples", "combined reward", ("reward/mean",)),
-    ("Agreement, evaluation", "scorer logits", ("eval/train/shapes_agreement", "eval/held_out/shapes_agreement")),
-    ("Gold score, evaluation", "share of facts", ("eval/train/shapes_gold", "eval/held_out/shapes_gold")),
-    ("Diversity within a prompt", "feature distance", ("eval/train/diversity", "eval/held_out/diversity")),
-    ("Distance from the pretrained model", "feature distance", ("eval/train/distance", "eval/held_out/distance")),
-    ("Detailed balance", "mean square of scores", ("loss/forward", "loss/reverse", "loss/terminal")),
-    ("Reward guidance and flow function", "mean square of scores", ("size/guidance", "size/flow")),
-    ("Margin", "nats per dimension", ("margin/mean", "margin/std")),
-    ("Implicit accuracy", "share of pairs", ("margin/accuracy",)),
-    ("Clipped", "share of transitions", ("clip/winner", "clip/loser")),
-    ("KL to the pretrained model, a step", "nats per dimension", ("kl/pretrained",)),
-    ("Seconds of an iteration", "s", ("time/sample", "time/learn")),
-)
+log = logging.getLogger(__name__)
+
+_SPLITS = {"train": "The prompts it trained on, unseen seeds", "held_out": "Held-out prompts"}
 
 _PAGE = jinja2.Template(
     """<!doctype html>
@@ -39,18 +35,21 @@ _PAGE = jinja2.Template(
 <style>
  body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
  table { border-collapse: collapse } td, th { padding: .2em 1em; border-bottom: 1px solid #ddd; text-align: right }
- td:first-child, th:first-child { text-align: left } img { max-width: 100% } pre { background: #f6f6f6; padding: 1em }
+ td:first-child, th:first-child { text-align: left } img { max-width: 100% } h1, td { overflow-wrap: anywhere }
+ pre { background: #f6f6f6; padding: 1em; white-space: pre-wrap; overflow-wrap: anywhere }
 </style>
 <h1>{{ name }}</h1>
-<p>{{ iterations }} iterations of {{ config.objective.name }}, {{ images }} training images.</p>
+<p>{{ summary }}</p>
 <h2>Evaluation</h2>
-<table><tr><th>metric</th><th>before</th><th>after</th><th>change</th></tr>
-{% for row in rows %}<tr><td>{{ row.name }}</td><td>{{ "%.3f"|format(row.before) }}</td>
-<td>{{ "%.3f"|format(row.after) }}</td><td>{{ "%+.3f"|format(row.after - row.before) }}</td></tr>
-{% endfor %}</table>
-<h2>Curves</h2><img alt="curves" src="data:image/png;base64,{{ curves }}">
+{% if rows %}<table><tr><th>metric</th><th>before</th><th>after</th><th>change</th></tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>{% else %}<p>No evaluation is on record yet.</p>{% endif %}
+<h2>Curves</h2>
+{% if curves %}<img alt="curves" src="data:image/png;base64,{{ curves }}">
+{% else %}<p>No metrics are on record yet.</p>{% endif %}
 {% for title, data in grids %}<h2>{{ title }}</h2><img alt="{{ title }}" src="data:image/png;base64,{{ data }}">
 {% endfor %}
+{% if not grids %}<h2>Pictures</h2><p>No pictures are on record yet.</p>{% endif %}
 <h2>Configuration</h2><pre>{{ yaml }}</pre>
 </html>""",
     autoescape=True,
@@ -59,21 +58,15 @@ _PAGE = jinja2.Template(
 
 def write_report(run: RunDirectory) -> Path:
     """Write the page of a run, finished or not; returns its path."""
-    text = (run.path / "config.yaml").read_text(encoding="utf-8")
+    text = (run.path / CONFIG).read_text(encoding="utf-8", errors="backslashreplace")
     series = run.metrics()
-    evaluated = {name: values for name, values in series.items() if name.startswith("eval/")}
+    curves = draw(series)
     page = _PAGE.render(
-        name=run.path.name,
-        iterations=max((iteration for values in series.values() for iteration, _ in values), default=0),
-        images=int(sum(value for _, value in series.get("samples", []))),
-        config=yaml.safe_load(text),
-        rows=[{"name": n.removeprefix("eval/"), "before": v[0][1], "after": v[-1][1]} for n, v in evaluated.items()],
-        curves=_encode(_curves(series)),
-        grids=[
-            (title, _encode(picture))
-            for title, split in (("The prompts it trained on, unseen seeds", "train"), ("Held-out prompts", "held_out"))
-            if (picture := _before_after(run, split))
-        ],
+        name=shown(run.path.name),
+        summary=_summary(text, series),
+        rows=_rows(series),
+        curves=curves and _encode(curves),
+        grids=[(_SPLITS.get(split, split), _encode(sheet)) for split, sheet in _sheets(run)],
         yaml=text,
     )
     path = run.path / "report.html"
@@ -82,37 +75,84 @@ def write_report(run: RunDirectory) -> Path:
     return path
 
 
-def _curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
-    panels = [(t, unit, [n for n in names if n in series]) for t, unit, names in _PANELS]
-    panels = [panel for panel in panels if panel[2]]
-    columns = 2
-    rows = max(1, -(-len(panels) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(11, 2.7 * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
-    for axis, (title, unit, names) in zip(axes.flat, panels, strict=False):
-        for name in names:
-            iterations, values = zip(*series[name], strict=True)
-            axis.plot(iterations, values, marker=".", label=name)
-        axis.set(title=title, ylabel=unit, xlabel="iteration")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        if len(names) > 1:
-            axis.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
+def _summary(text: str, series: Series) -> str:
+    done = max((iteration for values in series.values() for iteration, _ in values), default=0)
+    images = int(sum(value for _, value in series.get("samples", [])))
+    try:
+        config = yaml.safe_load(text)
+        count = f"{done}" if done == config["iterations"] else f"{done} of {config['iterations']}"
+        rewards = ", ".join(
+            f"{name} (weight {reward['weight']:g})" if reward["weight"] else f"{name} (watched)"
+            for name, reward in config["rewards"].items()
+        )
+        method = f" of {config['objective']['name']}"
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
+        return f"{done} iterations, {images} training images; config.yaml is not what the run saved."
+    return shown(f"{count} iterations{method}, {images} training images. Rewards: {rewards}.")
 
 
-def _before_after(run: RunDirectory, split: str) -> bytes | None:
-    grids = run.grids(split)
-    if not grids:
-        return None
-    sheet = before_after(grids[0], grids[-1])
-    run.write_image(f"{split}-before-after", sheet)
-    return (run.path / "images" / f"{split}-before-after.png").read_bytes()
+def _rows(series: Series) -> list[tuple[str, str, str, str]]:
+    """Name, first value, last value and their difference of every figure of the evaluation, split by split."""
+    names = [name for name in series if name.startswith("eval/")]
+    splits = list(dict.fromkeys(name.split("/")[1] for name in names))
+    rows = []
+    for name in sorted(names, key=lambda name: splits.index(name.split("/")[1])):
+        before, after = series[name][0][1], series[name][-1][1]
+        change = f"{after - before:+.3f}" if figure(after) == f"{after:.3f}" else f"{after - before:+.3g}"
+        rows.append((shown(name.removeprefix("eval/")), figure(before), figure(after), change))
+    return rows
+
+
+def _sheets(run: RunDirectory) -> list[tuple[str, bytes]]:
+    """The pictures of each split: its first grid beside its last one, or the only one; torn files are passed over."""
+    grids: dict[str, dict[int, Path]] = {split: {} for split in _SPLITS}
+    for path in (run.path / "images").glob("*-*.png"):
+        split, _, number = path.stem.rpartition("-")
+        if number.isdecimal():
+            grids.setdefault(split, {})[int(number)] = path
+    sheets = []
+    for split, by_iteration in grids.items():
+        paths = [by_iteration[iteration] for iteration in sorted(by_iteration)]
+        first = _first_whole(paths)
+        last = first and _first_whole(paths[::-1])
+        if first and last:
+            path = first[0]
+            if path != last[0]:
+                run.write_image(f"{split}-before-after", before_after(first[1], last[1]))
+                path = run.path / "images" / f"{split}-before-after.png"
+            sheets.append((split, path.read_bytes()))
+    return sheets
+
+
+def _first_whole(paths: Sequence[Path]) -> tuple[Path, Image.Image] | None:
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                return path, image.copy()
+        except (OSError, SyntaxError, ValueError) as error:
+            log.warning("%s cannot be read and is not in the report (%s).", path, error)
+    return None
 
 
 def _encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages that the command line names; returns the exit status."""
+    parser = Parser("cluster.report", "Write report.html of runs, finished, under way or broken.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    for path in parser.parse_args(arguments).runs:
+        if not (path / CONFIG).is_file():
+            print(f"error: There is no run in {shown(str(path))} (no {CONFIG}).", file=sys.stderr)
+            return 1
+        try:
+            print(write_report(RunDirectory(path)))
+        except WriteError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

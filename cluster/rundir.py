@@ -203,18 +203,6 @@ class RunDirectory:
         with writable(self.path):
             self._event_file.image(iteration, split, grid)
 
-    def grids(self, split: str) -> list[Image.Image]:
-        """The image grids of a split, in order; a torn one costs a warning."""
-        found = []
-        for path in sorted((self.path / "images").glob(f"{split}-[0-9]*.png")):
-            try:
-                with Image.open(path) as image:
-                    image.load()
-                    found.append(image.copy())
-            except (OSError, SyntaxError, ValueError) as error:
-                log.warning("%s is torn and was passed over (%s).", path, error)
-        return found
-
     @property
     def _event_file(self) -> EventFile:
         # Made when there is something to write: those who only read a run leave no file behind.

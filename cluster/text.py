@@ -1,4 +1,4 @@
-"""Text that others wrote: decoded, cut into lines, and made fit for a terminal."""
+"""Text that others wrote: decoded, cut into lines, and made fit for a terminal; figures for people."""
 
 from __future__ import annotations
 
@@ -50,3 +50,8 @@ def shown(text: str) -> str:
 def is_control(char: str) -> bool:
     """Whether a character is an instruction to whoever shows it: a control, a line separator, half of a pair, ..."""
     return unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} or unicodedata.bidirectional(char) in _DIRECTIONS
+
+
+def figure(value: float) -> str:
+    """A figure with three decimals, or three digits where those say nothing."""
+    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1e6 else f"{value:.3g}"

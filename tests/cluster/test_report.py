@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster import report
 from cluster.config import Config
 from cluster.report import write_report
 from cluster.rundir import RunDirectory
@@ -93,6 +94,7 @@ def test_the_figures_are_before_after_and_change(page: Page) -> None:
 
 def test_the_head_counts_iterations_and_images_and_names_the_run(page: Page) -> None:
     assert "4 iterations of ppod, 48 training images." in page.text
+    assert "shapes_agreement (weight 1), shapes_gold (watched)" in page.text
     assert "a<b>c" in page.text  # escaped, or it would have been read as a tag
 
 
@@ -129,3 +131,64 @@ def test_writing_the_report_again_shows_the_run_as_it_is_now(make_config: Make) 
     page = Page(write_report(run))
     assert ["train/shapes_gold", "0.250", "0.750", "+0.500"] in page.rows
     assert centre(decode(page.images[1]), "red") < centre(decode(page.images[1]), "green")
+
+
+def test_a_run_that_has_done_nothing_yet_has_a_page_that_says_so(make_config: Make) -> None:
+    run = RunDirectory.create(make_config("name=empty"))
+    page = Page(write_report(run))
+    assert page.images == page.rows == []
+    for sentence in ("No evaluation is", "No metrics are", "No pictures are"):
+        assert f"{sentence} on record yet." in page.text
+    assert "0 of 4 iterations of ppod, 0 training images." in page.text
+
+
+def test_an_own_reward_any_split_and_an_unknown_objective_are_on_the_page(make_config: Make) -> None:
+    run = RunDirectory.create(make_config("name=own", "iterations=1"))
+    figures = {"score/brightness": 0.25, "eval/elsewhere/brightness": 0.5, "new_loss": 1.0, "samples": 8.0}
+    run.record(1, figures, {})
+    run.write_image("elsewhere-000001", Image.new("RGB", (40, 30), "red"))
+    page = Page(write_report(run))
+    assert ["elsewhere/brightness", "0.500", "0.500", "+0.000"] in page.rows
+    assert "elsewhere" in page.text
+    assert len(page.images) == 2
+    assert centre(decode(page.images[1]), "red") < 40  # the only grid, as it is
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>x</script>", "[bold]", "\x1b[31m", "a&b", '"><img src=http://x>', "{{ 7 * 7 }}"]
+)
+def test_what_others_wrote_is_shown_and_not_obeyed(make_config: Make, name: str) -> None:
+    run = synthetic(make_config("name=hostile"), (0, 4))
+    run.record(5, {f"eval/train/{name}": 0.5, f"score/{name}": 0.5}, {})
+    page = Page(write_report(run))
+    shown = name.replace("\x1b", "\\x1b")
+    assert [f"train/{shown}", "0.500", "0.500", "+0.000"] in page.rows
+    assert "<script" not in page.source
+    assert "\x1b" not in page.source
+    assert all((source or "").startswith("data:") for source in page.images)
+
+
+def test_torn_pictures_and_a_lost_configuration_cost_a_sentence_and_not_the_page(
+    make_config: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = synthetic(make_config("name=torn"), (0, 4))
+    torn = run.path / "images" / "train-000004.png"
+    torn.write_bytes(torn.read_bytes()[:40])
+    (run.path / "images" / "held_out-000000.png").write_bytes(b"")
+    (run.path / "images" / "held_out-000004.png").write_bytes(b"")
+    (run.path / "config.yaml").write_text("")
+    page = Page(write_report(run))
+    assert len(page.images) == 2  # the curves, and the first grid of the training prompts
+    assert str(torn) in caplog.text
+    assert "config.yaml is not what the run saved" in page.text
+
+
+def test_the_command_writes_the_pages_of_runs(make_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    run = synthetic(make_config("name=first"), (0, 4))
+    assert report.main([str(run.path)]) == 0
+    assert capsys.readouterr().out.split() == [str(run.path / "report.html")]
+    assert report.main([str(run.path / "images")]) == 1
+    assert capsys.readouterr().err == f"error: There is no run in {run.path / 'images'} (no config.yaml).\n"
+    with pytest.raises(SystemExit) as ended:
+        report.main(["--help"])
+    assert ended.value.code == 0
