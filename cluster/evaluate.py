@@ -79,6 +79,21 @@ def evaluate(
     return metrics, by_split
 
 
+def leaves_out(config: Config) -> str | None:
+    """What evaluations leave out of long lists of prompts, in a sentence; `None` if nothing."""
+    most = config.evaluation.prompts
+    lengths = {
+        kind: len(read_prompts(source))
+        for kind, source in (("training", config.prompts.train), ("held-out", config.prompts.held_out))
+        if source is not None
+    }
+    long = {kind: length for kind, length in lengths.items() if most is not None and length > most}
+    parts = [f"{most} of the {length:,} {kind} prompts" for kind, length in long.items()]
+    if not parts:
+        return None
+    return f"evaluations ask for {' and '.join(parts)}, the same every time (evaluation.prompts=null asks for all)"
+
+
 def features(rollouts: Sequence[Rollout]) -> np.ndarray | None:
     """Image features `(B, D)` float32 of rollouts, NaN where they could not be computed; `None` if there are none."""
     widths = [r.features.shape[1] for r in rollouts if r.features is not None]

@@ -21,6 +21,7 @@ from cluster.crew import assemble, dismiss, wait_for
 from cluster.display import Display
 from cluster.environments import StartError
 from cluster.errors import sentence
+from cluster.evaluate import leaves_out
 from cluster.files import writable
 from cluster.given import CONFIG
 from cluster.learner_group import Hung
@@ -31,6 +32,7 @@ from cluster.report import write_report
 from cluster.rundir import RunDirectory
 from cluster.stopping import Stopped, at_once, check, deferred
 from cluster.telemetry import Telemetry
+from cluster.text import ShownFormatter, shown
 from learner import checkpoint
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,9 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
     args = parser.parse_args(arguments)
     console = Console()
     run, status, last = None, 0, ""
-    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    handler = RichHandler(console=console, show_path=False)
+    handler.setFormatter(ShownFormatter("%(message)s"))
+    logging.basicConfig(level="WARNING", handlers=[handler])
     # Of results that nobody fetches; the driver says in one sentence what of them matters.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
@@ -167,14 +171,13 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
     rewards = ", ".join(
         f"{n} (weight {r.weight:g})" if r.weight else f"{n} (watched)" for n, r in config.rewards.items()
     )
-    console.print(
+    lines = [
         f"{run.path}: {config.iterations} iterations of {config.objective.name}, each {config.prompts_per_iteration} "
         f"prompts x {config.prompts.samples} samples = {config.batch_size} images in requests of "
         f"{config.samplers.request_size}; {config.samplers.count} sampler(s); rewards {rewards}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+        *filter(None, [leaves_out(config)]),
+    ]
+    console.print(*map(shown, lines), sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:

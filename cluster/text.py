@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 
@@ -45,6 +46,13 @@ def shown(text: str) -> str:
     Markup of rich is another matter: print with `markup=False`.
     """
     return "".join(char.encode("unicode_escape").decode() if is_control(char) else char for char in text)
+
+
+class ShownFormatter(logging.Formatter):
+    """Log records whose lines are `shown`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(shown, super().format(record).split("\n")))
 
 
 def is_control(char: str) -> bool:

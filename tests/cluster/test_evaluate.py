@@ -13,7 +13,7 @@ from scipy.stats import energy_distance
 
 from actors.trajectories import EVALUATION, Request
 from cluster.config import Config
-from cluster.evaluate import distance, diversity, evaluate, features, mean_pairwise_distance
+from cluster.evaluate import distance, diversity, evaluate, features, leaves_out, mean_pairwise_distance
 from cluster.prompts import make_requests
 from cluster.rollouts import Rollout
 
@@ -215,6 +215,15 @@ def test_a_long_list_is_evaluated_on_the_same_part_every_time(
 def test_a_short_list_is_evaluated_whole(make_config: Make, tmp_path: Path, lines: int) -> None:
     expected = [[f"{name} {i}" for i in range(lines)] for name in ("train", "held_out")]
     assert asked_of(with_lists(make_config, tmp_path, lines)) == expected
+
+
+def test_what_is_left_out_of_a_list_is_said(make_config: Make, tmp_path: Path) -> None:
+    assert leaves_out(with_lists(make_config, tmp_path, 4000)) == (
+        "evaluations ask for 64 of the 4,000 training prompts and 64 of the 4,000 held-out prompts, the same every "
+        "time (evaluation.prompts=null asks for all)"
+    )
+    assert leaves_out(with_lists(make_config, tmp_path, 64)) is None
+    assert leaves_out(with_lists(make_config, tmp_path, 4000, "evaluation.prompts=null")) is None
 
 
 def test_progress_is_told_from_nothing_to_nearly_all(config: Config) -> None:

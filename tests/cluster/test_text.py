@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.text import Text
 
-from cluster.text import is_control, shown
+from cluster.text import ShownFormatter, figure, is_control, shown
 
 
 @pytest.mark.parametrize(
@@ -30,3 +36,21 @@ def test_nothing_that_is_shown_is_obeyed_and_it_can_be_encoded(text: str) -> Non
     seen = shown(text)
     assert not any(map(is_control, seen))
     seen.encode()
+
+
+@pytest.mark.parametrize("name", ["[bold]x[/]", "[/]", "\x1b[31mred", "bell\x07"])
+def test_a_log_shows_what_others_wrote(name: str) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system="truecolor")
+    handler = RichHandler(console=console, show_path=False)
+    handler.setFormatter(ShownFormatter("%(message)s"))
+    handler.emit(logging.LogRecord("x", logging.WARNING, "", 0, "%s failed:\n%s", ("the reward", name), None))
+    written = Text.from_ansi(console.file.getvalue()).plain  # type: ignore[attr-defined]
+    assert shown(name) in written
+    assert len(written.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"), [(0.0, "0.000"), (0.5, "0.500"), (-12.3456, "-12.346"), (1e-5, "1e-05"), (3e9, "3e+09")]
+)
+def test_a_figure_says_something_at_any_size(value: float, seen: str) -> None:
+    assert figure(value) == seen
