@@ -67,7 +67,8 @@ class Display:
             self._learning = now - self._since
         self._phase, self._since, self._spoke = phase, now, now
         ends = now + self._learning if phase == "learning" and self._learning is not None else None
-        self._progress.reset(self._bar, total=None, description=phase, count="", ends=ends)
+        self._progress.reset(self._bar, description=phase, count="", ends=ends)
+        self._progress.tasks[0].total = None  # nothing is counted yet; `reset` would keep the last phase's
         if self._telemetry is not None:
             self._telemetry.phase(phase)
 

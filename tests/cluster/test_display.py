@@ -119,6 +119,7 @@ def test_a_phase_says_how_many_images_are_there_and_how_long_the_others_take(clo
     assert "left" not in bars(display)[0]
     display.status("evaluation")
     assert "120" not in " ".join(bars(display)[0])
+    assert display._progress.tasks[0].total is None  # the bar moves, and claims nothing
 
 
 def test_the_learner_is_expected_to_take_as_long_as_before(clock: Clock) -> None:
