@@ -80,7 +80,7 @@ def centre(picture: np.ndarray, colour: str) -> float:
 
 @pytest.fixture
 def page(make_config: Make) -> Page:
-    return Page(write_report(synthetic(make_config("name=a<b>c"), (0, 1, 2, 3, 4))))
+    return Page(write_report(synthetic(make_config("name=a<b>c", "iterations=4"), (0, 1, 2, 3, 4))))
 
 
 def test_the_figures_are_before_after_and_change(page: Page) -> None:
@@ -134,7 +134,7 @@ def test_writing_the_report_again_shows_the_run_as_it_is_now(make_config: Make) 
 
 
 def test_a_run_that_has_done_nothing_yet_has_a_page_that_says_so(make_config: Make) -> None:
-    run = RunDirectory.create(make_config("name=empty"))
+    run = RunDirectory.create(make_config("name=empty", "iterations=4"))
     page = Page(write_report(run))
     assert page.images == page.rows == []
     for sentence in ("No evaluation is", "No metrics are", "No pictures are"):
