@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from unicodedata import category
 
 import numpy as np
 
@@ -19,6 +18,8 @@ from rewards.prompt import Prompt
 
 # Prompts of each list that an evaluation asks for unless it is told otherwise.
 EVALUATED = 64
+# Control characters but for tabs and line ends (of JSON's texts), and halves of pairs.
+_ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _EMBEDDED = {f"shapes:{path.stem}": path for path in (Path(shapes.__file__).parent / "prompts").glob("*.txt")}
 
 
@@ -40,9 +41,7 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
     try:
         if path.exists() and not path.is_file():
             raise ValueError(f"the prompt file {path} is no file")
-        numbered = [(n, line.strip()) for n, line in enumerate(lines(decode(path.read_bytes())), 1) if line.strip()]
-        read = _of_json if path.suffix in (".jsonl", ".ndjson", ".json") or _looks_like_json(numbered) else Prompt
-        prompts = tuple(_checked(number, line, read) for number, line in numbered)
+        prompts = _parse(path.read_bytes(), path.suffix in (".jsonl", ".ndjson", ".json"))
     except OSError as error:
         known = ", ".join(sorted(_EMBEDDED))
         raise ValueError(
@@ -55,6 +54,14 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
     return prompts
 
 
+# By what a file holds, not by its name: a config asks for its list again and again, and 100,000 prompts take seconds.
+@lru_cache(maxsize=4)
+def _parse(data: bytes, json_lines: bool) -> tuple[Prompt, ...]:
+    numbered = [(number, line.strip()) for number, line in enumerate(lines(decode(data)), 1) if line.strip()]
+    read = _of_json if json_lines or _looks_like_json(numbered) else Prompt
+    return tuple(_checked(number, line, read) for number, line in numbered)
+
+
 def absolute_source(source: str) -> str:
     """A source of prompts that means the same in every folder."""
     return source if source in _EMBEDDED else str(Path(os.path.expanduser(source)).absolute())
@@ -65,8 +72,8 @@ def _checked(number: int, line: str, read: Callable[[str], Prompt]) -> Prompt:
         prompt = read(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"line {number} {error}") from error
-    if odd := next((char for char in prompt if char not in "\t\n" and category(char) in ("Cc", "Cs")), None):
-        raise ValueError(f"line {number} holds the character {odd!r}, which no prompt needs; remove it")
+    if odd := _ODD.search(prompt):
+        raise ValueError(f"line {number} holds the character {odd[0]!r}, which no prompt needs; remove it")
     return prompt
 
 

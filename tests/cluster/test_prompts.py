@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cluster.prompts
 from actors.trajectories import EVALUATION
-from cluster.prompts import EVALUATED, make_request, make_requests, prompt_of, prompts_of, read_prompts, spread
+from cluster.prompts import _ODD, EVALUATED, make_request, make_requests, prompt_of, prompts_of, read_prompts, spread
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -151,3 +153,17 @@ def test_an_unusable_prompt_file_is_refused_by_name(tmp_path: Path, content: byt
         read_prompts(str(path))
     assert str(path) in str(caught.value)
     assert words in str(caught.value)
+
+
+def test_a_list_is_read_once_and_again_when_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, parsed = tmp_path / "prompts.txt", []
+    monkeypatch.setattr(cluster.prompts, "decode", lambda data: parsed.append(data) or data.decode())
+    for text in (f"first {tmp_path}", f"other {tmp_path}"):
+        path.write_text(text)
+        assert [read_prompts(str(path)) for _ in range(3)] == [(text,)] * 3
+    assert len(parsed) == 2
+
+
+def test_every_control_character_but_tabs_and_line_ends_is_refused() -> None:
+    odd = {chr(code) for code in range(0x110000) if category(chr(code)) in ("Cc", "Cs")} - set("\t\n")
+    assert {char for char in map(chr, range(0x110000)) if _ODD.search(char)} == odd
