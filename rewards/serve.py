@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import logging
 import os
 import sys
@@ -12,10 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from grpc import ServerCredentials
 
 from rewards import make_reward
+from rewards.service.limits import MIB, Limits
 from rewards.service.security import (
     TOKEN_VARIABLE,
     check_listening,
@@ -23,19 +26,22 @@ from rewards.service.security import (
     server_credentials,
     split_address,
 )
-from rewards.service.server import Limits, RewardServer
+from rewards.service.server import RewardServer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a reward until told to stop; the exit status."""
     args = _parser().parse_args(arguments)
     logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s")
+    # A client that goes away while it is answered is no error of ours.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(lambda said: "ExecuteBatchError" not in said.getMessage())
+    _return_freed_memory()
     try:
-        server, credentials = _prepare(args)
+        server, credentials, memory = _prepare(args)
     except (OSError, ValueError, KeyError, TypeError) as error:  # of settings, files, and the reward's own options
         return _fail(error.args[0] if isinstance(error, KeyError) else error)
     try:
-        finished = asyncio.run(server.run(args.listen, credentials, partial(_announce, args)))
+        finished = asyncio.run(server.run(args.listen, credentials, partial(_announce, args, memory)))
     except OSError as error:
         return _fail(error)
     if not finished:
@@ -60,16 +66,31 @@ def _parser() -> argparse.ArgumentParser:
     add("--client-authority", type=Path, metavar="PEM", help="clients must show a certificate signed by this one")
     add("--token-file", type=Path, help=f"clients must know the token in it; otherwise {TOKEN_VARIABLE}, if it is set")
     add("--insecure", action="store_true", help="listen beyond this machine even without TLS or a token")
-    add("--max-batch", type=_positive, default=defaults.max_images, metavar="N", help="images of a request or a batch")
-    add("--max-wait-ms", type=float, default=1000 * defaults.max_wait, metavar="MS", help="wait of a batch for more")
-    add("--max-requests", type=_positive, default=defaults.max_requests, metavar="N", help="under way at a time")
-    add("--max-message-mib", type=_positive, default=defaults.max_message_bytes // 2**20, metavar="MIB")
-    add("--drain-seconds", type=float, default=defaults.drain_seconds, metavar="S", help="to finish in when stopped")
+    add("--max-batch", type=_count, default=defaults.max_images, metavar="N", help="images of a request or a batch")
+    add("--max-wait-ms", type=_number, default=1000 * defaults.max_wait, metavar="MS", help="wait of a batch for more")
+    add("--max-requests", type=_count, default=defaults.max_requests, metavar="N", help="under way at a time")
+    add(
+        "--max-message-mib",
+        type=_count,
+        default=defaults.max_message_bytes // 2**20,
+        metavar="MIB",
+        help="of a request",
+    )
+    add("--drain-seconds", type=_number, default=defaults.drain_seconds, metavar="S", help="to finish in when stopped")
+    add("--reply-seconds", type=_number, default=defaults.reply_seconds, metavar="S", help="to read a reply in")
     return parser
 
 
-def _prepare(args: argparse.Namespace) -> tuple[RewardServer, ServerCredentials | None]:
+def _prepare(args: argparse.Namespace) -> tuple[RewardServer, ServerCredentials | None, int]:
     """Everything that can be refused before anything listens."""
+    limits = Limits(
+        args.max_batch,
+        args.max_wait_ms / 1000,
+        args.max_requests,
+        args.max_message_mib * MIB,
+        args.drain_seconds,
+        args.reply_seconds,
+    )
     host, _ = split_address(args.listen)
     token = read_token(args.token_file)
     if bool(args.certificate) != bool(args.key) or (args.client_authority and not args.certificate):
@@ -82,14 +103,30 @@ def _prepare(args: argparse.Namespace) -> tuple[RewardServer, ServerCredentials 
     )
     credentials = server_credentials(args.certificate, args.key, args.client_authority) if args.certificate else None
     options = dict(_option(text) for text in args.option)
-    limits = Limits(
-        args.max_batch, args.max_wait_ms / 1000, args.max_requests, args.max_message_mib * 2**20, args.drain_seconds
-    )
-    return RewardServer(make_reward(args.reward, **options), args.reward, limits, token), credentials
+    reward = make_reward(args.reward, **options)
+    memory, machine = limits.memory(gradients=reward.differentiable), psutil.virtual_memory().total
+    if memory > machine:
+        raise ValueError(
+            f"Requests could take up to {_size(memory)}, and this machine has {_size(machine)}; lower --max-requests "
+            f"({limits.max_requests}) or --max-message-mib ({args.max_message_mib})."
+        )
+    return RewardServer(reward, args.reward, limits, token), credentials, memory
 
 
-def _announce(args: argparse.Namespace, port: int) -> None:
+def _announce(args: argparse.Namespace, memory: int, port: int) -> None:
     print(f"serving {args.reward} on {args.listen.rpartition(':')[0]}:{port}", flush=True)
+    print(f"requests take at most {_size(memory)}, beside what the reward itself takes to compute", flush=True)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**40:.1f} TiB" if count >= 2**40 else f"{count / MIB:.0f} MiB"
+
+
+def _return_freed_memory() -> None:
+    """Tell glibc to give large blocks back to the system at once; it would learn to keep them."""
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        m_mmap_threshold = -3
+        libc.mallopt(m_mmap_threshold, MIB)
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -102,10 +139,18 @@ def _option(text: str) -> tuple[str, Any]:
         raise ValueError(f"The option {text!r} cannot be read: {error}") from None
 
 
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
+def _count(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Who is let in: so many requests at a time, none after closing time, and a way to wait until the last has left."""
+"""Who is let in: so many requests at a time, none after closing time, a wait for the last, and room for replies."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 
 class Full(Exception):
@@ -19,7 +19,7 @@ class Admission:
     """The bound on what the service holds at a time, and so on its memory.
 
     Args:
-        limit: Of requests that are being read, waiting or computed.
+        limit: Of requests that are being read, waiting, computed or answered.
     """
 
     def __init__(self, limit: int) -> None:
@@ -55,3 +55,29 @@ class Admission:
     async def emptied(self) -> None:
         """Wait until nobody is inside."""
         await self._empty.wait()
+
+
+class Room:
+    """Bytes that replies may take together; whoever comes first gets them first.
+
+    Args:
+        size: Of the room; what is larger is let in when nobody else is inside.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken = size, 0
+        self._turn, self._left = asyncio.Lock(), asyncio.Event()
+
+    @asynccontextmanager
+    async def take(self, amount: int) -> AsyncIterator[None]:
+        """Holds so many bytes, once they are free."""
+        async with self._turn:
+            while self._taken and self._taken + amount > self._size:
+                self._left.clear()
+                await self._left.wait()
+            self._taken += amount
+        try:
+            yield
+        finally:
+            self._taken -= amount
+            self._left.set()

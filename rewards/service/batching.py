@@ -37,11 +37,12 @@ class Batcher:
     Args:
         compute: Answers a question about a batch `(B, ...)` and its prompts with arrays of length B.
         max_images: Of a batch.
+        max_bytes: Of a batch's images; a request that has more is computed alone.
         max_wait: Seconds that a request waits for company while there is nothing else to do.
     """
 
-    def __init__(self, compute: Compute, max_images: int, max_wait: float) -> None:
-        self._compute, self._max_images, self._max_wait = compute, max_images, max_wait
+    def __init__(self, compute: Compute, max_images: int, max_bytes: int, max_wait: float) -> None:
+        self._compute, self._max_images, self._max_bytes, self._max_wait = compute, max_images, max_bytes, max_wait
         self._waiting: deque[_Job] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward")
@@ -68,12 +69,14 @@ class Batcher:
     async def run(self) -> None:
         """Compute whatever is submitted, until cancelled."""
         while True:
-            batch = await self._next()
-            if not await self._answer(batch):
-                # One bad image must not cost the others their scores.
-                for job in batch:
-                    if not job.answer.done():
-                        await self._answer([job])
+            await self._settle(await self._next())  # kept in no variable: a batch holds its images and its answers
+
+    async def _settle(self, batch: list[_Job]) -> None:
+        """Answer a batch, or each of its requests alone: one bad image must not cost the others their scores."""
+        if not await self._answer(batch):
+            for job in batch:
+                if not job.answer.done():
+                    await self._answer([job])
 
     async def _next(self) -> list[_Job]:
         """The oldest request and those that can join it, once they fill a batch or have waited long enough."""
@@ -92,14 +95,15 @@ class Batcher:
         """What would be computed now, and whether waiting could not add to it."""
         self._waiting = deque(job for job in self._waiting if not job.answer.done())  # done: cancelled or expired
         batch: list[_Job] = []
-        room = self._max_images
+        room, space = self._max_images, self._max_bytes
         for job in self._waiting:
             if batch and job.kind != batch[0].kind:
                 continue
-            if len(job.pixels) > room:
+            if len(job.pixels) > room or (batch and job.pixels.nbytes > space):
                 return batch, True
             batch.append(job)
             room -= len(job.pixels)
+            space -= job.pixels.nbytes
         return batch, bool(batch) and not room
 
     async def _answer(self, batch: Sequence[_Job]) -> bool:

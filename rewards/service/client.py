@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 _MESSAGE_BYTES = 64 * 2**20  # of a request; a reply may have this and a little more
 _PARALLEL = 4  # requests of one call under way
 _ENVELOPE = 64 * 2**10  # of a message that is neither images nor prompts
+_LONGEST = 7 * 86_400.0  # seconds that an attempt or a server's absence may take
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds between attempts
 _AWAY = {
     grpc.StatusCode.UNAVAILABLE,
@@ -37,7 +39,10 @@ _AWAY = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.CANCELLED,  # we cancel nothing: the server or a proxy on the way did
 }
+_TOO_LARGE = "message larger than max"  # gRPC's own words, of either end: it would be as large the next time
 _REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED}
+
+_Message = TypeVar("_Message", Description, Judgement)
 
 
 class RewardClient(Reward):
@@ -58,6 +63,9 @@ class RewardClient(Reward):
         insecure: Send a token without TLS to another machine.
         deadline: Seconds that one attempt may take.
         patience: Seconds without any answer after which the reward counts as gone for good.
+
+    Raises:
+        ValueError: If an option cannot work; the message is one sentence.
     """
 
     differentiable = True  # the server knows; it is asked when a gradient is first wanted
@@ -75,6 +83,13 @@ class RewardClient(Reward):
         deadline: float = 60.0,
         patience: float = 300.0,
     ) -> None:
+        for name, seconds in (("deadline", deadline), ("patience", patience)):
+            least = 0.001 if name == "deadline" else 0
+            if not isinstance(seconds, (int, float)) or not least <= seconds <= _LONGEST:  # NaN is not
+                raise ValueError(
+                    f"The option {name!r} of {address} is {seconds!r}; it must be from {least} to {_LONGEST:.0f} "
+                    "seconds (a week)."
+                )
         scheme, _, target = address.partition("://")
         host, _ = split_address(target)
         encrypted = scheme == "grpcs"
@@ -136,7 +151,18 @@ class RewardClient(Reward):
 
     @cached_property
     def _description(self) -> Description:
-        return Description.FromString(self._call("Describe", DescribeRequest().SerializeToString()))
+        found = self._parse(Description, self._call("Describe", DescribeRequest().SerializeToString()))
+        if found.max_images < 1:
+            raise RewardUnavailable(f"The reward at {self._address} says that it takes no images at all.")
+        return found
+
+    def _parse(self, kind: type[_Message], reply: bytes) -> _Message:
+        try:
+            return kind.FromString(reply)
+        except DecodeError:
+            raise RewardUnavailable(
+                f"{self._address} answers with something else than a {kind.__name__}; it is no reward service."
+            ) from None
 
     def _ask(self, question: str, images: Tensor, prompts: Sequence[str] | None) -> list[Tensor]:
         """The fields of the answer; NaN for images with values that are not finite, as a reward here would say."""
@@ -167,7 +193,7 @@ class RewardClient(Reward):
         return (limit - _ENVELOPE) // size
 
     def _judge(self, question: str, images: Tensor, prompts: Sequence[str]) -> list[Tensor]:
-        reply = Judgement.FromString(self._call(question, encode_images(images, prompts)))
+        reply = self._parse(Judgement, self._call(question, encode_images(images, prompts)))
         shapes = {"scores": (len(images),), "gradients": tuple(images.shape)}
         fields = []
         for name in QUESTIONS[question]:
@@ -204,7 +230,7 @@ class RewardClient(Reward):
         code, details = error.code(), error.details()
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             raise ValueError(f"The reward service at {self._address} refused a request: {details}") from error
-        if code in _REFUSED:
+        if code in _REFUSED or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details):
             raise RewardUnavailable(f"The reward at {self._address} cannot be used: {code.name}: {details}") from error
         if code not in _AWAY:
             raise RuntimeError(f"The reward service at {self._address} failed: {code.name}: {details}") from error

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from rewards.reward import to_images, to_pixels
-from rewards.service.reward_pb2 import DESCRIPTOR, Images
+from rewards.service.reward_pb2 import DESCRIPTOR, Images, Judgement
 
 SERVICE = DESCRIPTOR.services_by_name["RewardService"].full_name
 QUESTIONS = {"Score": ("scores",), "ScoreAndGrad": ("scores", "gradients"), "Embed": ("features",)}  # fields of replies
@@ -32,7 +32,7 @@ class Malformed(ValueError):
 
 def encode(array: np.ndarray) -> bytes:
     """An array as an Arrow IPC tensor message."""
-    sink = pa.BufferOutputStream()
+    sink = pa.BufferOutputStream(pa.system_memory_pool())  # Arrow's own keeps what is freed
     pa.ipc.write_tensor(pa.Tensor.from_numpy(np.ascontiguousarray(array)), sink)
     return sink.getvalue().to_pybytes()
 
@@ -73,6 +73,12 @@ def encode_images(images: Tensor, prompts: Sequence[str]) -> bytes:
     pixels = to_pixels(images)
     exact = torch.equal(to_images(pixels), images)
     return Images(pixels=encode(pixels if exact else images.numpy()), prompts=prompts).SerializeToString()
+
+
+def encode_answers(question: str, answers: Sequence[np.ndarray]) -> bytes:
+    """A reply: the fields of a question, in the order of `QUESTIONS`."""
+    fields = {name: encode(answer) for name, answer in zip(QUESTIONS[question], answers, strict=True)}
+    return Judgement(**fields).SerializeToString()
 
 
 def decode_images(message: bytes, max_images: int, *, prompted: bool) -> tuple[np.ndarray, list[str]]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import ssl
 from pathlib import Path
 
 import grpc
 
 TOKEN_VARIABLE = "REINOISE_REWARD_TOKEN"
+MAX_TOKEN = 4096  # characters; gRPC takes 8 KiB of headers
 
 
 class Insecure(ValueError):
@@ -45,9 +47,9 @@ def read_token(file: str | Path | None) -> str | None:
     """The bearer token in a file, or else in the environment; `None` if there is neither.
 
     Raises:
-        ValueError: If it is empty or could not travel as a header.
+        ValueError: If it is empty, cannot be read, or could not travel as a header.
     """
-    token = Path(file).read_text().strip() if file else os.environ.get(TOKEN_VARIABLE)
+    token = _read(file, "token", MAX_TOKEN).decode(errors="replace").strip() if file else os.environ.get(TOKEN_VARIABLE)
     if token is not None:
         check_token(token, str(file) if file else f"The environment variable {TOKEN_VARIABLE}")
     return token
@@ -59,8 +61,10 @@ def check_token(token: str, source: str) -> None:
     Raises:
         ValueError: If it is either.
     """
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise ValueError(f"{source} holds no usable token; it must be one word of printable ASCII characters.")
+    if not 0 < len(token) <= MAX_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(
+            f"{source} holds no usable token; it must be one word of at most {MAX_TOKEN} printable ASCII characters."
+        )
 
 
 def authorises(header: str | bytes | None, token: str) -> bool:
@@ -98,10 +102,12 @@ def server_credentials(certificate: Path, key: Path, client_authority: Path | No
         certificate: PEM file, the chain.
         key: PEM file, unencrypted.
         client_authority: PEM file.
+
+    Raises:
+        ValueError: If a file cannot be read or is not what it should be, or the key is another certificate's.
     """
-    authority = client_authority.read_bytes() if client_authority else None
-    pair = (key.read_bytes(), certificate.read_bytes())
-    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+    authority = _authority(client_authority) if client_authority else None
+    return grpc.ssl_server_credentials([_pair(certificate, key)], authority, require_client_auth=authority is not None)
 
 
 def client_credentials(
@@ -113,8 +119,46 @@ def client_credentials(
         authority: PEM file of who may have signed the server's certificate; `None` is the system's list.
         certificate: PEM file, where the server asks clients for one.
         key: PEM file, its key.
+
+    Raises:
+        ValueError: As in `server_credentials`.
     """
-    authority_pem, key_pem, certificate_pem = (
-        Path(file).read_bytes() if file else None for file in (authority, key, certificate)
-    )
-    return grpc.ssl_channel_credentials(authority_pem, key_pem, certificate_pem)
+    key_pem, certificate_pem = _pair(certificate, key) if certificate and key else (None, None)
+    return grpc.ssl_channel_credentials(_authority(authority) if authority else None, key_pem, certificate_pem)
+
+
+def _pair(certificate: str | Path, key: str | Path) -> tuple[bytes, bytes]:
+    """The contents of a key and of its certificate; gRPC itself takes anything, and refuses every handshake later."""
+    key_pem, certificate_pem = _read(key, "key"), _read(certificate, "certificate")
+    _authority(certificate)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"The key in {key} does not belong to the certificate in {certificate}.") from None
+        raise ValueError(
+            f"{key} is not an unencrypted private key in PEM form, or not one for {certificate}."
+        ) from None
+    return key_pem, certificate_pem
+
+
+def _authority(file: str | Path) -> bytes:
+    """The contents of a file of certificates."""
+    pem = _read(file, "certificate")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError:
+        raise ValueError(f"{file} is not a certificate in PEM form.") from None
+    return pem
+
+
+def _read(file: str | Path, what: str, most: int = 2**20) -> bytes:
+    """A small file, which may be a device that never ends."""
+    try:
+        with Path(file).open("rb") as opened:
+            content = opened.read(most + 1)
+    except OSError as error:
+        raise ValueError(f"The {what} in {file} cannot be read: {error.strerror}.") from None
+    if len(content) > most:
+        raise ValueError(f"{file} is too long to be a {what}.")
+    return content

@@ -1,6 +1,7 @@
 """The server: one reward behind gRPC, with health checking and reflection, until it is told to stop.
 
-A request is let in before it is read, so what waits in memory is bounded by their number and their size.
+A request is let in before it is read, and leaves once its reply has been taken: what is in memory is bounded by the
+number of those inside and their size.
 """
 
 from __future__ import annotations
@@ -9,36 +10,31 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 import grpc
+import numpy as np
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection
 
 from rewards.reward import Reward
 from rewards.service import reward_pb2
-from rewards.service.admission import Admission, Closed, Full
+from rewards.service.admission import Admission, Closed, Full, Room
 from rewards.service.batching import Batcher
-from rewards.service.codec import QUESTIONS, SERVICE, Malformed, decode_images, encode
+from rewards.service.codec import QUESTIONS, SERVICE, Malformed, decode_images, encode_answers
+from rewards.service.connections import drop, unsent
 from rewards.service.judging import Failed, has_features, judge
+from rewards.service.limits import Limits
 from rewards.service.security import authorises
+from rewards.service.small import SmallMessages
 
 log = logging.getLogger(__name__)
+DEFAULTS = Limits()
 READ_SECONDS = 60.0  # that a request may take to arrive
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the server takes on."""
-
-    max_images: int = 32  # of a request, and of a batch
-    max_wait: float = 0.005  # seconds that a request waits for company
-    max_requests: int = 64  # being read, waiting or computed
-    max_message_bytes: int = 64 * 2**20  # of a request or a reply
-    drain_seconds: float = 60.0  # for requests under way when it is told to stop
+CONNECTIONS, STREAMS = 512, 256  # at a time; streams of one connection
+LARGE = 2**16  # bytes of a reply that may stay with us for want of a reader
 
 
 class RewardServer:
@@ -51,7 +47,7 @@ class RewardServer:
         token: Bearer token that every call but health checks must carry.
     """
 
-    def __init__(self, reward: Reward, name: str, limits: Limits = Limits(), token: str | None = None) -> None:
+    def __init__(self, reward: Reward, name: str, limits: Limits = DEFAULTS, token: str | None = None) -> None:
         self._reward, self._name, self._limits, self._token = reward, name, limits, token
 
     async def run(
@@ -71,7 +67,13 @@ class RewardServer:
             OSError: If the address cannot be listened on.
         """
         self._admission = Admission(self._limits.max_requests)
-        self._batcher = Batcher(partial(judge, self._reward), self._limits.max_images, self._limits.max_wait)
+        self._room, self._replies = Room(self._limits.reply_bytes), set[asyncio.Task[None]]()
+        self._batcher = Batcher(
+            partial(judge, self._reward),
+            self._limits.max_images,
+            self._limits.max_message_bytes,
+            self._limits.max_wait,
+        )
         self._health = health.aio.HealthServicer()
         server = self._make()
         try:
@@ -89,12 +91,14 @@ class RewardServer:
         stop = asyncio.create_task(signals.get())
         await asyncio.wait([batching, stop], return_when=asyncio.FIRST_COMPLETED)
         self._admission.close()
-        await self._health.enter_graceful_shutdown()
+        # Not awaited: a watcher that does not read would hold it up.
+        unhealthy = asyncio.create_task(self._health.enter_graceful_shutdown())
         emptied, hurry = asyncio.create_task(self._admission.emptied()), asyncio.create_task(signals.get())
         tasks = [batching, emptied, hurry]
         await asyncio.wait(tasks, timeout=self._limits.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         finished = emptied.done()  # before the rest is cancelled, which empties it too
         batching.cancel()
+        unhealthy.cancel()
         await server.stop(grace=1)
         with suppress(asyncio.CancelledError):
             await batching  # raises what ended it, if that was not us
@@ -103,18 +107,24 @@ class RewardServer:
     def _make(self) -> grpc.aio.Server:
         size = self._limits.max_message_bytes
         server = grpc.aio.server(
-            interceptors=[_TokenCheck(self._token)] if self._token else [],
+            interceptors=[*([_TokenCheck(self._token)] if self._token else []), SmallMessages()],
             options=[
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # or a second server on the port would silently share it
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),  # clients watch over their connections
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.keepalive_time_ms", 10_000),  # a client that reads nothing any more does not answer
+                ("grpc.keepalive_timeout_ms", 10_000),
+                # What nobody reads here fills a window of 64 KiB; guessing larger ones would hold megabytes a call.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.max_concurrent_streams", STREAMS),
+                ("grpc.max_allowed_incoming_connections", CONNECTIONS),
             ],
         )
         handlers: dict[str, grpc.RpcMethodHandler] = {
-            "Describe": grpc.unary_unary_rpc_method_handler(self._describe),
-            # The same on the wire as one request, but it is read when the handler asks for it.
+            # The same on the wire as one request, but it is read when the handler asks for it; Describe never does.
+            "Describe": grpc.stream_unary_rpc_method_handler(self._describe),
             **{q: grpc.stream_unary_rpc_method_handler(partial(self._judge, q)) for q in QUESTIONS},
         }
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
@@ -122,7 +132,7 @@ class RewardServer:
         reflection.enable_server_reflection([SERVICE, HEALTH, reflection.SERVICE_NAME], server)
         return server
 
-    async def _describe(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def _describe(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
         return reward_pb2.Description(
             reward=self._name,
             differentiable=self._reward.differentiable,
@@ -139,7 +149,7 @@ class RewardServer:
         # Refused outside of the handlers: an error within an error keeps a refused message alive until the next
         # collection of garbage, which may be hundreds of messages away.
         try:
-            return await self._answer(question, requests)
+            return await self._answer(question, context)
         except Malformed as error:
             code, details = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         except Failed as error:
@@ -155,14 +165,45 @@ class RewardServer:
             details = f"The request did not arrive within {READ_SECONDS:g} seconds."
         return await context.abort(code, details)
 
-    async def _answer(self, question: str, requests: AsyncIterator[bytes]) -> bytes:
-        with self._admission.enter():
-            async with asyncio.timeout(READ_SECONDS):
-                message = await anext(requests, b"")
-            pixels, prompts = decode_images(message, self._limits.max_images, prompted=question != "Embed")
+    async def _answer(self, question: str, context: grpc.aio.ServicerContext) -> bytes:
+        async with AsyncExitStack() as held:
+            held.enter_context(self._admission.enter())
+            pixels, prompts = decode_images(
+                await self._read(context), self._limits.max_images, prompted=question != "Embed"
+            )
+            if question == "ScoreAndGrad":
+                gradients = pixels.size * np.dtype(np.float32).itemsize
+                await held.enter_async_context(self._room.take(2 * gradients))
             answers = await self._batcher.submit(question, pixels, prompts)
-            fields = {name: encode(answer) for name, answer in zip(QUESTIONS[question], answers, strict=True)}
-            return reward_pb2.Judgement(**fields).SerializeToString()
+            del pixels
+            reply = encode_answers(question, answers)
+            task = asyncio.create_task(self._until_taken(context, len(reply), held.pop_all()))
+            self._replies.add(task)  # asyncio's own references are weak
+            task.add_done_callback(self._replies.discard)
+            return reply
+
+    async def _read(self, context: grpc.aio.ServicerContext) -> bytes:
+        async with asyncio.timeout(READ_SECONDS):
+            message = await context.read()
+        return b"" if message is grpc.aio.EOF else message
+
+    async def _until_taken(self, context: grpc.aio.ServicerContext, size: int, held: AsyncExitStack) -> None:
+        """Keep what a reply holds until its client has taken it; one that does not is hung up on."""
+        sent = asyncio.Event()
+        context.add_done_callback(lambda _: sent.set())
+        async with held:
+            try:
+                async with asyncio.timeout(self._limits.reply_seconds):
+                    await sent.wait()
+                    # gRPC calls it sent when its last megabyte waits for the socket, and holds all of it until then.
+                    while size > LARGE and unsent(context.peer()):
+                        await asyncio.sleep(0.01)
+            except TimeoutError:
+                if not sent.is_set():
+                    log.warning("%s has not read its reply in %g seconds; it is hung up on.",
+                                context.peer(), self._limits.reply_seconds)  # fmt: skip
+                    drop(context.peer())
+                    await sent.wait()
 
 
 class _TokenCheck(grpc.aio.ServerInterceptor):

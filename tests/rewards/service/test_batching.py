@@ -38,9 +38,15 @@ def images(*values: int, width: int = 1) -> tuple[np.ndarray, list[str]]:
     return np.tile(np.array(values)[:, None], (1, width)), [str(value) for value in values]
 
 
-def run(reward: Reward, use: Callable[[Batcher], Awaitable[Any]], max_images: int = 8, max_wait: float = 0.05) -> Any:
+def run(
+    reward: Reward,
+    use: Callable[[Batcher], Awaitable[Any]],
+    max_images: int = 8,
+    max_wait: float = 0.05,
+    max_bytes: int = 2**20,
+) -> Any:
     async def main() -> Any:
-        batcher = Batcher(reward, max_images, max_wait)
+        batcher = Batcher(reward, max_images, max_bytes, max_wait)
         task = asyncio.create_task(batcher.run())
         try:
             return await asyncio.wait_for(use(batcher), 20)
@@ -170,3 +176,11 @@ def test_a_request_that_fails_costs_no_other_its_answer() -> None:
     assert also_good[0].tolist() == [3]
     assert reward.batches[0] == ("Score", [1, 2, 666, 3])
     assert [values for _, values in reward.batches[1:]] == [[1, 2], [666], [3]]
+
+
+def test_a_batch_has_no_more_bytes_than_fit_and_what_is_larger_is_computed_alone() -> None:
+    reward = Reward()
+    requests = [(1,), (2,), (3,), (4, 5, 6), (7,)]  # 8 bytes each
+    answers = run(reward, ask(*requests), max_bytes=16)
+    assert [single.tolist() for single, _ in answers] == [list(request) for request in requests]
+    assert [values for _, values in reward.batches] == [[1, 2], [3], [4, 5, 6], [7]]
