@@ -85,7 +85,9 @@ class RewardClient(Reward):
     ) -> None:
         for name, seconds in (("deadline", deadline), ("patience", patience)):
             least = 0.001 if name == "deadline" else 0
-            if not isinstance(seconds, (int, float)) or not least <= seconds <= _LONGEST:  # NaN is not
+            if (
+                isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds <= _LONGEST
+            ):  # NaN is not
                 raise ValueError(
                     f"The option {name!r} of {address} is {seconds!r}; it must be from {least} to {_LONGEST:.0f} "
                     "seconds (a week)."

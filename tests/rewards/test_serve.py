@@ -32,7 +32,21 @@ def nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
         ([*JPEG, "--certificate", "server.pem"], "--certificate and --key together"),
         ([*JPEG, "--client-authority", "ca.pem"], "needs both"),
         ([*JPEG, "--certificate", "no.pem", "--key", "no.key"], "no.key"),
+        ([*JPEG, "--certificate", "text", "--key", "text"], "text is not a certificate in PEM form"),
+        ([*JPEG, "--certificate", "empty", "--key", "empty"], "empty is not a certificate in PEM form"),
         ([*JPEG, "--token-file", "no-token"], "no-token"),
+        ([*JPEG, "--token-file", "."], "Is a directory"),
+        ([*JPEG, "--token-file", "empty"], "no usable token"),
+        ([*JPEG, "--max-wait-ms", "nan"], "--max-wait-ms is nan"),
+        ([*JPEG, "--max-wait-ms", "inf"], "--max-wait-ms is inf"),
+        ([*JPEG, "--max-wait-ms", "-1"], "--max-wait-ms is -1"),
+        ([*JPEG, "--drain-seconds", "-1"], "--drain-seconds is -1"),
+        ([*JPEG, "--drain-seconds", "1e300"], "--drain-seconds is 1e+300"),
+        ([*JPEG, "--reply-seconds", "0"], "--reply-seconds is 0"),
+        ([*JPEG, "--max-batch", "0"], "--max-batch is 0"),
+        ([*JPEG, "--max-requests", "1000000000"], "--max-requests is 1e+09"),
+        ([*JPEG, "--max-message-mib", "1000000000"], "--max-message-mib is 1e+09"),
+        ([*JPEG, "--max-requests", "50000", "--max-message-mib", "1000"], "this machine has"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(
@@ -43,6 +57,8 @@ def test_what_cannot_work_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("not PEM")
+    (tmp_path / "empty").touch()
     assert main(arguments) == 1
     line = capsys.readouterr().err
     assert line.startswith("error: ")
@@ -56,8 +72,9 @@ def test_an_empty_token_is_no_open_door(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "no usable token" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("limit", ["--max-batch", "--max-requests", "--max-message-mib"])
-def test_limits_are_positive(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([*JPEG, limit, "0"])
-    assert "0 is not positive" in capsys.readouterr().err
+@pytest.mark.parametrize("option", ["--max-batch", "--max-requests", "--max-message-mib", "--max-wait-ms"])
+def test_what_is_no_number_is_refused_as_none(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*JPEG, option, "10**9"])
+    assert ended.value.code == 2
+    assert "'10**9' is not a" in capsys.readouterr().err.splitlines()[-1]

@@ -1,17 +1,24 @@
-"""Real reward servers, each a process of its own on loopback."""
+"""Real reward servers, each a process of its own on loopback, and certificates."""
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 import rewards
 
@@ -97,3 +104,41 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield server
     server.process.kill()
     server.process.wait()
+
+
+class Authority:
+    """Signs certificates for 127.0.0.1 and writes them below a folder."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name, self._key = folder, name, ec.generate_private_key(ec.SECP256R1())
+        self.file = folder / f"{name}.pem"
+        self.file.write_bytes(self._sign(name, self._key, authority=True))
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """Files of a certificate and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate, key_file = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        certificate.write_bytes(self._sign(name, key, authority=False))
+        encoding, format = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        key_file.write_bytes(key.private_bytes(encoding, format, serialization.NoEncryption()))
+        return certificate, key_file
+
+    def _sign(self, subject: str, key: ec.EllipticCurvePrivateKey, *, authority: bool) -> bytes:
+        names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in (subject, self._name)]
+        now = datetime.datetime.now(datetime.UTC)
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        certificate = (
+            x509.CertificateBuilder(*reversed(names), key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture
+def make_authority(tmp_path: Path) -> Callable[[str], Authority]:
+    """Makes authorities by name; their files lie in the test's folder."""
+    return partial(Authority, tmp_path)

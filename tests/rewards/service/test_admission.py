@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rewards.service.admission import Admission, Closed, Full
+from rewards.service.admission import Admission, Closed, Full, Room
 
 
 def test_there_is_room_for_as_many_as_said_and_again_when_one_leaves() -> None:
@@ -47,3 +47,45 @@ def test_nobody_enters_after_closing_and_the_wait_ends_with_the_last() -> None:
         return seen
 
     assert asyncio.run(drain()) == ["left", "left", "empty"]
+
+
+def test_room_is_given_in_order_and_what_is_too_large_gets_it_alone() -> None:
+    async def fill() -> list[str]:
+        room, seen, leave = Room(10), [], {name: asyncio.Event() for name in "abcd"}
+
+        async def hold(name: str, amount: int) -> None:
+            async with room.take(amount):
+                seen.append(f"+{name}")
+                await leave[name].wait()
+            seen.append(f"-{name}")
+
+        async def settle() -> None:
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+        tasks = [asyncio.create_task(hold(*each)) for each in (("a", 6), ("b", 4), ("c", 99), ("d", 1))]
+        for name in "abcd":
+            await settle()
+            leave[name].set()
+        await asyncio.gather(*tasks)
+        return seen
+
+    assert asyncio.run(fill()) == ["+a", "+b", "-a", "-b", "+c", "-c", "+d", "-d"]
+
+
+def test_room_is_free_again_when_its_holder_or_one_who_waits_is_cancelled() -> None:
+    async def cancel() -> None:
+        room = Room(10)
+
+        async def hold() -> None:
+            async with room.take(10):
+                await asyncio.sleep(60)
+
+        holder, waiting = asyncio.create_task(hold()), asyncio.create_task(hold())
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        holder.cancel()
+        async with asyncio.timeout(1), room.take(10):
+            pass
+
+    asyncio.run(cancel())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 
@@ -17,6 +19,8 @@ from rewards import make_reward, reward_class
 from rewards.errors import RewardUnavailable
 from rewards.reward import Reward, UnknownReward
 from rewards.service.client import RewardClient
+from rewards.service.codec import SERVICE
+from rewards.service.reward_pb2 import Description
 from rewards.service.security import TOKEN_VARIABLE, Insecure
 from rewards.shapes_agreement import ShapesAgreement
 from rewards.weighted import WeightedSum
@@ -72,6 +76,57 @@ def test_certificates_without_tls_or_without_their_key_are_refused(tmp_path: Pat
         RewardClient("grpc://127.0.0.1:1", authority=tmp_path / "ca.pem")
     with pytest.raises(ValueError, match="needs its key"):
         RewardClient("grpcs://127.0.0.1:1", certificate=tmp_path / "client.pem")
+
+
+@pytest.mark.parametrize("name", ["deadline", "patience"])
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e9, "60", True])
+def test_seconds_that_cannot_be_waited_are_refused(name: str, seconds: Any) -> None:
+    with pytest.raises(ValueError, match=f"The option '{name}' of grpc://127.0.0.1:1 is .*it must be from"):
+        RewardClient("grpc://127.0.0.1:1", **{name: seconds})
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., str]]:
+    """Starts servers that are none of ours: `answering(Describe=bytes, Score=bytes)` is an address."""
+    servers: list[grpc.Server] = []
+
+    def start(**answers: bytes) -> str:
+        server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_send_message_length", -1)])
+        handlers = {
+            method: grpc.unary_unary_rpc_method_handler(lambda request, context, answer=answer: answer)
+            for method, answer in answers.items()
+        }
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return f"grpc://127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(0)
+
+
+DESCRIPTION = Description(reward="a", max_images=32, max_message_bytes=2**20).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"Describe": b"\xff"}, "something else than a Description"),
+        ({"Describe": b""}, "takes no images at all"),
+        ({"Describe": DESCRIPTION, "Score": b"\xff"}, "something else than a Judgement"),
+        ({"Describe": DESCRIPTION, "Score": bytes(66 * 2**20)}, "larger than max"),
+    ],
+    ids=["nonsense", "nothing", "nonsense as scores", "too large"],
+)
+def test_a_server_that_answers_with_something_else_ends_in_a_sentence_at_once(
+    answering: Callable[..., str], answers: dict[str, bytes], words: str
+) -> None:
+    client = RewardClient(answering(**answers), patience=600.0)
+    with pytest.raises(RewardUnavailable, match=words) as error:
+        client.score(IMAGES, PROMPTS)
+    assert "\n" not in str(error.value)
 
 
 def test_a_server_that_stays_away_ends_in_a_sentence_once_patience_is_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,8 +13,10 @@ from rewards.service.security import (
     Insecure,
     authorises,
     check_listening,
+    client_credentials,
     is_loopback,
     read_token,
+    server_credentials,
     split_address,
 )
 
@@ -99,3 +103,55 @@ def test_a_token_that_cannot_be_one_is_refused_and_not_repeated(tmp_path: Path, 
     with pytest.raises(ValueError, match="no usable token") as error:
         read_token(tmp_path / "token")
     assert not token or token not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a" * 4097, b"a" * 10_000_000])
+def test_a_file_that_holds_no_token_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(ValueError, match=r"/token (holds no usable|is too long to be a) token") as error:
+        read_token(tmp_path / "token")
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(("file", "why"), [("nowhere", "No such file"), (".", "Is a directory")])
+def test_a_token_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path, file: str, why: str) -> None:
+    with pytest.raises(ValueError, match=rf"The token in .* cannot be read: {why}"):
+        read_token(tmp_path / file)
+
+
+MakeAuthority = Callable[[str], Any]  # conftest's
+
+
+def test_certificates_with_their_keys_are_taken_by_both_ends(make_authority: MakeAuthority) -> None:
+    authority = make_authority("authority")
+    certificate, key = authority.issue("server")
+    server_credentials(certificate, key, None)
+    server_credentials(certificate, key, authority.file)
+    client_credentials(authority.file, certificate, key)
+    client_credentials(None, None, None)
+
+
+@pytest.mark.parametrize("content", [b"", b"not PEM", b"\x00\xff" * 100, b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+@pytest.mark.parametrize("place", ["certificate", "key", "authority"])
+def test_what_is_not_pem_is_refused_by_its_name(make_authority: MakeAuthority, content: bytes, place: str) -> None:
+    authority = make_authority("authority")
+    certificate, key = authority.issue("server")
+    {"certificate": certificate, "key": key, "authority": authority.file}[place].write_bytes(content)
+    for make in (server_credentials, lambda *files: client_credentials(files[2], *files[:2])):
+        with pytest.raises(ValueError, match=rf"{'server' if place != 'authority' else 'authority'}\..*PEM form"):
+            make(certificate, key, authority.file)
+
+
+def test_a_key_of_another_certificate_is_refused(make_authority: MakeAuthority) -> None:
+    authority = make_authority("authority")
+    (certificate, _), (_, key) = authority.issue("one"), authority.issue("two")
+    with pytest.raises(ValueError, match=r"two\.key does not belong to the certificate in .*one\.pem"):
+        server_credentials(certificate, key, None)
+    with pytest.raises(ValueError, match="does not belong"):
+        client_credentials(None, certificate, key)
+
+
+def test_a_certificate_in_the_place_of_a_key_is_refused(make_authority: MakeAuthority) -> None:
+    certificate, _ = make_authority("authority").issue("one")
+    with pytest.raises(ValueError, match=r"one\.pem is not an unencrypted private key"):
+        server_credentials(certificate, certificate, None)
