@@ -34,6 +34,7 @@ REWARD, TOKEN, MIB = "shapes_agreement", "a-token-of-the-benchmark", 2**20
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+AGAIN = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
 
 
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=50, metavar="N", help="that stop reading replies of 24 MiB")
     parser.add_argument("--messages", type=int, default=10_000, metavar="N", help="that are hostile")
     parser.add_argument(
-        "--clients", type=int, default=24, metavar="N", help="that ask for gradients of 12 MiB of images"
+        "--clients", type=int, default=8, metavar="N", help="that ask for gradients of 12 MiB of images"
     )
     args = parser.parse_args()
     print(
@@ -176,7 +177,7 @@ def _ask(channel: grpc.Channel, message: bytes, *, wait: bool = False) -> None:
             channel.unary_unary(f"/{SERVICE}/ScoreAndGrad")(message, metadata=METADATA, timeout=300)
             return
         except grpc.RpcError as error:
-            if not wait or error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            if not wait or error.code() not in AGAIN:
                 raise
             time.sleep(0.2)
 
@@ -211,14 +212,15 @@ def _peak(pid: int) -> Iterator[list[float]]:
 @contextmanager
 def _server(requests: int, mib: int) -> Iterator[Server]:
     command = [sys.executable, "-m", "rewards.serve", "--reward", REWARD, "--listen", "127.0.0.1:0"]
-    command += ["--max-requests", str(requests), "--max-message-mib", str(mib), "--reply-seconds", "5"]
+    command += ["--max-requests", str(requests), "--max-message-mib", str(mib), "--reply-seconds", "10"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "REINOISE_REWARD_TOKEN": TOKEN}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         try:
             assert process.stdout
-            serving, promise = process.stdout.readline(), process.stdout.readline()
+            serving = next(line for line in process.stdout if line.startswith("serving"))
+            promise = process.stdout.readline()
             yield Server(process, f"127.0.0.1:{serving.rpartition(':')[2].strip()}", float(promise.split()[4]))
         finally:
             process.kill()

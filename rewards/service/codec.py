@@ -22,6 +22,7 @@ from rewards.service.reward_pb2 import DESCRIPTOR, Images, Judgement
 SERVICE = DESCRIPTOR.services_by_name["RewardService"].full_name
 QUESTIONS = {"Score": ("scores",), "ScoreAndGrad": ("scores", "gradients"), "Embed": ("features",)}  # fields of replies
 MAX_PROMPT = 4096  # characters
+MAX_FIELDS = 2**16  # of a message, before it is parsed: protobuf makes 16 bytes of each empty prompt, which has two
 # Rewards resize: an image of 1 x 4096 pixels, made 224 high, would be a million wide.
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 8, 4096, 4
 
@@ -96,8 +97,9 @@ def decode_images(message: bytes, max_images: int, *, prompted: bool) -> tuple[n
         Malformed: Whatever is wrong.
     """
     try:
+        _check_fields(message)
         request = Images.FromString(message)
-    except DecodeError:
+    except (DecodeError, IndexError):
         raise Malformed("The request is not a reinoise.reward.v1.Images message.") from None
     pixels = decode(request.pixels, "pixels", ("float32", "uint8"), 4)
     whole = pixels.dtype == np.uint8
@@ -119,3 +121,39 @@ def decode_images(message: bytes, max_images: int, *, prompted: bool) -> tuple[n
     if any(len(prompt) > MAX_PROMPT for prompt in request.prompts):
         raise Malformed(f"A prompt is longer than {MAX_PROMPT} characters.")
     return pixels, list(request.prompts)
+
+
+def _check_fields(message: bytes) -> None:
+    """Refuse a message of very many fields; those that are no message are left to protobuf.
+
+    Raises:
+        IndexError: If it ends within a field.
+        Malformed: If there are too many.
+    """
+    place = 0
+    for _ in range(MAX_FIELDS):
+        if place >= len(message):
+            return
+        tag, place = _varint(message, place)
+        kind = tag & 7
+        if kind == 0:
+            _, place = _varint(message, place)
+        elif kind == 2:
+            length, place = _varint(message, place)
+            place += length
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+        else:
+            return  # a group, which protobuf refuses: ours has none
+    raise Malformed(f"The request has more than {MAX_FIELDS} fields.")
+
+
+def _varint(message: bytes, place: int) -> tuple[int, int]:
+    """A number at a place of a message, and the place after it."""
+    value = shift = 0
+    while True:
+        byte = message[place]
+        value |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128 or shift > 63:
+            return value, place

@@ -177,7 +177,10 @@ class RewardServer:
             answers = await self._batcher.submit(question, pixels, prompts)
             del pixels
             reply = encode_answers(question, answers)
-            task = asyncio.create_task(self._until_taken(context, len(reply), held.pop_all()))
+            sent = asyncio.Event()
+            context.add_done_callback(lambda _: sent.set())
+            # The peer now: gRPC must not be asked once the call has ended.
+            task = asyncio.create_task(self._until_taken(context.peer(), sent, len(reply), held.pop_all()))
             self._replies.add(task)  # asyncio's own references are weak
             task.add_done_callback(self._replies.discard)
             return reply
@@ -187,22 +190,20 @@ class RewardServer:
             message = await context.read()
         return b"" if message is grpc.aio.EOF else message
 
-    async def _until_taken(self, context: grpc.aio.ServicerContext, size: int, held: AsyncExitStack) -> None:
+    async def _until_taken(self, peer: str, sent: asyncio.Event, size: int, held: AsyncExitStack) -> None:
         """Keep what a reply holds until its client has taken it; one that does not is hung up on."""
-        sent = asyncio.Event()
-        context.add_done_callback(lambda _: sent.set())
         async with held:
             try:
                 async with asyncio.timeout(self._limits.reply_seconds):
                     await sent.wait()
                     # gRPC calls it sent when its last megabyte waits for the socket, and holds all of it until then.
-                    while size > LARGE and unsent(context.peer()):
+                    while size > LARGE and unsent(peer):
                         await asyncio.sleep(0.01)
             except TimeoutError:
                 if not sent.is_set():
                     log.warning("%s has not read its reply in %g seconds; it is hung up on.",
-                                context.peer(), self._limits.reply_seconds)  # fmt: skip
-                    drop(context.peer())
+                                peer, self._limits.reply_seconds)  # fmt: skip
+                    drop(peer)
                     await sent.wait()
 
 

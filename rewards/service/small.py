@@ -77,12 +77,13 @@ class SmallMessages(grpc.aio.ServerInterceptor):
         request, code, details = await self._taken(context, parse)
         if code is None:
             return request
+        peer = context.peer()
         # Until the call has ended its message goes on arriving, so the turn ends with it.
         try:
             async with asyncio.timeout(READ_SECONDS):
                 await context.abort(code, details)
         except TimeoutError:  # not even that is read
-            drop(context.peer())
+            drop(peer)
             raise
 
     async def _taken(self, context: Any, parse: Callable[[bytes], Any]) -> tuple[Any, grpc.StatusCode | None, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import struct
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -211,3 +212,18 @@ def test_a_prompt_that_is_not_text_is_refused() -> None:
     message = request(ONE, ["abcd"])
     with pytest.raises(Malformed, match="not a reinoise"):
         decode_images(message.replace(b"abcd", b"ab\xff\xfe"), 4, prompted=True)
+
+
+@pytest.mark.parametrize("field", [b"\x12\x00", b"\x7a\x00", b"\x78\x00", b"\x12\x80\x00"], ids=repr)
+def test_very_many_fields_are_refused_before_they_are_parsed(field: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rewards.service.codec.Images", None)  # parsing would fail with another error
+    with pytest.raises(Malformed, match="more than 65536 fields"):
+        decode_images(field * 70_000, 4, prompted=True)
+
+
+@given(
+    st.binary(max_size=200) | st.builds(lambda head, cut: head + GOOD[cut:], st.binary(max_size=20), st.integers(0, 99))
+)
+def test_any_bytes_are_a_request_or_malformed(message: bytes) -> None:
+    with suppress(Malformed):
+        decode_images(message, 4, prompted=True)
