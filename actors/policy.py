@@ -207,6 +207,11 @@ class Policy:
         return (pictures / 2 + 0.5).clamp(0, 1)
 
     @property
+    def half_precision(self) -> bool:
+        """Whether the base rounds to half precision, so that predictions depend a little on who computes them."""
+        return self.unet.dtype != torch.float32
+
+    @property
     def text_width(self) -> int:
         """D, the width of the prompts' embeddings."""
         return self.unet.config.cross_attention_dim

@@ -89,6 +89,10 @@ class AnalyticPolicy(Policy):
         self._data, self._knots = data, knots
 
     @property
+    def half_precision(self) -> bool:
+        return False
+
+    @property
     def parameters(self) -> list[nn.Parameter]:
         return list(self.drift.parameters())
 

@@ -42,8 +42,11 @@ class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Decay of the averaged adapter, which is evaluated, per optimizer step; 0: none."
     )
-    ratio_tolerance: float = Field(
-        1e-5, gt=0, description="Largest |log ratio| of a fresh on-policy batch before the first update."
+    ratio_tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="Largest |log ratio| of a fresh on-policy batch before the first update; null is 1e-5, and 5e-3 "
+        "where the base is of half precision.",
     )
 
 
@@ -209,10 +212,11 @@ class Learner:
     def _check_ratio(self, batch: Batch, metrics: dict[str, float]) -> None:
         if self._ratio_checked or batch.version != self.version or "ratio/max_log" not in metrics:
             return
-        if not (largest := metrics["ratio/max_log"]) <= self._config.ratio_tolerance:
+        allowed = self._config.ratio_tolerance or (5e-3 if self._policy.half_precision else 1e-5)
+        if not (largest := metrics["ratio/max_log"]) <= allowed:
             raise RatioError(
                 f"Before the first update the learner's log-probabilities differ from the sampler's by {largest:.1e} "
-                f"(at most {self._config.ratio_tolerance:.0e} is allowed), so every likelihood ratio would be wrong. "
+                f"(at most {allowed:.0e} is allowed), so every likelihood ratio would be wrong. "
                 "Usual causes: samplers and learner on different devices or library versions, a half-precision base "
                 "(raise learner.ratio_tolerance knowingly), or weights that did not arrive."
             )

@@ -89,13 +89,13 @@ def _of_unknown(key: str, settings: Mapping[str, Any]) -> str:
 
 
 def _near(key: str, known: Sequence[str]) -> str | None:
-    """The known key that was meant: one beside it with a like name, else one of its name elsewhere, else a like one."""
+    """The known key that was meant: one beside it that is nearly its name, else of its name elsewhere, else a like one."""
     parent, _, name = key.rpartition(".")
-    names = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
-    if beside := difflib.get_close_matches(name, names, n=1):
-        return names[beside[0]]
     elsewhere = [other for other in known if other.rpartition(".")[2] == name]
-    return next(iter(elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.5)), None)
+    names = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
+    nearly, alike = (difflib.get_close_matches(name, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
+    beside = [names[near] for near in nearly or ([] if elsewhere else alike)]
+    return next(iter(beside or elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.5)), None)
 
 
 def _objectives() -> dict[str, type[BaseModel]]:

@@ -1,0 +1,103 @@
+"""Settings that would be accepted, and end the run later."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from cluster.config import ConfigError, load_config, load_words
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("samplers.request_size=1000000000000", "1344 does"),
+        ("prompts.samples=1000000000", "images an iteration"),
+        ("seed=20000000000000", "'seed'"),
+        ("seed=-1", "'seed'"),
+        ("learner.betas=[1.5,-2]", "'learner.betas.0'"),
+        ("learner.betas=[0.9]", "learner.betas.1"),
+        ("learner.lr=.inf", "'learner.lr' is inf"),
+        ("rewards.shapes_gold.weight='nan'", "'rewards.shapes_gold.weight' is nan"),
+        ("rewards.shapes_agreement.weight=.nan", "'rewards.shapes_agreement.weight' is nan"),
+        ("rewards.shapes_gold.options={deep: [1, {er: -.inf}]}", "'rewards.shapes_gold.options.deep.1.er' is -inf"),
+        ("iterations=100000000000000000000000000", "more than 63"),
+        ("policy.lora_targets=[nope]", "'nope'"),
+        ("policy.lora_targets=[to_qq]", "to_q"),
+        ("policy.steps=5000", "5000"),
+        ("policy.device=bogus", "'bogus'"),
+        ("policy.device=meta", "'meta'"),
+        ("rewards.shapes_gold.options.nope=1", "'nope'"),
+        ("rewards.jpeg_compressibility.options.qualty=1", "quality"),
+        ("learner.gpus=1.5", "whole GPUs"),
+        ("learner.rank_timeout=1e300", "'learner.rank_timeout'"),
+        ("failures.patience.learn=1e12", "'failures.patience.learn'"),
+        ("objective={name: dag_db, flow: {groups: 7}}", "no multiple of groups=7"),
+        ("objective={name: dag_db, flow: {betas: [0.9, 1]}}", "flow.betas.1"),
+        ("evaluation.features=shapes_gold", "has no image features"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [override])
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["prompt", "split", "version", "iteration", "diversity"])
+def test_names_of_columns_are_no_names_of_rewards(name: str) -> None:
+    with pytest.raises(ConfigError, match="taken by a column or a metric"):
+        load_config(None, [f"rewards={{{name}: {{kind: shapes_gold}}, shapes_agreement: {{}}}}"])
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "a/b", "a.b", "../x", "[red]", "a b", "\x1b[2J", "", "-x", "x" * 65, "\u202e"]
+)
+def test_names_that_are_no_words_are_no_names_of_rewards(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"rewards: {{{json.dumps(name)}: {{kind: shapes_gold}}}}\n")
+    with pytest.raises(ConfigError, match="will not do for columns"):
+        load_config(tmp_path / "run.yaml")
+
+
+def test_plain_names_of_any_language_are_names_of_rewards() -> None:
+    assert "größe-2" in load_config(None, ["rewards.größe-2.kind=shapes_gold"]).rewards
+
+
+def test_an_absurd_learning_rate_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load_config(None, ["learner.lr=1e9"])
+        assert "learner.lr is 1e+09" in caplog.text
+        caplog.clear()
+        load_config(None, ["learner.lr=1e-2"])
+    assert not caplog.records
+
+
+def test_prompts_that_the_text_encoder_does_not_read_whole_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "p.txt").write_text("a red circle\n" + "a red circle " * 30 + "\n" + "a blue star " * 30 + "\n")
+    with caplog.at_level(logging.WARNING):
+        load_config(None, [f"prompts.train={tmp_path}/p.txt"])
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == (
+        "2 of 3 training prompts are longer than the 16 tokens that the text encoder reads; what is beyond is cut."
+    )
+
+
+def test_paths_are_absolute_and_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a cat\n")
+    config = load_config(None, ["folder=~/runs", "prompts.train=p.txt", "prompts.held_out=~/p.txt"])
+    assert config.folder == str(tmp_path / "runs")
+    assert (config.prompts.train, config.prompts.held_out) == (str(tmp_path / "p.txt"),) * 2
+    assert load_config(None).folder == str(tmp_path / "runs")
+
+
+def test_a_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "lr=3.yaml").write_text("iterations: 7\n")
+    assert load_words([str(tmp_path / "lr=3.yaml"), "seed=2"]).iterations == 7
+    assert load_words(["iterations=3"]).iterations == 3
+    assert load_words([]).iterations == 4

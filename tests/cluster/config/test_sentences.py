@@ -1,0 +1,56 @@
+"""The nearest right key, and to which objective a setting belongs."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.config import ConfigError, load_config
+
+JUDGE = "rewards.judge.kind=shapes_gold"
+
+
+def refusal(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "nearest"),
+    [
+        ([JUDGE, "rewards.judge.wieght=1"], "rewards.judge.weight"),
+        (["rewards.clip.wieght=1"], "rewards.clip.weight"),
+        (["learner.steps=3"], "policy.steps"),
+        (["lr=1e-4"], "learner.lr"),
+        (["per_iteration=3"], "prompts.per_iteration"),
+        (["objective.name=d3po", "objective.clip_rnge=1"], "objective.clip_range"),
+        (["objective.name=dag_db", "objective.flow.lrr=1"], "objective.flow.lr"),
+        (["failures.patience.strat=3"], "failures.patience.start"),
+    ],
+)
+def test_the_nearest_key_is_one_that_is_right(overrides: list[str], nearest: str) -> None:
+    assert f"did you mean '{nearest}'?" in refusal(*overrides)
+    assert "=" in overrides[-1]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "setting", "owner"),
+    [
+        ("residual_nabla_db", "objective.clip_range", "ppod or d3po"),
+        ("d3po", "objective.gamma", "nabla_db"),
+        ("ppod", "objective.prior_strength", "residual_nabla_db"),
+    ],
+)
+def test_a_setting_of_another_objective_names_that(chosen: str, setting: str, owner: str) -> None:
+    message = refusal(f"objective.name={chosen}", f"{setting}=1")
+    assert f"'{setting}' belongs to objective.name=" in message
+    assert owner in message
+    assert message.endswith(f"this is {chosen}.")
+    assert "did you mean" not in message
+
+
+def test_nothing_is_obeyed_that_stands_in_a_name() -> None:
+    message = refusal("\x1b[2J[red]x\n=1")
+    assert "\x1b" not in message
+    assert "\n" not in message
+    assert "[red]" in message
