@@ -89,7 +89,7 @@ def _of_unknown(key: str, settings: Mapping[str, Any]) -> str:
 
 
 def _near(key: str, known: Sequence[str]) -> str | None:
-    """The known key that was meant: one beside it that is nearly its name, else of its name elsewhere, else a like one."""
+    """The known key that was meant: one beside it that is nearly it, else its name elsewhere, else a like one."""
     parent, _, name = key.rpartition(".")
     elsewhere = [other for other in known if other.rpartition(".")[2] == name]
     names = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}

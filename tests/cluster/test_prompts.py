@@ -167,3 +167,74 @@ def test_a_list_is_read_once_and_again_when_it_is_another(tmp_path: Path, monkey
 def test_every_control_character_but_tabs_and_line_ends_is_refused() -> None:
     odd = {chr(code) for code in range(0x110000) if category(chr(code)) in ("Cc", "Cs")} - set("\t\n")
     assert {char for char in map(chr, range(0x110000)) if _ODD.search(char)} == odd
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@given(st.lists(st.sampled_from(["a", "b\u2028c", "d\u2029", "e\x85f", "ü ☕", "g\u00a0h"]), min_size=1, max_size=6))
+def test_lines_end_at_line_ends_alone(tmp_path_factory: pytest.TempPathFactory, end: str, texts: list[str]) -> None:
+    path = tmp_path_factory.getbasetemp() / "prompts.txt"
+    texts = [text.replace("\x85", "").strip() for text in texts]
+    path.write_bytes(end.join(texts).encode())
+    assert read_prompts(str(path)) == tuple(texts)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("a cat\nun café\n".encode("latin-1"), ["line 2", "0xe9", "iconv -f WINDOWS-1252"]),
+        ("a cat\n".encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
+        (b"\xfe\xff" + "a cat\n".encode("utf-16-be"), ["UTF-16"]),
+        ("a cat\n".encode("utf-32"), ["UTF-32"]),
+        (b"a cat\na\x00dog\n", ["line 2", r"'\x00'"]),
+        (b"a cat\na \x1b[31mred dog\n", ["line 2", r"'\x1b'"]),
+        (b'{"prompt": "a cat"}\n{"prompt": 3}\n', ["line 2", "'prompt'"]),
+        (b'{"prompt": "a cat"}\n{"text": "a dog"}\n', ["line 2", "'prompt'"]),
+        (b'{"prompt": "a cat"}\nnot json\n', ["line 2", "no JSON"]),
+        (b'{"prompt": "  "}\n', ["line 1", "'prompt'"]),
+        (b'{"prompt": "a", "deep": ' + b"[" * 100_000 + b"\n", ["line 1"]),
+    ],
+)
+def test_what_is_no_list_of_prompts_is_refused_with_its_line(tmp_path: Path, data: bytes, words: list[str]) -> None:
+    (tmp_path / "prompts.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"^the prompt file [^\n]+$") as caught:
+        read_prompts(str(tmp_path / "prompts.txt"))
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_json_lines_are_read_with_their_metadata(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text('{"prompt": "a sign", "text": "open", "n": 2}\n\n{"prompt": "two\\nlines"}\n')
+    prompts = read_prompts(str(path))
+    assert prompts == ("a sign", "two\nlines")
+    assert [dict(prompt.metadata) for prompt in prompts] == [{"text": "open", "n": 2}, {}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "prompts"),
+    [
+        ("p.jsonl", '"a cat"\n{"prompt": "a dog"}\n', ("a cat", "a dog")),
+        ("p.txt", '"a cat"\n"a dog"\n', ("a cat", "a dog")),
+        ("p.txt", '"a cat" by night\na dog\n', ('"a cat" by night', "a dog")),
+        ("p.txt", "{red|blue} cat\n", ("{red|blue} cat",)),
+        ("p.txt", "[V] dog\n", ("[V] dog",)),
+    ],
+)
+def test_what_looks_like_json_is_read_as_json_and_the_rest_literally(
+    tmp_path: Path, name: str, text: str, prompts: tuple[str, ...]
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert read_prompts(str(tmp_path / name)) == prompts
+
+
+@given(st.binary(max_size=80) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_file_is_prompts_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.txt"
+    path.write_bytes(data)
+    try:
+        prompts = read_prompts(str(path))
+    except ValueError as error:
+        said = str(error)
+        assert said.startswith("the prompt file")
+    else:
+        assert prompts
+        assert all(prompt.strip() == prompt != "" for prompt in prompts)
