@@ -14,6 +14,7 @@ import pytest
 import cluster
 import cluster.run
 from cluster.config import Config
+from cluster.environments import StartError
 from cluster.rundir import RunDirectory
 from cluster.stopping import REQUESTS, Stopped
 from learner import checkpoint
@@ -221,3 +222,114 @@ def test_the_command_itself_ends_with_one_line_and_status_one(arguments: list[st
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def finished(make_config: Make) -> RunDirectory:
+    """A run that has done its 2 iterations."""
+    run = RunDirectory.create(make_config("name=done", "iterations=2"))
+    for iteration in (0, 2):
+        run.add(iteration, {"eval/train/shapes_gold": 0.5}, {})
+    with checkpoint.writing(run.checkpoints, 2) as folder:
+        (folder / "learner.pt").write_bytes(b"weights")
+    return run
+
+
+def test_a_finished_run_says_so_at_once(finished: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("--resume", str(finished.path), place=lambda config: pytest.fail("the run was started")) == 0
+    said = capsys.readouterr().out
+    assert f"{finished.path} is finished" in said
+    assert f"report: {finished.path / 'report.html'}" in said
+
+
+def test_a_finished_run_is_extended_wherever_it_was_moved(finished: RunDirectory, tmp_path: Path) -> None:
+    moved = finished.path.rename(tmp_path / "moved")
+    seen: list[Config] = []
+
+    def begin(config: Config) -> NoReturn:
+        seen.append(config)
+        raise Placed
+
+    with pytest.raises(Placed):
+        main("--resume", str(moved), "iterations=6", "failures.max_deaths=3", place=begin)
+    assert (seen[0].iterations, seen[0].failures.max_deaths) == (6, 3)
+    assert Path(seen[0].prompts.train).is_relative_to(moved)
+    assert RunDirectory(moved).config.iterations == 2  # kept only when there is a crew
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is(refuse: Refuse, finished: RunDirectory) -> None:
+    assert "has done 2 iterations" in refuse("--resume", str(finished.path), "iterations=1")
+
+
+def test_a_run_is_not_resumed_while_its_driver_lives(refuse: Refuse, run: RunDirectory) -> None:
+    first = RunDirectory.resume(run.path)
+    assert f"A driver is at work in {run.path}" in refuse("--resume", str(run.path))
+    first.release()
+    with pytest.raises(Placed):
+        main("--resume", str(run.path))
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("checkpoints/iteration-000005", "continue it with --resume {run}."),
+        ("config.yaml", "continue it with --resume {run}."),
+        ("../mime", "did you mean {run}?"),
+        ("..", "choose one of {run}."),
+    ],
+)
+def test_what_is_no_run_is_refused_with_what_may_be_meant(
+    refuse: Refuse, run: RunDirectory, path: str, words: str
+) -> None:
+    folder = Path(str(run.path / path)) if not path.startswith("..") else (run.path / path).resolve()
+    assert words.format(run=run.path) in refuse("--resume", str(folder))
+
+
+def test_a_run_that_cannot_start_leaves_nothing_behind(base: list[str], tmp_path: Path) -> None:
+    def fail(config: Config) -> NoReturn:
+        assert (tmp_path / "runs" / "mine").is_dir()  # nobody else can take the name meanwhile
+        raise StartError("There is no room.")
+
+    assert main(*base, "name=mine", place=fail) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StartError("There is\n no \x1b[31mroom\x1b[0m."), "There is no room."),
+        (KeyError("k"), "KeyError: 'k' (traceback: {run}/error.log)"),
+        (SystemExit(0), "Something that the run loaded ended the process with sys.exit(0); it must not."),
+        (
+            OSError(28, "No space left on device"),
+            "OSError: [Errno 28] No space left on device (traceback: {run}/error.log)",
+        ),
+    ],
+)
+def test_whatever_is_raised_the_command_ends_with_one_line(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], error: BaseException, line: str
+) -> None:
+    def fail(config: Config) -> NoReturn:
+        raise error
+
+    assert main("--resume", str(run.path), place=fail) == 1
+    assert capsys.readouterr().err == f"error: {line.format(run=run.path)}\n"
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_stays(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(table: Any, file: Any) -> NoReturn:
+        file.write(b"half")
+        raise OSError(28, "Error writing bytes to file")
+
+    def record(config: Config, run: RunDirectory, place: Any, console: Any) -> None:
+        run.record(6, {"loss": 1.0}, {})
+
+    monkeypatch.setattr(cluster.run, "_supervise", record)
+    monkeypatch.setattr("cluster.parts.pq.write_table", full)
+    assert main("--resume", str(run.path)) == 1
+    assert capsys.readouterr().err.startswith(
+        f"error: {run.path / 'samples.parquet'} cannot be written to: No space left on device; "
+    )
+    assert not list(run.path.glob("*.parquet/*"))
