@@ -225,13 +225,13 @@ def test_a_restored_learner_continues_bit_for_bit(
 def test_a_run_that_was_extended_has_the_learning_rate_of_the_longer_run(
     policy_config: PolicyConfig, policy: Policy, draw: Draw, tmp_path: Path
 ) -> None:
-    done = learner(policy, {}, iterations=2, lr=8e-3)
+    done = learner(policy, {}, iterations=2, lr=8e-3, lr_schedule="linear")
     for version in range(2):
         done.step(draw(policy, version, iteration=version))
     done.save(tmp_path)
     assert done.optimizer.param_groups[0]["lr"] == 0
     other = Policy.load(policy_config)
-    extended = learner(other, {}, iterations=8, lr=8e-3)
+    extended = learner(other, {}, iterations=8, lr=8e-3, lr_schedule="linear")
     extended.restore(tmp_path)
     rates = [extended.step(draw(other, version, iteration=version)).metrics["lr"] for version in (2, 3)]
     assert rates == pytest.approx([8e-3 * 6 / 8, 8e-3 * 5 / 8])
