@@ -49,7 +49,8 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
         version: Stamped on the trajectories.
 
     Returns:
-        The images `(B, H, W, 3)` uint8, and the trajectories.
+        The images `(B, H, W, 3)` uint8, and the trajectories. If a picture, or a number on the way to it, is not
+        finite, the images are a masked array in which that picture is masked: there is nothing to be judged.
     """
     transitions, shape = policy.transitions, policy.latent_shape
     conditioning = policy.encode(request.prompts)
@@ -65,8 +66,10 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
             next_latents.append(x_next)
             log_probs.append(log_prob(x_next, mean, std))
         x = x_next
-    pixels = (policy.decode(x) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return pixels.cpu().numpy(), Trajectories(
+    images = policy.decode(x)
+    finite = torch.stack([_finite(part) for part in (images, x, *latents, *next_latents, *log_probs)]).all(dim=0)
+    pixels = (images.nan_to_num() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return _mask(pixels, finite.cpu().numpy()), Trajectories(
         latents=_stack(latents, (len(x), 0, *shape)),
         next_latents=_stack(next_latents, (len(x), 0, *shape)),
         log_probs=_stack(log_probs, (len(x), 0)),
@@ -75,6 +78,17 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
         prompt_index=np.array(request.prompt_index, np.int64),
         version=version,
     )
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Which samples `(B,)` have no NaN or infinite number in values `(B, ...)`."""
+    return values.flatten(1).isfinite().all(dim=1) if values.dim() > 1 else values.isfinite()
+
+
+def _mask(pixels: np.ndarray, there: np.ndarray) -> np.ndarray:
+    if there.all():
+        return pixels
+    return np.ma.masked_array(pixels, np.broadcast_to(~there[:, None, None, None], pixels.shape))
 
 
 def _stack(parts: list[Tensor], empty: tuple[int, ...]) -> np.ndarray:

@@ -49,9 +49,10 @@ class Sampler:
             weights: Act with these instead of the store's (an average that is only evaluated).
 
         Returns:
-            A receipt that is cheap to fetch (`version`, `started`, `seconds`, `actor`, and `lag`: the seconds between
-            publication and use of weights that were new to this actor), the images `(B, H, W, 3)` uint8, and the
-            trajectories. Three Ray objects, so that each reader fetches only its own.
+            A receipt that is cheap to fetch (`version`, `started`, `seconds`, `actor`, `missing`: the pictures that are
+            not finite and therefore masked, and `lag`: the seconds between publication and use of weights that were new
+            to this actor), the images `(B, H, W, 3)` uint8, and the trajectories. Three Ray objects, so that each
+            reader fetches only its own.
 
         Raises:
             RayActorError, GetTimeoutError: If the store is lost, or does not answer.
@@ -69,7 +70,8 @@ class Sampler:
         print(f"weights {self._stamp[0]}: {len(request.prompts)} samples of {request.prompts[0]!r} and on", flush=True)
         pixels, trajectories = rollout(self._policy, request, self._stamp[0])
         receipt = {"version": self._stamp[0], "started": started, "seconds": time.time() - started}
-        return {**receipt, "actor": self._name, "lag": lag}, pixels, trajectories
+        missing = int(np.ma.getmaskarray(pixels)[:, 0, 0, 0].sum())
+        return {**receipt, "actor": self._name, "missing": missing, "lag": lag}, pixels, trajectories
 
     def _pull(self, version: int) -> float | None:
         newest: Any = ray.get(self._store.newer.remote(self._publication), timeout=self._patience)

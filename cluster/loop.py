@@ -161,5 +161,5 @@ def _check_dropped(rewards: np.ndarray, allowed: float) -> None:
     if (share := float(np.isnan(rewards).mean())) > allowed:
         raise RunStopped(
             f"{share:.0%} of an iteration's samples got no reward, more than failures.max_dropped_share={allowed} "
-            "allows; the log says which reward failed and why."
+            "allows; the log says what failed and why."
         )

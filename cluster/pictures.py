@@ -22,7 +22,7 @@ def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Im
     Args:
         pixels: `(rows, columns, H, W, 3)` uint8.
         prompts: One a row.
-        cell: Side of an image in the grid, in pixels; small images are enlarged without smoothing.
+        cell: Longer side of an image in the grid, in pixels; small images are enlarged without smoothing.
     """
     rows, columns = pixels.shape[:2]
     pitch = cell + _GAP
@@ -35,7 +35,8 @@ def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Im
         for column in range(columns):
             image = Image.fromarray(pixels[row, column])
             scale = Image.Resampling.NEAREST if image.width <= cell else Image.Resampling.LANCZOS
-            sheet.paste(image.resize((cell, cell), scale), (_GAP + column * pitch, top + _TEXT))
+            width, height = (max(1, cell * side // max(image.size)) for side in image.size)
+            sheet.paste(image.resize((width, height), scale), (_GAP + column * pitch, top + _TEXT))
     return sheet
 
 

@@ -35,6 +35,7 @@ class Rollout:
     scores: dict[str, np.ndarray]  # (B,) float32 of each reward, NaN where a sample could not be judged
     features: np.ndarray | None = None  # (B, D) float32, where they were asked for
     actor: str = "sampler"  # that rolled it out
+    missing: int = 0  # of its pictures were not finite; nobody judged them, and their scores are NaN
     lag: float | None = None  # seconds from the publication of its weights until it had them, if it just got them
     failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
 
@@ -55,6 +56,7 @@ class Rollouts:
         self._done: dict[Hashable, Rollout] = {}
         self._said: set[str] = set()  # of what failed
         self.spans = Spans()
+        self._warned = False
 
     def submit(
         self,
@@ -112,6 +114,14 @@ class Rollouts:
             raise receipt
         job.receipt = receipt
         self.spans.add("sampler", receipt["started"], receipt["seconds"])
+        if receipt["missing"] and not self._warned:
+            self._warned = True
+            log.warning(
+                "%d of %d pictures of a request are not finite and are dropped, as all such will be: the model "
+                "overflows (try policy.dtype=float32), or its weights are damaged.",
+                receipt["missing"],
+                len(job.request.prompts),
+            )
         for names, pool in self._rewards.items():
             features = job.features if job.features in names else None
             pool.submit(Call((job, names), partial(_ask, job, features)))

@@ -29,6 +29,9 @@ class Batch:
 def join(trajectories: Sequence[Trajectories], rewards: np.ndarray) -> Batch:
     """Join rollouts in the order given; arrays from the object store are copied on the way.
 
+    A sample of which a stored number is not finite is left out altogether: multiplied by a weight of 0 it would still
+    make every gradient NaN.
+
     Args:
         trajectories: Rollouts that stored the same sampler steps.
         rewards: `(B,)` over all of their samples.
@@ -43,16 +46,19 @@ def join(trajectories: Sequence[Trajectories], rewards: np.ndarray) -> Batch:
     if len(prompts) != len(rewards):
         raise ValueError(f"There are {len(prompts)} samples and {len(rewards)} rewards.")
 
-    def gather(field: str) -> Tensor:
-        return torch.from_numpy(np.concatenate([getattr(t, field) for t in trajectories]))
+    stored = {
+        field: np.concatenate([getattr(t, field) for t in trajectories])
+        for field in ("latents", "next_latents", "log_probs")
+    }
+    finite = np.all([np.isfinite(v).all(axis=tuple(range(1, v.ndim))) for v in stored.values()], axis=0)
+    if not finite.all():
+        stored = {field: values[finite] for field, values in stored.items()}
 
     return Batch(
-        latents=gather("latents"),
-        next_latents=gather("next_latents"),
-        log_probs=gather("log_probs"),
+        **{field: torch.from_numpy(values) for field, values in stored.items()},
         steps=torch.from_numpy(np.array(first.steps)),
-        prompts=prompts,
-        groups=gather("prompt_index"),
-        rewards=torch.from_numpy(np.array(rewards, np.float32)),
+        prompts=tuple(prompt for prompt, kept in zip(prompts, finite, strict=True) if kept),
+        groups=torch.from_numpy(np.concatenate([t.prompt_index for t in trajectories])[finite]),
+        rewards=torch.from_numpy(np.array(rewards, np.float32)[finite]),
         version=min(t.version for t in trajectories),
     )

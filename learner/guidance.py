@@ -56,4 +56,5 @@ def reward_gradient(
     judged &= of_images.flatten(1).isfinite().all(dim=1)
     of_images = torch.where(judged.view(-1, 1, 1, 1), of_images, 0.0)
     (gradient,) = torch.autograd.grad(images, state, of_images, retain_graph=keep_graph)
-    return gradient.float(), judged
+    # Zero times what is not finite would not be zero.
+    return torch.where(judged.view(-1, *[1] * (state.dim() - 1)), gradient.float(), 0.0), judged

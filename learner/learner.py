@@ -126,7 +126,8 @@ class Learner:
         self._objective.begin(self._policy, self.version)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.version)
         history: dict[str, list[float]] = defaultdict(list)
-        for number, part in enumerate(self._objective.parts(batch, generator)):
+        parts = self._objective.parts(batch, generator) if batch.prompts else ()
+        for number, part in enumerate(parts):
             self.optimizer.zero_grad(set_to_none=True)
             if self._flow is not None:
                 self._flow.optimizer.zero_grad(set_to_none=True)

@@ -39,5 +39,6 @@ class Strata:
 
 
 def split_samples(samples: int, updates: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Cut a batch into shuffled shares, one an optimizer step, as even as they can be."""
-    yield from torch.randperm(samples, generator=generator).tensor_split(min(updates, samples))
+    """Cut a batch into shuffled shares, one an optimizer step, as even as they can be; none of no samples."""
+    if samples:
+        yield from torch.randperm(samples, generator=generator).tensor_split(min(updates, samples))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from rewards.checked import Checked
 from rewards.errors import RewardFailed
+from rewards.missing import score_those_there
 from rewards.reward import Reward, Scores, to_images
 from rewards.weighted import WeightedSum
 
@@ -40,7 +42,7 @@ class RewardActor:
         others from answering.
 
         Args:
-            pixels: `(B, H, W, 3)` uint8.
+            pixels: `(B, H, W, 3)` uint8; pictures that are masked are not there, and their scores are NaN.
             prompts: One an image.
             features: Also return the image features of this reward.
             strict: Take no scores but `(B,)`, as before a run; during one, what can be read is.
@@ -49,6 +51,8 @@ class RewardActor:
             RewardUnavailable: If a reward is gone for good, or answers with something else than scores.
             TypeError: If the reward has no image features.
         """
+        if np.ma.is_masked(pixels):
+            return score_those_there(partial(self.score, features=features), tuple(self._rewards), pixels, prompts)
         images = to_images(pixels)
         values, failed = np.full((len(self._rewards), len(images)), np.nan, np.float32), {}
         for row, (name, reward) in zip(values, self._rewards.items(), strict=True):

@@ -52,9 +52,6 @@ class DAGDB(DetailedBalance):
     config: DAGDBConfig
     kind = "scalar"
 
-    def usable(self, batch: Batch) -> Tensor:
-        return torch.nonzero(batch.rewards.isfinite()).flatten()
-
     def other_log_prob(self, policy: Policy, x: Tensor, x_next: Tensor, step: Tensor, conditioning: Tensor) -> Tensor:
         """log P_B(x_t | x_next) `(n,)`, nats per dimension: the step of the noising chain."""
         alpha_bar = policy.transitions.alpha_bar.to(x.device)

@@ -78,16 +78,13 @@ class DetailedBalance(Objective):
         # Before the first optimizer step of a batch the difference is zero, and so is its gradient.
         return self.config.regularisation > 0 and self.config.updates > 1
 
-    def usable(self, batch: Batch) -> Tensor:
-        """Rows of the batch that are trained on."""
-        return torch.arange(len(batch.prompts))
-
     def column_weights(self, strata: Strata) -> Tensor:
         """How much each drawn transition counts."""
         return strata.weights
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        strata, rows = Strata(len(batch.steps), self.config.step_fraction), self.usable(batch)
+        strata = Strata(len(batch.steps), self.config.step_fraction)
+        rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped
         for samples in split_samples(len(rows), self.config.updates, generator):
             yield Part(rows[samples], strata.draw(len(samples), generator))
 

@@ -52,8 +52,9 @@ class ReFL(Objective):
         return stochastic_steps[-max(1, round(self.config.step_fraction * len(stochastic_steps))) :]
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        for samples in split_samples(len(batch.prompts), self.config.updates, generator):
-            yield Part(samples, torch.randint(len(batch.steps), (len(samples), 1), generator=generator))
+        rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped
+        for samples in split_samples(len(rows), self.config.updates, generator):
+            yield Part(rows[samples], torch.randint(len(batch.steps), (len(samples), 1), generator=generator))
 
     def backward(
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE

@@ -55,6 +55,17 @@ def test_embeddings_do_not_pile_up_and_forgetting_one_changes_nothing(policy: Po
     assert torch.equal(policy.encode(many)[:, :2], policy.encode(many[:2]))
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+def test_a_guidance_of_at_most_one_is_none(policy_config: PolicyConfig, guidance: float) -> None:
+    """As in diffusers, and as turbo models are used: the prompt is followed."""
+    found = predict(variant(policy_config, guidance=guidance))
+    policy = variant(policy_config)
+    x, step = states()
+    with torch.no_grad():
+        expected = policy.unet(x, policy.transitions.timesteps[step], policy.encode(PROMPTS)[1]).sample
+    torch.testing.assert_close(found, expected)
+
+
 def test_an_embedding_does_not_depend_on_its_neighbours(policy_config: PolicyConfig) -> None:
     together = Policy.load(policy_config).encode([*PROMPTS, PROMPTS[0]])
     alone = [Policy.load(policy_config).encode([prompt]) for prompt in PROMPTS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -152,3 +153,38 @@ def test_the_weights_and_the_prompt_act(policy_config: PolicyConfig, nudge: Nudg
     _, after = rollout(policy, REQUEST)
     assert np.abs(after.next_latents - before.next_latents).max() > 1e-3
     assert np.abs(renamed.next_latents - before.next_latents).max() > 1e-3
+
+
+def test_a_picture_that_is_not_finite_is_masked(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, _ = rollout(policy, REQUEST)
+    assert type(plain) is np.ndarray
+    decode = policy.decode
+
+    def broken(latents: torch.Tensor) -> torch.Tensor:
+        images = decode(latents)
+        images[2, 1, 3, 3] = float("nan")
+        return images
+
+    monkeypatch.setattr(policy, "decode", broken)
+    pixels, trajectories = rollout(policy, REQUEST)
+    pixels = pickle.loads(pickle.dumps(pixels, protocol=5))  # on its way to the rewards
+    assert np.ma.getmaskarray(pixels).all(axis=(1, 2, 3)).tolist() == [False, False, True, False]
+    assert np.array_equal(np.ma.getdata(pixels)[[0, 1, 3]], plain[[0, 1, 3]])
+    assert np.isfinite(trajectories.latents).all()
+
+
+def test_a_picture_is_masked_if_a_stored_number_on_its_way_is_not_finite(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = policy.predict
+
+    def overflows(x: torch.Tensor, step: torch.Tensor, conditioning: torch.Tensor) -> torch.Tensor:
+        prediction = predict(x, step, conditioning)
+        if int(step[0]) == 2:
+            prediction[1, 0, 0, 0] = float("inf")
+        return prediction
+
+    monkeypatch.setattr(policy, "predict", overflows)
+    pixels, trajectories = rollout(policy, REQUEST)
+    assert np.ma.getmaskarray(pixels).all(axis=(1, 2, 3)).tolist() == [False, True, False, False]
+    assert not np.isfinite(trajectories.log_probs[1]).all()

@@ -53,3 +53,17 @@ def test_rollouts_of_different_steps_are_refused() -> None:
 def test_a_missing_reward_is_refused() -> None:
     with pytest.raises(ValueError, match="4 samples and 3 rewards"):
         join([rollout(0, 4)], np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("field", ["latents", "next_latents", "log_probs"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sample_with_a_number_that_is_not_finite_is_left_out(field: str, value: float) -> None:
+    source = rollout(0, 4)
+    damaged = getattr(source, field).copy()
+    damaged[1].flat[0] = value
+    batch = join([replace(source, **{field: damaged}), rollout(4, 2)], np.arange(6, dtype=np.float32))
+    assert batch.rewards.tolist() == [0, 2, 3, 4, 5]
+    assert batch.prompts == ("prompt 0", "prompt 2", "prompt 3", "prompt 4", "prompt 5")
+    assert batch.groups.tolist() == [0, 1, 1, 2, 2]
+    assert batch.latents[:, 0, 0, 0, 0].tolist() == [0, 2, 3, 4, 5]
+    assert all(tensor.isfinite().all() for tensor in (batch.latents, batch.next_latents, batch.log_probs))

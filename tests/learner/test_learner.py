@@ -283,3 +283,31 @@ def test_the_pretrained_model_survives_training_bit_for_bit(policy: Policy, draw
     for _ in range(2):
         trained.step(batch)
     assert torch.equal(pretrained(), before)
+
+
+def test_a_batch_of_which_nothing_is_left_changes_nothing(policy: Policy, draw: Draw) -> None:
+    batch, before = draw(policy), policy.weights()[0]
+    empty = replace(
+        batch, latents=batch.latents[:0], next_latents=batch.next_latents[:0], log_probs=batch.log_probs[:0],
+        prompts=(), groups=batch.groups[:0], rewards=batch.rewards[:0],
+    )  # fmt: skip
+    update = learner(policy).step(empty)
+    assert update.version == 1
+    assert update.metrics["updates"] == 0
+    assert np.array_equal(policy.weights()[0], before)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_half_precision_base_takes_nearly_the_same_step(
+    policy_config: PolicyConfig, policy: Policy, draw: Draw, dtype: str
+) -> None:
+    """Of a loss so small that float16 would lose most of its gradient."""
+    batch, moved = draw(policy), {}
+    for name in ("float32", dtype):
+        other = Policy.load(policy_config.model_copy(update={"dtype": name}))
+        trained = learner(other, {"beta": 1e-6, "clip": "none"})
+        trained._objective.begin(other, 0)
+        part = next(iter(trained._objective.parts(batch, torch.Generator().manual_seed(0))))
+        trained._objective.backward(other, batch, part, 64)
+        moved[name] = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
+    assert float((moved[dtype] - moved["float32"]).norm() / moved["float32"].norm()) < 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,3 +55,13 @@ def test_the_gradient_climbs_the_reward_of_the_predicted_image(
     expected = torch.autograd.grad(loss, policy.parameters)
     torch.testing.assert_close(found, torch.cat([g.flatten() for g in expected]), rtol=1e-3, atol=1e-7)
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_dropped_samples_take_no_part(policy: Policy, draw: Callable[..., Batch]) -> None:
+    batch = draw(policy, steps=(3, 4))
+    rewards = batch.rewards.clone()
+    rewards[[1, 4]] = float("nan")
+    parts = list(ReFLConfig().build().parts(replace(batch, rewards=rewards), torch.Generator().manual_seed(0)))
+    assert sorted(torch.cat([part.samples for part in parts]).tolist()) == [0, 2, 3, 5]
+    rewards[:] = float("nan")
+    assert list(ReFLConfig().build().parts(replace(batch, rewards=rewards), torch.Generator())) == []
