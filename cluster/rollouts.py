@@ -114,7 +114,7 @@ class Rollouts:
             raise receipt
         job.receipt = receipt
         self.spans.add("sampler", receipt["started"], receipt["seconds"])
-        if receipt["missing"] and not self._warned:
+        if receipt.get("missing") and not self._warned:
             self._warned = True
             log.warning(
                 "%d of %d pictures of a request are not finite and are dropped, as all such will be: the model "
