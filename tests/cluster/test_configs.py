@@ -24,3 +24,14 @@ def test_every_config_loads_and_a_clusters_keeps_its_runs_where_all_nodes_see_th
 
 def test_there_are_configs_to_check() -> None:
     assert len(CONFIGS) >= 2
+
+
+def test_stable_diffusion_trains_most_of_its_chain_within_a_band_of_ratios(
+    tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(ROOT / "configs" / "sd15_ppod.yaml", [f"policy.model={tiny_pipeline}"])
+    trained = config.objective.build().trained_steps(tuple(range(config.policy.steps - 1)))
+    assert len(trained) > config.policy.steps / 2
+    assert config.objective.clip_range <= 1e-3
+    assert config.batch_size // config.prompts.samples > config.objective.prompts_per_update  # else nothing is clipped

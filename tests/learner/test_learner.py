@@ -120,6 +120,16 @@ def test_log_probs_that_are_off_are_refused(policy: Policy, draw: Draw) -> None:
     assert np.array_equal(policy.weights()[0], before)
 
 
+def test_a_half_precision_base_may_round(policy: Policy, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = draw(policy)
+    batch.log_probs[:] += 1e-3
+    monkeypatch.setattr(Policy, "half_precision", True)
+    assert learner(policy).step(batch).version == 1
+    batch.log_probs[:] += 1e-2
+    with pytest.raises(RatioError, match="at most 5e-03"):
+        learner(policy).step(batch)
+
+
 def test_a_nan_log_prob_is_refused(policy: Policy, draw: Draw) -> None:
     batch = draw(policy)
     batch.log_probs[0, 0] = torch.nan
