@@ -7,8 +7,11 @@ import logging
 import math
 import os
 import sys
+import threading
+import time
 from typing import Any
 
+import psutil
 import ray
 import torch
 
@@ -18,7 +21,9 @@ from cluster.fit import UNITS
 from cluster.janitor import session_folder
 from cluster.placement import Placement
 from cluster.run import main
-from cluster.stopping import beginning
+from cluster.stopping import abandon, beginning
+
+_GRACE = 5.0  # seconds to end in good order without Ray
 
 
 def place(config: Config) -> Placement:
@@ -72,8 +77,30 @@ def _start_ray() -> None:
                 _node_ip_address="127.0.0.1",
                 _temp_dir=folder,
             )
+        daemons = [child for child in psutil.Process().children() if child.name() in ("raylet", "gcs_server")]
+        node = ray.get_runtime_context().get_node_id()
+        threading.Thread(target=_leave_with, args=(daemons, node), daemon=True).start()
     except Exception as error:
         raise StartError(f"Ray does not start on this machine ({type(error).__name__}: {error}).") from error
+
+
+def _leave_with(daemons: list[psutil.Process], node: str) -> None:
+    """End this process where Ray's own are gone and it cannot end by itself.
+
+    A signal to everyone (`timeout`, systemd, Slurm) takes them along, and what then waits for Ray waits for minutes.
+    """
+    while all(_runs(daemon) for daemon in daemons):
+        time.sleep(1)
+    time.sleep(_GRACE)
+    if ray.is_initialized() and ray.get_runtime_context().get_node_id() == node:
+        abandon()
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 if __name__ == "__main__":

@@ -159,6 +159,11 @@ def _is_finished(run: RunDirectory, program: str) -> bool:
     return True
 
 
+def _last_words(asked: signal.Signals | None, run: RunDirectory | None, program: str) -> str:
+    said = f"stopped by {asked.name}" if asked else "error: Ray has died on this machine"
+    return said + _how_to_go_on(run, program)
+
+
 def _how_to_go_on(run: RunDirectory | None, program: str) -> str:
     if run is None or not run.begun:
         return " before the run began; nothing is left of it"

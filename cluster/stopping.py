@@ -10,8 +10,9 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -35,16 +36,20 @@ class _State:
     asked: int | None = None
     at_once = False
     terminals: tuple[int, ...] = ()  # that go when the session hangs up
+    last_words: Callable[[signal.Signals | None], str] = staticmethod(lambda asked: "")
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[None]:
+def deferred(last_words: Callable[[signal.Signals | None], str] = lambda asked: "") -> Iterator[None]:
     """While this block lasts, a request waits for the next `at_once` block; Ctrl-C after one ends the process.
 
     Signals that are ignored from the start (`nohup`) stay so. Outside the main thread, where Python has no signals, it
     changes nothing.
+
+    Args:
+        last_words: What `abandon` is to say after a request, or without one.
     """
-    _State.asked = None
+    _State.asked, _State.last_words = None, staticmethod(last_words)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -82,6 +87,14 @@ def check() -> None:
     """
     if _State.asked is not None:
         raise Stopped(_State.asked)
+
+
+def abandon() -> NoReturn:
+    """End the process, from any thread, because what it waits for never comes."""
+    asked = None if _State.asked is None else signal.Signals(_State.asked)
+    with contextlib.suppress(OSError):
+        os.write(2, f"{_State.last_words(asked)}\n".encode())
+    os._exit(1 if asked is None else 128 + asked)
 
 
 @contextlib.contextmanager

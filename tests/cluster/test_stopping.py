@@ -172,3 +172,17 @@ def test_a_run_whose_terminal_closes_goes_on_to_its_end() -> None:
     child.send_signal(signal.SIGHUP)
     os.close(ours)
     assert child.wait(10) == 128 + signal.SIGHUP
+
+
+@pytest.mark.parametrize(("asked", "status", "words"), [(True, 143, "stopped by SIGTERM"), (False, 1, "by itself")])
+def test_what_never_ends_is_abandoned_from_any_thread_with_its_last_words(asked: bool, status: int, words: str) -> None:
+    program = (
+        "import os, signal, threading, time\n"
+        "from cluster.stopping import abandon, deferred\n"
+        "with deferred(lambda asked: f'stopped by {asked.name}' if asked else 'by itself'):\n"
+        f"    {asked} and os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    threading.Timer(0.2, abandon).start()\n"
+        "    time.sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stderr) == (status, f"{words}\n")
