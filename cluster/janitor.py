@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+_LONGEST = 24  # letters of the folder's parent: the paths of Unix sockets are limited to 107, and Ray's add 83
 _PATIENCE = 30.0  # seconds until what cannot be killed or removed is left alone
 
 
@@ -30,8 +31,7 @@ def session_folder() -> str:
     Raises:
         OSError: If it cannot be made.
     """
-    # Short, because the path of a Unix socket below it has a length limit; macOS has long temporary folders.
-    root = os.environ.get("RAY_TMPDIR") or (tempfile.gettempdir() if sys.platform == "linux" else "/tmp")
+    root = os.environ.get("RAY_TMPDIR") or min(tempfile.gettempdir(), "/tmp", key=lambda path: len(path) > _LONGEST)
     folder = tempfile.mkdtemp(prefix="reinoise-", dir=root)
     command = [sys.executable, __file__, folder, str(os.getpid())]
     janitor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)

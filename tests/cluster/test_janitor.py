@@ -72,3 +72,16 @@ def test_nothing_of_the_session_outlives_its_driver(how: str, tmp_path: Path) ->
     finally:
         bystander.kill()
         bystander.wait()
+
+
+@pytest.mark.parametrize(("temporary", "parent"), [("/tmp", "/tmp"), ("/tmp/a-folder-with-a-very-long-name", "/tmp")])
+def test_the_paths_of_sockets_are_not_too_long(temporary: str, parent: str) -> None:
+    program = "from cluster.janitor import session_folder; print(session_folder())"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | {"TMPDIR": temporary}
+    Path(temporary).mkdir(exist_ok=True)
+    try:
+        said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
+    finally:
+        if temporary != parent:
+            Path(temporary).rmdir()
+    assert str(Path(said).parent) == parent
