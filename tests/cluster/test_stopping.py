@@ -15,7 +15,7 @@ from cluster.stopping import REQUESTS, Stopped, at_once, beginning, deferred
 
 
 def ask(number: int = signal.SIGTERM) -> None:
-    os.kill(os.getpid(), number)
+    signal.raise_signal(number)  # to this thread, so that it has come when this returns
 
 
 @pytest.mark.parametrize("number", REQUESTS)
