@@ -17,10 +17,10 @@ from typing import NoReturn
 REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Stopped(BaseException):
+class Stopped(KeyboardInterrupt):
     """The run was asked to end, and the state of learner and driver is that between two iterations.
 
-    No `Exception`, as `KeyboardInterrupt` is none: it may come inside a library that handles those.
+    It may come inside a library, and of what a handler raises Ray's waits pass on this kind alone.
 
     Args:
         number: Of the signal that asked.
@@ -75,6 +75,9 @@ def at_once() -> Iterator[None]:
     try:
         check()  # it may have come in between
         yield
+    except BaseException:  # what Ray made of the request, or the loss of those who heard it too
+        check()
+        raise
     finally:
         _State.at_once = False
 

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
+import ray
 
 from cluster.stopping import REQUESTS, Stopped, at_once, beginning, deferred
 
@@ -65,6 +67,36 @@ def test_a_request_is_forgotten_with_its_run() -> None:
         ask()
     with deferred(), at_once():
         pass
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemError, OSError])
+def test_whatever_became_of_a_request_in_a_library_it_is_one(error: type[BaseException]) -> None:
+    with deferred(), pytest.raises(Stopped), at_once():  # noqa: PT012
+        try:
+            ask()
+        except Stopped:
+            raise error from None
+    with deferred(), pytest.raises(error), at_once():
+        raise error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", REQUESTS)
+def test_a_request_ends_a_wait_for_ray(ray_cluster: None, number: signal.Signals) -> None:
+    class Sleeper:
+        def sleep(self) -> None:
+            time.sleep(60)
+
+    actor = ray.remote(Sleeper).options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    asleep = actor.sleep.remote()
+    for wait in (lambda: ray.wait([asleep], timeout=30), lambda: ray.get(asleep, timeout=30)):
+        began = time.monotonic()
+        with deferred():
+            threading.Timer(1, lambda: os.kill(os.getpid(), number)).start()
+            with pytest.raises(Stopped), at_once():
+                wait()
+        assert time.monotonic() - began < 20
+    ray.kill(actor)
 
 
 def test_a_request_holds_until_its_run_has_ended() -> None:
