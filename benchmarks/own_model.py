@@ -36,13 +36,11 @@ def write_files(folder: Path) -> None:
 
 
 def run(folder: Path, *words: str) -> None:
-    """Run `python ARGUMENTS` in a folder.
-
-    Raises:
-        subprocess.CalledProcessError: If it fails.
-    """
+    """Run `python ARGUMENTS` in a folder, and end as it does if it fails: it has said why."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    subprocess.run([sys.executable, *words], cwd=folder, env=os.environ | {"PYTHONPATH": path}, check=True)
+    done = subprocess.run([sys.executable, *words], cwd=folder, env=os.environ | {"PYTHONPATH": path})
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def change(samples: Path, reward: str) -> tuple[float, float, float]:

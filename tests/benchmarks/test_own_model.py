@@ -97,6 +97,13 @@ def test_change_is_in_deviations_within_a_prompt(tmp_path: Path) -> None:
     assert within == pytest.approx(np.sqrt(2))
 
 
+def test_a_run_that_fails_ends_the_command_with_its_status(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        own_model.run(tmp_path, "-c", "import sys; sys.exit(3)")
+    assert ended.value.code == 3
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_pages_run_and_its_report(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The whole command with an untrained model, smaller."""
