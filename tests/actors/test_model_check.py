@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from actors.model_check import check_model
 from actors.policy import Policy, PolicyConfig
-from actors.rollout import rollout
+from actors.rollout import noise, rollout
 from actors.trajectories import Request
 from benchmarks.tiny import make_pipeline
 
@@ -191,15 +191,13 @@ def test_attention_names_of_old_checkpoints_are_read(folder: Path) -> None:
 
 def test_pictures_need_not_be_square(tmp_path: Path) -> None:
     model = make_pipeline(tmp_path / "model", unet={"sample_size": [4, 8]})
-    policy = Policy.load(config_of(model, eta=0.0))
+    policy = Policy.load(config_of(model, eta=0.0, guidance=2.0))
     assert policy.latent_shape == (4, 4, 8)
     request = Request(0, 0, ("a red circle",), (0,), (0,))
     pixels, _ = rollout(policy, request)
     assert pixels.shape == (1, 8, 16, 3)
     pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    from actors.rollout import noise
-
     drawn = pipeline(
         "a red circle", latents=noise(request, 0, (4, 4, 8)), num_inference_steps=3, guidance_scale=2.0,
         height=8, width=16, output_type="np",

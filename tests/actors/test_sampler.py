@@ -46,7 +46,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     """The store, which `ray` finds by its name; references are the values themselves."""
     store = Store()
     monkeypatch.setattr(ray, "get_actor", {"weights": store}.__getitem__)
-    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    monkeypatch.setattr(ray, "get", lambda reference, timeout=None: reference)
     return store
 
 
