@@ -70,7 +70,7 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
     # Of results that nobody fetches; the driver says in one sentence what of them matters.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     try:
-        with deferred():
+        with deferred(lambda asked: _last_words(asked, run, program)):
             try:
                 with at_once():
                     resumed = args.resume is not None
