@@ -160,6 +160,7 @@ def _is_finished(run: RunDirectory, program: str) -> bool:
 
 
 def _last_words(asked: signal.Signals | None, run: RunDirectory | None, program: str) -> str:
+    """The last line of a run that cannot wait for Ray."""
     said = f"stopped by {asked.name}" if asked else "error: Ray has died on this machine"
     return said + _how_to_go_on(run, program)
 

@@ -95,9 +95,10 @@ def check() -> None:
 def abandon() -> NoReturn:
     """End the process, from any thread, because what it waits for never comes."""
     asked = None if _State.asked is None else signal.Signals(_State.asked)
-    with contextlib.suppress(OSError):
+    try:
         os.write(2, f"{_State.last_words(asked)}\n".encode())
-    os._exit(1 if asked is None else 128 + asked)
+    finally:  # also where the words cannot be found or written
+        os._exit(1 if asked is None else 128 + asked)
 
 
 @contextlib.contextmanager

@@ -223,6 +223,38 @@ def test_a_run_that_was_stopped_says_where_its_checkpoint_is(
     )
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "words"), [(True, 143, "stopped by SIGTERM"), (False, 1, "error: Ray has died on this machine")]
+)
+def test_a_run_that_cannot_wait_for_ray_says_how_to_go_on(
+    run: RunDirectory,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: bool,
+    status: int,
+    words: str,
+) -> None:
+    ended: list[int] = []
+
+    def end(with_status: int) -> NoReturn:
+        ended.append(with_status)
+        raise Placed
+
+    def wait_for_ever(config: Config) -> NoReturn:
+        if asked:
+            signal.raise_signal(signal.SIGTERM)
+        abandon()
+
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(Placed):
+        main("--resume", str(run.path), place=wait_for_ever)
+    assert ended == [status]
+    assert capfd.readouterr().err == (
+        f"{words} at {run.checkpoints}/iteration-000005; "
+        f"continue with: python -m cluster.local --resume {run.path}\n"
+    )
+
+
 def test_a_run_that_starts_says_what_it_will_do(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Placed):
         main(*base, "name=mine", "iterations=7", "samplers.count=2")
