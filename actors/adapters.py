@@ -28,6 +28,12 @@ def add_adapter(unet: UNet2DConditionModel, name: str, rank: int, alpha: int, ta
         parameter.data = parameter.data.float()
 
 
+def target_name(layer: str) -> str:
+    """What `lora_targets` call a layer of the UNet: the last part of its name, with the part before where it counts."""
+    *_, parent, last = ["", *layer.split(".")]
+    return f"{parent}.{last}" if last.isdigit() else last
+
+
 def adapter_parameters(unet: UNet2DConditionModel, name: str) -> list[tuple[str, nn.Parameter]]:
     """An adapter's parameters by name, sorted."""
     marker = f".{name}."

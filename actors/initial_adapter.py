@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from torch import Tensor
 
-from actors.adapters import FILE, PREFIX, AdapterTensors, adapter_parameters, read_tensors
+from actors.adapters import FILE, PREFIX, AdapterTensors, adapter_parameters, read_tensors, target_name
 from actors.model_files import is_local
 
 
@@ -54,7 +54,7 @@ def initial_adapter(
         layers = {module for key in tensors if (module := key.split(".lora_")[0])}
         raise ValueError(
             f"The adapter {file} (policy.init_lora) adapts other layers than policy.lora_targets={list(targets)} are; "
-            f"those that it adapts are called {', '.join(sorted({_short(layer) for layer in layers}))}."
+            f"those that it adapts are called {', '.join(sorted({target_name(layer) for layer in layers}))}."
         )
     if wrong := sorted(key for key in own if tuple(tensors[key].shape) != own[key]):
         raise ValueError(
@@ -117,8 +117,3 @@ def _check_kind(file: Path, tensors: Mapping[str, Tensor], settings: Mapping[str
     if strange or unusual or not tensors:
         what = f"{strange[0]} is in it" if strange else f"it has {unusual[0]}" if unusual else "it has no tensors"
         raise ValueError(f"The adapter {file} (policy.init_lora) is no plain LoRA of Stable Diffusion's UNet ({what}).")
-
-
-def _short(layer: str) -> str:
-    *_, parent, last = ["", *layer.split(".")]
-    return f"{parent}.{last}" if last.isdigit() else last

@@ -9,21 +9,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from actors.adapters import add_adapter
+from actors.adapters import add_adapter, target_name
+from actors.config import PolicyConfig
 from actors.initial_adapter import initial_adapter
 from actors.model_files import is_local, local_folder, read_json, refuse_pointer, tensor_shapes, variants
 from actors.schedules import read_scheduler
 from actors.transitions import Transitions, make_transitions
-
-if TYPE_CHECKING:
-    from actors.policy import PolicyConfig
 
 PIPELINE = "StableDiffusionPipeline"
 _COMPONENTS = {
@@ -230,14 +228,9 @@ def _check_lora_targets(unet: UNet2DConditionModel, targets: Sequence[str]) -> N
         hit = {name for name in modules if name == target or name.endswith(f".{target}")}
         if hit and hit <= layers:
             continue
-        known = sorted({_short(name) for name in layers})
+        known = sorted({target_name(name) for name in layers})
         near = difflib.get_close_matches(target, known, n=3, cutoff=0.5) or known
         raise ValueError(
             f"policy.lora_targets names {target!r}, but the UNet has no linear or convolutional layers of that name; "
             f"there are {', '.join(near)}."
         )
-
-
-def _short(name: str) -> str:
-    *_, parent, last = ["", *name.split(".")]
-    return f"{parent}.{last}" if last.isdigit() else last

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request, Trajectories, Weights
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch.distributed import TCPStore
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from actors.trajectories import Trajectories, Weights
 from learner import checkpoint
 from learner.batch import join

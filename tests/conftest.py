@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from benchmarks.tiny import make_pipeline
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from actors.policy import PolicyConfig
+from actors.config import PolicyConfig
 from cluster.config.yaml_text import write
 from cluster.prompts import EVALUATED, absolute_source, read_prompts
 from learner.learner import LearnerConfig

@@ -14,7 +14,8 @@ import torch
 from peft import LoraConfig
 
 from actors.adapters import FILE, write_adapter
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1"]
 WRITE = f"""

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from actors.config import PolicyConfig
 from actors.half_precision import through
-from actors.policy import Policy, PolicyConfig
+from actors.policy import Policy
 
 
 def network() -> tuple[nn.Linear, nn.Sequential]:

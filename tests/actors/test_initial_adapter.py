@@ -13,8 +13,9 @@ from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import load_file, save_file
 
 from actors.adapters import FILE
+from actors.config import PolicyConfig
 from actors.model_check import check_model
-from actors.policy import Policy, PolicyConfig
+from actors.policy import Policy
 
 PROMPTS = ["a red circle", "two blue squares"]
 

@@ -14,8 +14,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from actors.config import PolicyConfig
 from actors.model_check import check_model
-from actors.policy import Policy, PolicyConfig
+from actors.policy import Policy
 from actors.rollout import noise, rollout
 from actors.trajectories import Request
 from benchmarks.tiny import make_pipeline

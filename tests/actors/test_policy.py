@@ -11,7 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from actors.rollout import noise, rollout
 from actors.trajectories import Request
 from actors.transitions import kl, log_prob

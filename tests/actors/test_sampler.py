@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import ray
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from actors.rollout import rollout
 from actors.sampler import Sampler
 from actors.trajectories import Request, Weights

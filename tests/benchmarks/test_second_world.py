@@ -13,7 +13,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from benchmarks.second_world.judge import judge
 from benchmarks.second_world.world import (
     COLOURS,

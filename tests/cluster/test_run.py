@@ -250,8 +250,7 @@ def test_a_run_that_cannot_wait_for_ray_says_how_to_go_on(
         main("--resume", str(run.path), place=wait_for_ever)
     assert ended == [status]
     assert capfd.readouterr().err == (
-        f"{words} at {run.checkpoints}/iteration-000005; "
-        f"continue with: python -m cluster.local --resume {run.path}\n"
+        f"{words} at {run.checkpoints}/iteration-000005; continue with: python -m cluster.local --resume {run.path}\n"
     )
 
 

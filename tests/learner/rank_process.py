@@ -15,7 +15,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request
 from learner.batch import Batch, join

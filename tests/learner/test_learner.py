@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from learner.batch import Batch
 from learner.learner import Learner, LearnerConfig, RatioError
 from learner.likelihood import REFERENCE_ADAPTER

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request, Trajectories
 from learner.actor import LearnerActor

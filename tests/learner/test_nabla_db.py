@@ -11,7 +11,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from actors.policy import Policy, PolicyConfig
+from actors.config import PolicyConfig
+from actors.policy import Policy
 from actors.transitions import log_prob, make_transitions
 from benchmarks.analytic_world import AnalyticPolicy, AnalyticReward, chain, make_flow
 from benchmarks.analytic_world import draw as draw_analytic

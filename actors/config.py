@@ -1,0 +1,58 @@
+"""The policy's settings: which model, where, and how it samples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from actors.devices import DtypeName, parse_device
+
+
+class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
+    """The model that is trained and how it samples."""
+
+    model: str = Field(
+        "shapes", description="Folder or hub name of a diffusers pipeline; 'shapes' is the embedded one."
+    )
+    variant: str | None = Field(
+        None, description="Which of the model's sets of weights, such as fp16; null: the one without a name."
+    )
+    init_lora: str | None = Field(
+        None,
+        description="Start from this adapter of the UNet, a safetensors file, a folder with one (such as a "
+        "checkpoint) or a hub name, with the rank and targets given here; null: a fresh one, which changes nothing.",
+    )
+    dtype: DtypeName = Field(
+        "auto", description="Number format of the frozen base weights; auto is bfloat16 on a GPU, else float32."
+    )
+    device: str = Field("auto", description="A torch device; 'auto' is cuda where there is one, else cpu.")
+    steps: int = Field(50, ge=1, description="Denoising steps of a rollout; 50 are DDPO's and diffusers'.")
+    guidance: float = Field(
+        5.0,
+        ge=0,
+        description="Classifier-free guidance scale, DDPO's by default; at most 1 is no guidance, as in diffusers.",
+    )
+    sampler: Literal["ddim", "ddpm"] = Field("ddim", description="The transition.")
+    eta: float = Field(1.0, ge=0, le=1, description="Share of the DDPM noise in ddim; 1 is DDPO's.")
+    lora_rank: int = Field(4, ge=1, description="Rank of the adapter; 4 is DDPO's and diffusers'.")
+    lora_alpha: int = Field(4, gt=0, description="The adapter's output is scaled by lora_alpha / lora_rank.")
+    lora_targets: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"),
+        min_length=1,
+        description="Names of the UNet's linear and convolutional layers that are adapted.",
+    )
+
+    @field_validator("model", "init_lora")
+    @classmethod
+    def _absolute(cls, name: str | None) -> str | None:
+        path = Path(os.path.expanduser(name or ""))
+        return str(path.absolute()) if name and name != "shapes" and os.path.exists(path) else name
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        parse_device(device)
+        return device
