@@ -112,7 +112,7 @@ class Holder:
 
 
 def iterations_a_second(config: Config, learning: float) -> float:
-    """Of the loop, from the median time between iterations."""
+    """How many the loop makes, from the median time between two."""
     samplers = Pool("sampler", [_start(Sampler, f"sampler-{i}") for i in range(config.samplers.count)], 0)
     judges = {_REWARDS: Pool("reward", [_start(Judge)], 0)}
     crew = Crew(_start(WeightStore), LearnerGroup([_start(Learner, learning)], 60), samplers, judges)

@@ -42,7 +42,7 @@ class Crew:
         return self.samplers, *self.rewards.values()
 
     def lost(self, error: Exception) -> str | None:
-        """What an exception tells the loss of without which nothing goes on, in a sentence; `None` if of no such."""
+        """Whose loss an exception tells of, in a sentence, if nothing goes on without them; else `None`."""
         return self.learner.lost(error, {"The weight store": self.store})
 
 

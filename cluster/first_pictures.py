@@ -21,6 +21,7 @@ from rewards.reward import to_images
 log = logging.getLogger(__name__)
 
 _PICTURES = 4
+_KEY = "first pictures"  # of their rollout
 
 
 def check_rewards(config: Config, rollouts: Rollouts, rewards: Mapping[tuple[str, ...], Pool]) -> None:
@@ -42,8 +43,8 @@ def check_rewards(config: Config, rollouts: Rollouts, rewards: Mapping[tuple[str
     count = min(_PICTURES, config.samplers.request_size, len(prompts))
     chosen = tuple(prompts[i] for i in np.linspace(0, len(prompts) - 1, count).astype(int))
     (request,) = make_requests(chosen, 1, count, seed=config.seed, iteration=EVALUATION)
-    rollouts.submit(check_rewards, request, 0, features=config.evaluation.features, strict=True)
-    while (rollout := rollouts.take(check_rewards)) is None:
+    rollouts.submit(_KEY, request, 0, features=config.evaluation.features, strict=True)
+    while (rollout := rollouts.take(_KEY)) is None:
         rollouts.wait()
     _check_scores(config, rollout)
     if config.objective.build().needs_reward == "gradients":

@@ -93,7 +93,7 @@ class LearnerGroup:
         raise Hung(f"The learner has not {verb} in {self._patience:g} s (failures.patience.learn).")
 
     def lost(self, error: Exception, others: Mapping[str, Any] | None = None) -> str | None:
-        """What an exception tells the loss of, in a sentence; `None` if it tells of something else.
+        """Whose loss an exception tells of, in a sentence; `None` if it tells of something else.
 
         The loss of one thing shows first in what depended on it: a rank that is killed takes the others' connections
         with it, and a sampler cannot ask a weight store that is gone. So whichever error arrives first, all are asked,

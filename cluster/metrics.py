@@ -23,7 +23,7 @@ def iteration_metrics(
         batch: What it was trained on.
         scores: `(B,)` of each reward.
         combined: The reward that they make.
-        seconds: From the end of the last iteration to the end of this one.
+        seconds: From asking for the batch to the publication of the new weights.
     """
     rewards = combined.rewards
     kept = rewards[np.isfinite(rewards)]

@@ -54,7 +54,7 @@ def on_cluster(config: Config) -> Placement:
 
 
 def _demands(config: Config) -> list[Demand]:
-    """Of the actors that a run cannot start without."""
+    """What the actors ask for that a run cannot start without."""
     roles: dict[str, RoleConfig] = {
         **{who: config.learner for who in learner_names(config)},
         **{who: config.samplers for who in sampler_names(config)[: config.samplers.min_count]},
@@ -95,6 +95,6 @@ def _reserve(demands: Sequence[Demand], patience: float) -> PlacementGroup:
 
 
 def _options(role: RoleConfig) -> dict[str, Any]:
-    """Of a role's actors that have no bundle."""
+    """Ray's options for a role's actors that have no bundle."""
     selector = {"label_selector": dict(role.labels)} if role.labels else {}
     return {"num_cpus": role.cpus, "num_gpus": role.gpus, "scheduling_strategy": "SPREAD", **selector}

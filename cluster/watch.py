@@ -61,7 +61,8 @@ class Watch:
                 continue
             before, size = self._so_far[name], abs(value)
             middle = float(np.median(before)) if len(before) >= _LEAST else math.inf
-            before.append(size) if math.isfinite(size) else None
+            if math.isfinite(size):
+                before.append(size)
             help_ = "raise objective.kl_weight or lower learner.lr" if name.startswith("kl/") else "lower learner.lr"
             back = f"{help_}, and begin again from a checkpoint before this"
             if not math.isfinite(size):

@@ -26,7 +26,7 @@ class FlowConfig(BaseModel, frozen=True, extra="forbid"):
     )
     layers: int = Field(1, ge=1, description="Layers a block.")
     heads: int = Field(4, ge=1, description="Width of an attention head.")
-    groups: int = Field(8, ge=1, description="Of group normalisation.")
+    groups: int = Field(8, ge=1, description="Groups of its group normalisation.")
     scale: float = Field(1.0, gt=0, description="The output is multiplied by this; choose the size of beta dr/dx.")
     zero: Literal["output", "bias"] = Field(
         "output", description="What starts at zero: the whole output, or (as in the published code) its bias alone."

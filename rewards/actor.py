@@ -57,9 +57,8 @@ class RewardActor:
         values, failed = np.full((len(self._rewards), len(images)), np.nan, np.float32), {}
         for row, (name, reward) in zip(values, self._rewards.items(), strict=True):
             try:
-                row[:] = (
-                    reward.score(images.clone(), prompts, strict).detach().cpu().numpy()
-                )  # its own, to do with as it likes
+                own = images.clone()  # to do with as it likes
+                row[:] = reward.score(own, prompts, strict).detach().cpu().numpy()
             except RewardFailed as error:
                 failed[name] = str(error)
         embedding = None

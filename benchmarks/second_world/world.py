@@ -16,8 +16,13 @@ SIZE = 24  # pixels, both ways
 _SUPERSAMPLING = 4
 
 # sRGB, 0-255
-COLOURS = {"teal": (0, 140, 140), "brown": (130, 70, 25), "pink": (250, 120, 190), "lime": (165, 215, 45)}
-COLOURS["navy"] = (25, 30, 110)
+COLOURS = {
+    "teal": (0, 140, 140),
+    "brown": (130, 70, 25),
+    "pink": (250, 120, 190),
+    "lime": (165, 215, 45),
+    "navy": (25, 30, 110),
+}
 GROUNDS = {"sand": (238, 220, 178), "slate": (84, 98, 112)}
 FORMS = ("ring", "bar", "pillar", "cross")
 SIZES = {"big": (4.3, 5.2), "small": (2.8, 3.3)}  # pixels from the centre of a thing to its farthest edge

@@ -24,7 +24,7 @@ _MAX_BYTES = 100_000  # of a config file; PyYAML reads a few hundred thousand a 
 
 
 def load_words(words: Sequence[str]) -> Config:
-    """The configuration of a command line, `[config.yaml] [key=value ...]`: see `load_config`."""
+    """The configuration of a command line, `[config.yaml] [key=value ...]`; raises as `load_config`."""
     is_file = bool(words) and ("=" not in words[0] or os.path.isfile(words[0]))
     return load_config(Path(words[0]), words[1:]) if is_file else load_config(None, words)
 
@@ -47,7 +47,12 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The same, with its form checked alone: neither prompts nor rewards nor model need be there."""
+    """A configuration as `load_config` reads it, of which the form alone is checked: neither prompts nor rewards nor
+    model need be there.
+
+    Raises:
+        ConfigError: In one sentence, whatever is wrong.
+    """
     given = _read_file(Path(path)) if path else {}
     changes: Mapping[str, Any] = {}
     for text in overrides:

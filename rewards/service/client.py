@@ -85,9 +85,8 @@ class RewardClient(Reward):
     ) -> None:
         for name, seconds in (("deadline", deadline), ("patience", patience)):
             least = 0.001 if name == "deadline" else 0
-            if (
-                isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not least <= seconds <= _LONGEST
-            ):  # NaN is not
+            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if not number or not least <= seconds <= _LONGEST:  # as NaN is not
                 raise ValueError(
                     f"The option {name!r} of {address} is {seconds!r}; it must be from {least} to {_LONGEST:.0f} "
                     "seconds (a week)."
