@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,14 +75,12 @@ def test_nothing_of_the_session_outlives_its_driver(how: str, tmp_path: Path) ->
         bystander.wait()
 
 
-@pytest.mark.parametrize(("temporary", "parent"), [("/tmp", "/tmp"), ("/tmp/a-folder-with-a-very-long-name", "/tmp")])
-def test_the_paths_of_sockets_are_not_too_long(temporary: str, parent: str) -> None:
+def test_the_paths_of_sockets_are_not_too_long() -> None:
     program = "from cluster.janitor import session_folder; print(session_folder())"
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | {"TMPDIR": temporary}
-    Path(temporary).mkdir(exist_ok=True)
-    try:
-        said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True).stdout
-    finally:
-        if temporary != parent:
-            Path(temporary).rmdir()
-    assert str(Path(said).parent) == parent
+    with tempfile.TemporaryDirectory(dir="/tmp") as short, tempfile.TemporaryDirectory("x" * 20, dir="/tmp") as long:
+        for temporary, parent in ((short, short), (long, "/tmp")):
+            environment = {key: value for key, value in os.environ.items() if key != "RAY_TMPDIR"}
+            found = subprocess.run(
+                [sys.executable, "-c", program], env=environment | {"TMPDIR": temporary}, capture_output=True, text=True
+            )
+            assert str(Path(found.stdout).parent) == parent
