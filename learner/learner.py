@@ -31,7 +31,7 @@ class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     lr: float = Field(3e-4, gt=0, description="Learning rate of AdamW; 3e-4 is DDPO's for LoRA.")
     lr_schedule: Literal["linear", "cosine", "constant"] = Field(
         "constant",
-        description="How the policy's learning rate goes to 0 over the run's iterations; constant, DDPO's: not.",
+        description="How the policy's learning rate goes to 0 over the run's iterations; constant, as in DDPO, stays.",
     )
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of AdamW's averages of gradient and square.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW; 1e-4 is DDPO's.")

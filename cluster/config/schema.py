@@ -66,7 +66,7 @@ class CombinationConfig(BaseModel, frozen=True, extra="forbid"):
         "objectives that only compare samples, and nothing for those whose target is exp(beta r).",
     )
     buffer: int = Field(16, ge=1, description="Last scores of each prompt that standardise=prompt remembers.")
-    min_count: int = Field(16, ge=1, description="How many of them it needs; until then the whole batch serves.")
+    min_count: int = Field(16, ge=1, description="Scores that standardise=prompt needs; until then the batch serves.")
 
 
 class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
@@ -76,7 +76,9 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
         description="Text file, one prompt a line; or *.jsonl, whose lines are strings or objects with a `prompt` and "
         "metadata for the rewards; or shapes:hard, shapes:held_out."
     )
-    held_out: PromptSource | None = Field(None, description="The same, for evaluation only; null: none.")
+    held_out: PromptSource | None = Field(
+        None, description="Prompts for evaluation alone, from the same kinds of sources; null: none."
+    )
     per_iteration: int | None = Field(
         16,
         ge=1,
@@ -97,7 +99,7 @@ class RoleConfig(BaseModel, frozen=True, extra="forbid"):
 class SamplersConfig(RoleConfig, frozen=True, extra="forbid"):
     """The sampler actors and how far ahead they work."""
 
-    count: int = Field(1, ge=1, description="Sampler actors.")
+    count: int = Field(1, ge=1, description="How many sampler actors there are.")
     min_count: int | None = Field(
         None, ge=1, description="Start when so many are up; the others join when the cluster has room. null: all."
     )
@@ -108,7 +110,7 @@ class SamplersConfig(RoleConfig, frozen=True, extra="forbid"):
 class RewardActorsConfig(RoleConfig, frozen=True, extra="forbid"):
     """The reward actors, and what each reserves on a cluster."""
 
-    count: int = Field(1, ge=1, description="Actors.")
+    count: int = Field(1, ge=1, description="How many actors there are for each environment of rewards.")
     gradients: Literal["learner", "actors"] = Field(
         "learner",
         description="Where objectives that ask for more than scores get it: from copies of the rewards in the "
@@ -146,7 +148,7 @@ class CheckpointConfig(BaseModel, frozen=True, extra="forbid"):
     """Checkpoints."""
 
     every: int = Field(2, ge=1, description="Iterations between checkpoints.")
-    keep: int = Field(3, ge=0, description="How many of the newest are kept; 0 keeps all.")
+    keep: int = Field(3, ge=0, description="How many of the newest checkpoints are kept; 0 keeps all.")
 
 
 class PatienceConfig(BaseModel, frozen=True, extra="forbid"):
@@ -156,22 +158,26 @@ class PatienceConfig(BaseModel, frozen=True, extra="forbid"):
         0,
         ge=0,
         le=1e8,
-        description="Until the cluster has room, where it can grow; 0 refuses at once what does not fit.",
+        description="Seconds until the cluster has room, where it can grow; 0 refuses at once what does not fit.",
     )
-    start: Seconds = Field(900, description="Until the actors' models are loaded.")
-    sample: Seconds = Field(900, description="A rollout of one request.")
-    score: Seconds = Field(900, description="The rewards of one request.")
-    learn: Seconds = Field(3600, description="An update.")
+    start: Seconds = Field(900, description="Seconds until the actors' models are loaded.")
+    sample: Seconds = Field(900, description="Seconds that a rollout of one request may take.")
+    score: Seconds = Field(900, description="Seconds that the rewards of one request may take.")
+    learn: Seconds = Field(
+        3600, description="Seconds that an update, a checkpoint or a publication of weights may take."
+    )
 
 
 class FailureConfig(BaseModel, frozen=True, extra="forbid"):
     """How much may go wrong before the run stops."""
 
-    max_dropped_share: float = Field(0.2, ge=0, le=1, description="Share of an iteration's samples without a reward.")
+    max_dropped_share: float = Field(
+        0.2, ge=0, le=1, description="The run stops when more than this share of an iteration's samples has no reward."
+    )
     max_deaths: int = Field(
         20,
         ge=0,
-        description="Deaths of actors of one role between two iterations; those that a run gets over do not count. "
+        description="The run ends after more deaths than this of actors of one role between two iterations. "
         "Learner and weight store are one role.",
     )
     patience: PatienceConfig = PatienceConfig()
