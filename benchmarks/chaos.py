@@ -13,7 +13,6 @@ bit by bit. Whenever a driver ends, nobody's actors may stay, and of a Ray of it
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -33,6 +32,7 @@ from rich.table import Table
 from benchmarks.faults import EVALUATES, FAULTS, WINDOWS, WORKER, Site, Stuck
 from benchmarks.nodes import Cluster
 from benchmarks.tiny import write_config
+from cluster.arguments import Parser
 from cluster.rundir import RunDirectory
 from learner import checkpoint
 
@@ -233,7 +233,7 @@ def compare(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, and say in the exit status whether anything differs."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__.splitlines()[0])
+    parser = Parser("benchmarks.chaos", __doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=60, help="at least so many (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")

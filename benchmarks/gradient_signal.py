@@ -17,7 +17,7 @@ import torch
 
 from actors.policy import Policy
 from actors.rollout import rollout
-from cluster.arguments import benchmark_config
+from benchmarks.arguments import parse_config
 from cluster.prompts import make_requests, read_prompts
 from learner.batch import join
 from learner.objectives.objective import Part
@@ -28,7 +28,7 @@ BATCHES = 4
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    config = benchmark_config("benchmarks.gradient_signal", __doc__, arguments)
+    config = parse_config("benchmarks.gradient_signal", __doc__, arguments)
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     objective = config.objective.build()
     steps = policy.transitions.stochastic_steps

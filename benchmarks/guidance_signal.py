@@ -20,7 +20,7 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.rollout import noise
 from actors.trajectories import Request
-from cluster.arguments import benchmark_config
+from benchmarks.arguments import parse_config
 from cluster.prompts import make_requests, read_prompts
 from learner.guidance import RewardModel, reward_gradient
 from rewards.weighted import WeightedSum
@@ -55,7 +55,7 @@ def follow(policy: Policy, reward: RewardModel, request: Request) -> tuple[Tenso
 
 def main(arguments: list[str]) -> None:
     """Measure and print."""
-    config = benchmark_config("benchmarks.guidance_signal", __doc__, arguments)
+    config = parse_config("benchmarks.guidance_signal", __doc__, arguments)
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     reward = WeightedSum.make(config.makers, {name: reward.weight for name, reward in config.rewards.items()})
     requests = [

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from actors.policy import Policy
 from actors.rollout import rollout
-from cluster.arguments import benchmark_config
+from benchmarks.arguments import parse_config
 from cluster.config import Config
 from cluster.crew import dismiss, make_crew
 from cluster.display import Display
@@ -94,7 +94,7 @@ def whole_loop(
 def short_run(module: str, description: str | None, arguments: Sequence[str], iterations: int) -> Config:
     """A benchmark's configuration, for so many iterations after a first one, with next to no evaluation."""
     overrides = [f"iterations={iterations + 1}", "evaluation={every: 0, samples: 2, held_out_samples: 2}"]
-    return benchmark_config(module, description, arguments, *overrides)
+    return parse_config(module, description, arguments, *overrides)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ watches with weight 0: nothing is trained on it, so it tells whether the reward 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+
+from cluster.arguments import Parser
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "your_own.md"
@@ -62,7 +63,7 @@ def change(samples: Path, reward: str) -> tuple[float, float, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.own_model", description=__doc__)
+    parser = Parser("benchmarks.own_model", __doc__ or "")
     parser.add_argument("folder", type=Path, help="where the files, the model and the run are put")
     parser.add_argument("overrides", nargs="*", help="settings other than the page's, such as learner.lr=1e-4")
     args = parser.parse_args(arguments)

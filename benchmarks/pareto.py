@@ -8,7 +8,6 @@ What a method has spent is counted in reward queries: images that the reward jud
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cluster.config import Config, load_config
+from cluster.arguments import Parser
+from cluster.config import Config, read_config
 from cluster.rundir import RunDirectory
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.subsample import Strata
@@ -40,7 +40,7 @@ def queries_per_image(config: Config) -> int:
 
 def series(folder: Path, reward: str) -> tuple[str, np.ndarray]:
     """The objective of a run, and `(evaluations, 2 + figures)`: reward queries, reward, gold, diversity, distance."""
-    config, found = load_config(folder / "config.yaml"), RunDirectory(folder).metrics()
+    config, found = read_config(folder / "config.yaml"), RunDirectory(folder).metrics()
     columns = {name: dict(found.get(f"eval/train/{name}", [])) for name in (reward, *FIGURES)}
     queries = config.batch_size * queries_per_image(config)
     rows = [
@@ -52,7 +52,7 @@ def series(folder: Path, reward: str) -> tuple[str, np.ndarray]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.pareto", description=__doc__)
+    parser = Parser("benchmarks.pareto", __doc__ or "")
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--reward", default="shapes_agreement")
     parser.add_argument("--out", type=Path, default=Path("pareto.png"))

@@ -6,7 +6,6 @@ mixture. Takes minutes on one core.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from benchmarks.analytic_world import (
     make_flow,
     tilted,
 )
+from cluster.arguments import Parser
 from learner.flow import FlowConfig
 from learner.learner import Learner, LearnerConfig
 from learner.objectives.dag_db import DAGDB
@@ -185,7 +185,7 @@ def picture(rows: list[tuple[str, World, AnalyticPolicy]], path: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.posteriors", description=__doc__)
+    parser = Parser("benchmarks.posteriors", __doc__ or "")
     parser.add_argument("--out", type=Path, default=Path("posteriors.png"), help="picture to write")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ import torch
 
 from actors.policy import Policy
 from actors.rollout import rollout
-from cluster.arguments import benchmark_config
+from benchmarks.arguments import parse_config
 from cluster.local import place
 from cluster.placement import reward_names
 from cluster.prompts import make_requests, read_prompts
@@ -36,7 +36,7 @@ ROUNDS, UPDATES = 7, 3
 def main(arguments: list[str]) -> None:
     """Measure and print."""
     words = ["objective.name=residual_nabla_db", *arguments]
-    config = benchmark_config("benchmarks.reward_gradients", __doc__, words)
+    config = parse_config("benchmarks.reward_gradients", __doc__, words)
     placement = place(config)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     role: Any = ray.remote(RewardActor)

@@ -6,7 +6,6 @@ what the server's process holds beyond what it held after its first answer; the 
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import random
@@ -27,10 +26,12 @@ import numpy as np
 import psutil
 from grpc_health.v1 import health_pb2
 
+from cluster.arguments import Parser
 from rewards.service.codec import SERVICE, encode
+from rewards.service.limits import MIB
 from rewards.service.reward_pb2 import Images
 
-REWARD, TOKEN, MIB = "shapes_agreement", "a-token-of-the-benchmark", 2**20
+REWARD, TOKEN = "shapes_agreement", "a-token-of-the-benchmark"
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -52,7 +53,7 @@ class Server:
 
 def main() -> None:
     """Run the attacks one after the other and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reward_service_memory", description=__doc__)
+    parser = Parser("benchmarks.reward_service_memory", __doc__ or "")
     parser.add_argument("--health-checks", type=int, default=25, metavar="N", help="of 60 MiB, without the token")
     parser.add_argument("--readers", type=int, default=50, metavar="N", help="that stop reading replies of 24 MiB")
     parser.add_argument("--messages", type=int, default=10_000, metavar="N", help="that are hostile")
@@ -72,7 +73,7 @@ def main() -> None:
 def _row(name: str, limits: tuple[int, int], attack: Callable[[Server, int], str], count: int) -> None:
     with _server(*limits) as server:
         _ask(server.channel(), _request(1, 64))
-        with _peak(server.process.pid) as peak:
+        with growth(server.process.pid) as peak:
             then = attack(server, count)
         options = "--max-requests {} --max-message-mib {}".format(*limits)
         ratio = peak[0] / server.promise
@@ -191,7 +192,7 @@ def _counted(codes: Iterator[str]) -> str:
 
 
 @contextmanager
-def _peak(pid: int) -> Iterator[list[float]]:
+def growth(pid: int) -> Iterator[list[float]]:
     """The most MiB above what a process holds now, in a list of one that is filled meanwhile."""
     process, over = psutil.Process(pid), threading.Event()
     before, peak = process.memory_info().rss, [0.0]

@@ -10,7 +10,6 @@ from the second quarter on: in the first one caches fill.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.tiny import write_config
+from cluster.arguments import Parser
 from cluster.config import load_config
 from cluster.crew import dismiss, make_crew
 from cluster.display import Display
@@ -154,7 +154,7 @@ def draw(readings: Readings, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, print, draw."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.splitlines()[0])
+    parser = Parser("benchmarks.soak", __doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for soak.png and soak.json")
     args = parser.parse_args(arguments)
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         readings = soak(Path(folder), args.iterations)
     seconds = time.monotonic() - started
     if len(readings.get("driver", [])) < 4:
-        parser.error(f"{args.iterations} iterations took {seconds:.0f} s, too short for four readings; ask for more.")
+        parser.error(f"{args.iterations} iterations took {seconds:.0f} s, too short for four readings")
     rows = summary(readings)
     title = f"{args.iterations} iterations in {seconds:.0f} s, MB"
     table = Table("", "first quarter", "second quarter", "last quarter", "per 1,000 iterations", title=title)

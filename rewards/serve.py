@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--max-message-mib",
         type=_count,
-        default=defaults.max_message_bytes // 2**20,
+        default=defaults.max_message_bytes // MIB,
         metavar="MIB",
         help="of a request",
     )

@@ -7,7 +7,6 @@ that it leaves something to learn.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.second_world.judge import judge
 from benchmarks.second_world.world import SIZE, WORDS, crowd, render, sample_caption
+from cluster.arguments import Parser
 from shapes.fit_pipeline import (
     Pictures,
     fit_autoencoder,
@@ -114,7 +114,7 @@ def _pictures(rng: random.Random) -> Pictures:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.second_world", description=__doc__)
+    parser = Parser("benchmarks.second_world", __doc__ or "")
     parser.add_argument("out", type=Path, help="folder to write the pipeline to; an autoencoder that it holds is kept")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random (default: %(default)s)")
     parser.add_argument("--autoencoder-steps", type=int, default=2000, help="default: %(default)s")

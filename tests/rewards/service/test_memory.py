@@ -6,53 +6,27 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
-import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks.reward_service_memory import growth
 from rewards.service.codec import SERVICE, encode
+from rewards.service.limits import MIB
 from rewards.service.reward_pb2 import Description, Images, Judgement
 
 pytestmark = pytest.mark.slow
 
 Server = Any  # conftest's
 Serve = Callable[..., Any]
-MIB = 2**20
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-
-
-@pytest.fixture
-def growth() -> Callable[[Server], Any]:
-    """`with growth(server) as peak:` puts the most MiB above what its process held into `peak[0]`."""
-
-    @contextmanager
-    def watch(server: Server) -> Iterator[list[float]]:
-        process, over, peak = psutil.Process(server.process.pid), threading.Event(), [0.0]
-        before = process.memory_info().rss
-
-        def look() -> None:
-            while not over.wait(0.003):
-                peak[0] = max(peak[0], (process.memory_info().rss - before) / MIB)
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
-            yield peak
-        finally:
-            over.set()
-            thread.join()
-
-    return watch
 
 
 def channel(server: Server, *options: tuple[str, int]) -> grpc.Channel:
@@ -74,7 +48,7 @@ def request(count: int, side: int) -> bytes:
     ],
 )
 def test_long_messages_of_methods_that_take_next_to_nothing_are_held_one_at_a_time(
-    serve: Serve, growth: Any, method: str, code: grpc.StatusCode
+    serve: Serve, method: str, code: grpc.StatusCode
 ) -> None:
     server, message = serve(), health_pb2.HealthCheckRequest(service="x" * (30 * MIB)).SerializeToString()
 
@@ -82,7 +56,7 @@ def test_long_messages_of_methods_that_take_next_to_nothing_are_held_one_at_a_ti
         with channel(server) as own:
             return own.unary_unary(method).future(message, timeout=60).code()
 
-    with growth(server) as peak, ThreadPoolExecutor(12) as threads:
+    with growth(server.process.pid) as peak, ThreadPoolExecutor(12) as threads:
         assert set(threads.map(ask, range(12))) == {code}
     assert peak[0] < 5 * 30  # three times one message, where twelve would be eleven times as much
 
@@ -110,11 +84,11 @@ def leave_unread(server: Server) -> Any:
     return small, small.unary_stream(f"/{SERVICE}/ScoreAndGrad")(request(32, 256))
 
 
-def test_replies_that_nobody_reads_keep_their_places_until_their_time_is_over(serve: Serve, growth: Any) -> None:
+def test_replies_that_nobody_reads_keep_their_places_until_their_time_is_over(serve: Serve) -> None:
     server = serve("--max-requests", "2", "--max-message-mib", "8", "--reply-seconds", "2")
     score = channel(server).unary_unary(f"/{SERVICE}/Score")
     score(request(1, 8))
-    with growth(server) as peak:
+    with growth(server.process.pid) as peak:
         unread = [leave_unread(server) for _ in range(2)]  # of 24 MiB each
         server.wait_for_batches(2)
         time.sleep(0.5)
