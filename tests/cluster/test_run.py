@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -190,23 +189,6 @@ def test_an_interrupted_run_says_how_to_go_on(run: RunDirectory, capsys: pytest.
         f"stopped by SIGINT at {run.checkpoints}/iteration-000005; "
         f"continue with: python -m cluster.local --resume {run.path}\n"
     )
-
-
-def test_a_run_that_must_be_abandoned_says_how_to_go_on(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    class Abandoned(BaseException):
-        pass
-
-    def leave(status: int) -> NoReturn:
-        raise Abandoned(status)
-
-    monkeypatch.setattr(os, "_exit", leave)
-    with pytest.raises(Abandoned, match="1"):
-        main("--resume", str(run.path), place=lambda config: abandon())
-    said = capfd.readouterr().err.splitlines()
-    assert said[-1].startswith("error: Ray has died on this machine")
-    assert f"--resume {run.path}" in said[-1]
 
 
 @pytest.mark.parametrize("number", REQUESTS)

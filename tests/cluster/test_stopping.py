@@ -206,6 +206,19 @@ def test_a_run_whose_terminal_closes_goes_on_to_its_end() -> None:
     assert child.wait(10) == 128 + signal.SIGHUP
 
 
+def test_words_that_cannot_be_found_keep_nothing_from_its_end() -> None:
+    program = (
+        "from cluster.stopping import abandon, deferred\n"
+        "with deferred(lambda asked: {}['words']):\n"
+        "    try:\n"
+        "        abandon()\n"
+        "    finally:\n"
+        "        print('still here', flush=True)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
 @pytest.mark.parametrize(("asked", "status", "words"), [(True, 143, "stopped by SIGTERM"), (False, 1, "by itself")])
 def test_what_never_ends_is_abandoned_from_any_thread_with_its_last_words(asked: bool, status: int, words: str) -> None:
     program = (
