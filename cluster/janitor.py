@@ -31,7 +31,8 @@ def session_folder() -> str:
     Raises:
         OSError: If it cannot be made.
     """
-    root = os.environ.get("RAY_TMPDIR") or min(tempfile.gettempdir(), "/tmp", key=lambda path: len(path) > _LONGEST)
+    usual = tempfile.gettempdir()
+    root = os.environ.get("RAY_TMPDIR") or (usual if len(usual) <= _LONGEST else "/tmp")
     folder = tempfile.mkdtemp(prefix="reinoise-", dir=root)
     command = [sys.executable, __file__, folder, str(os.getpid())]
     janitor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)

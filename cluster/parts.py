@@ -1,7 +1,8 @@
 """Parquet data sets that are written while others read them: folders of immutable parts, one an iteration.
 
 `pandas.read_parquet` and `pyarrow.parquet.read_table` take the folder. A reader lists the parts first and opens them
-then, so what it has listed must stay: a part is replaced, never removed. One that is to be forgotten becomes empty.
+then, so what it has listed must stay: a part that can be read is replaced, never removed. One that is to be forgotten
+becomes empty.
 """
 
 from __future__ import annotations
