@@ -16,15 +16,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from actors.policy import Policy
 from actors.transitions import log_prob, make_transitions
 from learner.batch import Batch
 from learner.flow import Flow, FlowConfig
+from shapes.networks import make_scheduler
 
-# One Gaussian and the mixture of docs/gflownets.md: (weight, mean, variance) of each component.
+# One Gaussian and the mixture of docs/posteriors.md: (weight, mean, variance) of each component.
 GAUSSIAN = ((1.0, 0.5, 0.36),)
 MIXTURE = ((0.5, -1.5, 0.16), (0.5, 1.5, 0.16))
 
@@ -73,15 +73,7 @@ class AnalyticPolicy(Policy):
         dimensions: int = 1,
         knots: int = 0,
     ) -> None:
-        scheduler = DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        )
-        self.transitions = make_transitions(scheduler, steps)
+        self.transitions = make_transitions(make_scheduler(), steps)
         self.device, self.latent_shape = torch.device("cpu"), (1, 1, dimensions)
         self.drift = PerStep(steps, knots)
         self._copies: dict[str, PerStep] = {}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from shapes.networks import MAX_TOKENS, make_tokenizer
+from shapes.networks import MAX_TOKENS, make_scheduler, make_tokenizer
 
 
 def make_pipeline(
@@ -52,12 +52,9 @@ def make_pipeline(
     unet_network = UNet2DConditionModel(**of_unet | dict(unet or {}))
     vae_network = AutoencoderKL(**of_vae | dict(vae or {}))
     text_network = CLIPTextModel(CLIPTextConfig(**of_text | dict(text or {})))
-    scheduler = scheduler or DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
-        steps_offset=1,
-    )  # fmt: skip
     StableDiffusionPipeline(
-        vae=vae_network, text_encoder=text_network, tokenizer=tokenizer, unet=unet_network, scheduler=scheduler,
+        vae=vae_network, text_encoder=text_network, tokenizer=tokenizer, unet=unet_network,
+        scheduler=scheduler or make_scheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder, **saving)  # fmt: skip
     return folder

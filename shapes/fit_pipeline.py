@@ -21,7 +21,7 @@ from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UN
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 Pictures = Callable[[int], np.ndarray]  # draws so many: (B, H, W, 3) uint8
 
@@ -54,6 +54,30 @@ def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
                 if tuple(word[i : i + 2]) == best:
                     word[i : i + 2] = ["".join(best)]
     return merges
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer, width: int, intermediate: int, heads: int) -> CLIPTextModel:
+    """A new text encoder of two layers for all that a tokenizer says.
+
+    Args:
+        tokenizer: Of `word_tokenizer`.
+        width: Of a token's embedding.
+        intermediate: Width between the two halves of a layer's feed-forward part.
+        heads: Of its attention.
+    """
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=intermediate,
+            num_hidden_layers=2,
+            num_attention_heads=heads,
+            max_position_embeddings=tokenizer.model_max_length,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def to_tensor(images: np.ndarray) -> Tensor:

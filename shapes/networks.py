@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from shapes.captions import KINDS, all_captions
-from shapes.fit_pipeline import make_pipeline, word_tokenizer
+from shapes.fit_pipeline import make_pipeline, make_text_encoder, word_tokenizer
 from shapes.render import SIZE
 
 MAX_TOKENS = 16
@@ -33,21 +33,21 @@ def make_autoencoder() -> AutoencoderKL:
     )
 
 
+def make_scheduler() -> DDIMScheduler:
+    """Stable Diffusion 1.5's noise schedule, with DDIM."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
 def make_untrained(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     """The pipeline around a trained autoencoder, with a new text encoder and UNet."""
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=192,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    text_encoder = make_text_encoder(tokenizer, width=64, intermediate=192, heads=4)
     unet = UNet2DConditionModel(
         sample_size=SIZE // 4,
         block_out_channels=(48, 96),
@@ -58,12 +58,4 @@ def make_untrained(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffus
         attention_head_dim=4,
         norm_num_groups=8,
     )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    return make_pipeline(vae, tokenizer, text_encoder, unet, scheduler)
+    return make_pipeline(vae, tokenizer, text_encoder, unet, make_scheduler())

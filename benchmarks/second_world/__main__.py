@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from benchmarks.second_world.judge import judge
 from benchmarks.second_world.world import SIZE, WORDS, crowd, render, sample_caption
@@ -26,6 +26,7 @@ from shapes.fit_pipeline import (
     fit_decoder,
     fit_denoiser,
     make_pipeline,
+    make_text_encoder,
     reconstruct,
     save_pipeline,
     word_tokenizer,
@@ -52,19 +53,7 @@ def make_autoencoder() -> AutoencoderKL:
 
 def make_untrained(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     """The pipeline around a trained autoencoder, with a new text encoder and UNet."""
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=_WIDTH,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=3,
-            max_position_embeddings=_MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    text_encoder = make_text_encoder(tokenizer, width=_WIDTH, intermediate=96, heads=3)
     unet = UNet2DConditionModel(
         sample_size=SIZE // 4,
         in_channels=_LATENT_CHANNELS,
