@@ -37,8 +37,10 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     )
     sampler: Literal["ddim", "ddpm"] = Field("ddim", description="The transition.")
     eta: float = Field(1.0, ge=0, le=1, description="Share of the DDPM noise in ddim; 1 is DDPO's.")
-    lora_rank: int = Field(4, ge=1, description="Rank of the adapter; 4 is DDPO's and diffusers'.")
-    lora_alpha: int = Field(4, gt=0, description="The adapter's output is scaled by lora_alpha / lora_rank.")
+    lora_rank: int = Field(4, ge=1, le=4096, description="Rank of the adapter; 4 is DDPO's and diffusers'.")
+    lora_alpha: int = Field(
+        4, gt=0, le=1_000_000, description="The adapter's output is scaled by lora_alpha / lora_rank."
+    )
     lora_targets: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0"),
         min_length=1,

@@ -7,6 +7,7 @@ refuse in one sentence what would otherwise end in a tensor error, or worse, in 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ _COMPONENTS = {
 _DIFFUSERS = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
 _TRANSFORMERS = {"safetensors": "model", "bin": "pytorch_model"}
 _STEMS = {"unet": _DIFFUSERS, "vae": _DIFFUSERS, "text_encoder": _TRANSFORMERS}
+_LARGEST = 4096  # side of latents; pictures of 32,768 pixels
+_FEWEST = 3  # tokens that say something: one between those of begin and end
 # Inputs beside latents, timestep and text that some UNets want, and whose they are.
 _CONDITIONING = {
     "addition_embed_type": "added conditioning, as SDXL has",
@@ -85,7 +88,7 @@ def latent_shape(unet: UNet2DConditionModel) -> tuple[int, int, int]:
     """
     size = unet.config.sample_size
     height, width = size if isinstance(size, Sequence) and len(size) == 2 else (size, size)
-    if not all(isinstance(side, int) and side > 0 for side in (height, width)):
+    if not all(type(side) is int and 0 < side <= _LARGEST for side in (height, width)):
         raise ValueError(
             f"The UNet's sample_size is {size!r}; the model's unet/config.json must say the side of its latents, or "
             "their height and width."
@@ -95,14 +98,15 @@ def latent_shape(unet: UNet2DConditionModel) -> tuple[int, int, int]:
 
 def _check_index(folder: Path) -> None:
     index = read_json(folder / "model_index.json")
-    found = index.get("_class_name") if isinstance(index, dict) else None
+    found = index.get("_class_name")
     if found != PIPELINE:
         raise ValueError(
             f"The model {folder} is a {found}, but only the {PIPELINE} (Stable Diffusion 1 and 2, text to image) is "
             "known; set policy.model to one."
         )
     for name, classes in _COMPONENTS.items():
-        component = (index.get(name) or [None, None])[1]
+        entry = index.get(name) or [None, None]
+        component = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
         if component not in classes:
             is_what = "has none" if component is None else f"has a {component}"
             raise ValueError(f"The model {folder} needs a {classes[0]} as its {name}, but {is_what}.")
@@ -131,6 +135,8 @@ def _check_networks(folder: Path, variant: str | None) -> UNet2DConditionModel:
 
 def _made(folder: Path, make: Any) -> Any:
     config = read_json(folder / "config.json")
+    if config.get("quantization_config") is not None:
+        raise ValueError(f"The model's {folder} is quantized, which is not known; take the model's plain weights.")
     try:
         return make(config)
     except Exception as error:  # whatever a constructor does with values that make no network
@@ -154,6 +160,12 @@ def _check_inputs(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, 
         )
     if (vae.config.in_channels, vae.config.out_channels) != (3, 3):
         raise ValueError(f"The model {folder} has a VAE that does not decode to pictures of 3 channels.")
+    scale = vae.config.scaling_factor
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale == 0:
+        raise ValueError(
+            f"The model {folder} has a VAE whose scaling_factor is {scale!r}, which latents cannot be divided by; look "
+            "at its vae/config.json."
+        )
     for key, whose in _CONDITIONING.items():
         if unet.config.get(key) is not None:
             raise ValueError(
@@ -213,6 +225,11 @@ def _check_tokenizer(folder: Path, text: CLIPTextConfig) -> None:
         raise ValueError(
             f"The model's {place} has {len(tokenizer)} tokens and its text encoder knows {text.vocab_size}; they are "
             "of different models."
+        )
+    if tokenizer.model_max_length < _FEWEST:
+        raise ValueError(
+            f"The model's {place} makes at most {tokenizer.model_max_length} tokens, so all prompts would mean the "
+            "same; set model_max_length in its tokenizer_config.json."
         )
     if tokenizer.model_max_length > text.max_position_embeddings:
         raise ValueError(

@@ -56,8 +56,8 @@ def fetch(model: str, variant: str | None) -> Path:
         ) from error
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path) -> dict[str, Any]:
+    """The values by name that a JSON file holds.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -67,9 +67,12 @@ def read_json(path: Path) -> Any:
         raise FileNotFoundError(f"The model lacks {path}; download or save it again.")
     refuse_pointer(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"The model's {path} is no JSON file ({error}); download or save the model again.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"The model's {path} holds no values by name; download or save the model again.")
+    return values
 
 
 def refuse_pointer(path: Path) -> None:
@@ -118,7 +121,10 @@ def _files(folder: Path, stem: str, suffix: str, variant: str | None) -> list[Pa
     kind = f".{variant}" if variant else ""
     whole, index = folder / f"{stem}{kind}.{suffix}", folder / f"{stem}.{suffix}.index{kind}.json"
     if index.is_file():
-        shards = sorted(set(read_json(index)["weight_map"].values()))
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise ValueError(f"The model's {index} does not say which file holds which weight; download it again.")
+        shards = sorted(set(places.values()))
         if missing := [name for name in shards if not (folder / name).is_file()]:
             raise FileNotFoundError(
                 f"The model's {folder} lacks {len(missing)} of the {len(shards)} files of its weights, such as "

@@ -33,6 +33,7 @@ VARIANCE_PRESERVING = (
     "SASolverScheduler",
     "UniPCMultistepScheduler",
 )
+_MOST_TIMESTEPS = 100_000  # 1,000 are usual; tables are made of them
 
 
 def read_scheduler(model: str) -> SchedulerMixin:
@@ -43,9 +44,17 @@ def read_scheduler(model: str) -> SchedulerMixin:
     """
     try:
         values = DDIMScheduler.load_config(model, subfolder="scheduler")  # the values alone, of whatever class
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"The model {model} has no scheduler/scheduler_config.json to read ({reason}).") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"The model {model} has a scheduler/scheduler_config.json that holds no values by name.")
+    total = values.get("num_train_timesteps", 1000)
+    if type(total) is not int or not 0 < total <= _MOST_TIMESTEPS:
+        raise ValueError(
+            f"The model {model} has a scheduler whose num_train_timesteps is {str(total)[:40]}; it is a number from 1 "
+            f"to {_MOST_TIMESTEPS:,}."
+        )
     name = values.get("_class_name")
     _check_class(model, name)
     # Stable Diffusion's pipeline sets this offset on every scheduler whose config has another one.
@@ -123,6 +132,11 @@ def alpha_bars(scheduler: SchedulerMixin) -> tuple[Tensor, Tensor]:
         raise ValueError(
             "The scheduler's betas give no noise schedule (alpha_bar must fall from at most 1 to at least 0); look at "
             "beta_start, beta_end and trained_betas in the model's scheduler/scheduler_config.json."
+        )
+    if len(table) != (total := scheduler.config.num_train_timesteps):
+        raise ValueError(
+            f"The scheduler has {len(table)} trained_betas for num_train_timesteps={total}; look at the model's "
+            "scheduler/scheduler_config.json."
         )
     if hasattr(scheduler, "final_alpha_cumprod"):
         return table, scheduler.final_alpha_cumprod.double().cpu().reshape(1)

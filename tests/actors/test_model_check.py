@@ -209,3 +209,54 @@ def test_pictures_need_not_be_square(tmp_path: Path) -> None:
 def test_a_model_without_a_size_is_refused(folder: Path) -> None:
     edit(folder / "unet/config.json", sample_size=None)
     refused(folder, "sample_size is None")
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "null", '"x"', "[" * 100_000])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "unet/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_json_that_is_no_config_is_refused(folder: Path, file: str, text: str) -> None:
+    (folder / file).write_text(text)
+    refused(folder, "JSON file|by name|no scheduler/scheduler_config.json to read")
+
+
+@pytest.mark.parametrize("entry", [5, "x", {"a": 1}, ["diffusers"], ["diffusers", 5], ["diffusers", None]])
+def test_an_index_that_names_no_class_is_refused(folder: Path, entry: Any) -> None:
+    edit(folder / "model_index.json", unet=entry)
+    refused(folder, f"{folder} needs a UNet2DConditionModel as its unet")
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"weight_map": [1]}', '{"weight_map": {"a": 5}}'])
+def test_an_index_of_shards_that_says_nothing_is_refused(folder: Path, text: str) -> None:
+    (folder / UNET).with_suffix(".safetensors.index.json").write_text(text)
+    refused(folder, "which file holds which weight|by name")
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        ("vae/config.json", {"scaling_factor": None}, "scaling_factor is None"),
+        ("vae/config.json", {"scaling_factor": 0}, "scaling_factor is 0"),
+        ("vae/config.json", {"scaling_factor": float("nan")}, "scaling_factor is nan"),
+        ("vae/config.json", {"scaling_factor": "x"}, "scaling_factor is 'x'"),
+        ("unet/config.json", {"sample_size": 10**9}, "sample_size is 1000000000"),
+        ("unet/config.json", {"sample_size": True}, "sample_size is True"),
+        ("unet/config.json", {"sample_size": [8, 0]}, "sample_size is"),
+        ("unet/config.json", {"quantization_config": {"load_in_8bit": True}}, "unet is quantized"),
+        ("text_encoder/config.json", {"quantization_config": {"quant_method": "gptq"}}, "text_encoder is quantized"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 0}, "at most 0 tokens"),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": 2}, "at most 2 tokens"),
+    ],
+)
+def test_values_with_which_nothing_can_be_drawn_are_refused(
+    folder: Path, file: str, values: dict[str, Any], said: str
+) -> None:
+    edit(folder / file, **values)
+    refused(folder, said)

@@ -121,12 +121,17 @@ def test_what_a_class_does_not_take_is_not_read(name: str, tmp_path: Path) -> No
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "flow"),
         ("PNDMScheduler", {"trained_betas": [1.5, -2.0]}, "betas"),
         ("PNDMScheduler", {"beta_schedule": "cubic"}, "cubic"),
+        ("DDPMScheduler", {"clip_sample": False, "trained_betas": [0.1] * 10}, "10 trained_betas"),
         ("PNDMScheduler", {"timestep_spacing": "odd"}, "timestep_spacing"),
         ("FlowMatchEulerDiscreteScheduler", {"clip_sample": False}, "FlowMatchEulerDiscreteScheduler"),
         ("FlowMatchHeunDiscreteScheduler", {}, "FlowMatchHeunDiscreteScheduler"),
         ("EDMEulerScheduler", {"clip_sample": False}, "EDMEulerScheduler"),
         ("LCMScheduler", {}, "LCMScheduler"),
         ("MyOwnScheduler", {}, "MyOwnScheduler"),
+        ("PNDMScheduler", {"num_train_timesteps": 10**9}, "num_train_timesteps is 1000000000"),
+        ("PNDMScheduler", {"num_train_timesteps": 0}, "num_train_timesteps is 0"),
+        ("PNDMScheduler", {"num_train_timesteps": "1000"}, "num_train_timesteps is 1000"),
+        ("PNDMScheduler", {"num_train_timesteps": None}, "num_train_timesteps is None"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_by_name(name: str, values: dict, said: str, tmp_path: Path) -> None:
