@@ -11,13 +11,15 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import yaml
 from grpc import ServerCredentials
 
 from rewards import make_reward
+from rewards.errors import RewardUnavailable, said
+from rewards.reward import Reward, UnknownReward
 from rewards.service.limits import MIB, Limits
 from rewards.service.security import (
     TOKEN_VARIABLE,
@@ -38,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _return_freed_memory()
     try:
         server, credentials, memory = _prepare(args)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # of settings, files, and the reward's own options
-        return _fail(error.args[0] if isinstance(error, KeyError) else error)
+    except (OSError, ValueError, UnknownReward, RewardUnavailable) as error:  # of settings, files, and the reward
+        return _fail(error)
     try:
         finished = asyncio.run(server.run(args.listen, credentials, partial(_announce, args, memory)))
     except OSError as error:
@@ -50,13 +52,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(reason: object) -> int:
-    print(f"error: {' '.join(str(reason).split())}", file=sys.stderr, flush=True)
+    print(f"error: {_line(reason)}", file=sys.stderr, flush=True)
     return 1
+
+
+def _line(reason: object) -> str:
+    """What was said, on one line, with what a terminal would obey written out."""
+    text = " ".join(str(reason).split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"error: {_line(message)}; {self.prog} --help says what there is.\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     defaults = Limits()
-    parser = argparse.ArgumentParser(prog="python -m rewards.serve", description="Serve a reward over gRPC.")
+    parser = _Parser(prog="python -m rewards.serve", description="Serve a reward over gRPC.")
     add = parser.add_argument
     add("--reward", required=True, metavar="NAME", help="as in a run's config, such as shapes_agreement")
     add("--option", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of the reward's class")
@@ -103,7 +116,7 @@ def _prepare(args: argparse.Namespace) -> tuple[RewardServer, ServerCredentials 
     )
     credentials = server_credentials(args.certificate, args.key, args.client_authority) if args.certificate else None
     options = dict(_option(text) for text in args.option)
-    reward = make_reward(args.reward, **options)
+    reward = _make(args.reward, options)
     memory, machine = limits.memory(gradients=reward.differentiable), psutil.virtual_memory().total
     if memory > machine:
         raise ValueError(
@@ -111,6 +124,15 @@ def _prepare(args: argparse.Namespace) -> tuple[RewardServer, ServerCredentials 
             f"({limits.max_requests}) or --max-message-mib ({args.max_message_mib})."
         )
     return RewardServer(reward, args.reward, limits, token), credentials, memory
+
+
+def _make(kind: str, options: dict[str, Any]) -> Reward:
+    try:
+        return make_reward(kind, **options)
+    except (UnknownReward, RewardUnavailable):
+        raise
+    except (Exception, SystemExit) as error:  # a user's class may raise anything
+        raise RewardUnavailable(f"The reward {kind!r} cannot be built: {said(error)}.") from error
 
 
 def _announce(args: argparse.Namespace, memory: int, port: int) -> None:
@@ -135,7 +157,7 @@ def _option(text: str) -> tuple[str, Any]:
         raise ValueError(f"{text!r} is not an option; write key=value, such as quality=90.")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"The option {text!r} cannot be read: {error}") from None
 
 

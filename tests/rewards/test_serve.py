@@ -12,6 +12,20 @@ from rewards.service.server import RewardServer
 
 JPEG = ["--reward", "jpeg_compressibility"]
 
+BUILT_NEVER = """
+import sys
+from rewards.jpeg import JpegCompressibility
+
+class Exits(JpegCompressibility):
+    def __init__(self): sys.exit(0)
+
+class Raises(JpegCompressibility):
+    def __init__(self): raise RuntimeError("no GPU\\nat all")
+
+class Imports(JpegCompressibility):
+    def __init__(self): import no_such_package
+"""
+
 
 @pytest.fixture(autouse=True)
 def nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +40,12 @@ def nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
         ([*JPEG, "--option", "qualty=9"], "qualty"),
         ([*JPEG, "--option", "quality"], "key=value"),
         ([*JPEG, "--option", "quality=["], "'quality=['"),
+        ([*JPEG, "--option", "quality=" + "[" * 5000], "quality"),
+        ([*JPEG, "--option", "\x1b[31m=5"], r"\x1b[31m"),
+        ([*JPEG, "--listen", "\x1b[31m:1"], r"\x1b[31m"),
+        (["--reward", "built_never:Exits"], "cannot be built: SystemExit: 0"),
+        (["--reward", "built_never:Raises"], "cannot be built: RuntimeError: no GPU at all"),
+        (["--reward", "built_never:Imports"], "cannot be built: ModuleNotFoundError"),
         ([*JPEG, "--listen", "50051"], "host:port"),
         ([*JPEG, "--listen", "0.0.0.0:0"], "needs TLS"),
         ([*JPEG, "--listen", "[::]:0"], "needs TLS"),
@@ -57,6 +77,8 @@ def test_what_cannot_work_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "built_never.py").write_text(BUILT_NEVER)
     (tmp_path / "text").write_text("not PEM")
     (tmp_path / "empty").touch()
     assert main(arguments) == 1
@@ -76,5 +98,8 @@ def test_an_empty_token_is_no_open_door(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_what_is_no_number_is_refused_as_none(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*JPEG, option, "10**9"])
-    assert ended.value.code == 2
-    assert "'10**9' is not a" in capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 1
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+    assert "'10**9' is not a" in line
