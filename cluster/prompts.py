@@ -57,7 +57,10 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
 # By what a file holds, not by its name: a config asks for its list again and again, and 100,000 prompts take seconds.
 @lru_cache(maxsize=4)
 def _parse(data: bytes, json_lines: bool) -> tuple[Prompt, ...]:
-    numbered = [(number, line.strip()) for number, line in enumerate(lines(decode(data)), 1) if line.strip()]
+    text = decode(data)
+    if _is_json_array(text):
+        raise ValueError("it is one JSON array; write each of its elements on a line of its own (JSON lines)")
+    numbered = [(number, line.strip()) for number, line in enumerate(lines(text), 1) if line.strip()]
     read = _of_json if json_lines or _looks_like_json(numbered) else Prompt
     return tuple(_checked(number, line, read) for number, line in numbered)
 
@@ -75,6 +78,13 @@ def _checked(number: int, line: str, read: Callable[[str], Prompt]) -> Prompt:
     if odd := _ODD.search(prompt):
         raise ValueError(f"line {number} holds the character {odd[0]!r}, which no prompt needs; remove it")
     return prompt
+
+
+def _is_json_array(text: str) -> bool:
+    try:
+        return text.lstrip().startswith("[") and isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _looks_like_json(numbered: Sequence[tuple[int, str]]) -> bool:

@@ -25,6 +25,9 @@ def decode(data: bytes) -> str:
     for mark, name in _MARKS.items():
         if data.startswith(mark):
             raise ValueError(f"it is {name}, not UTF-8; save it as UTF-8, or convert it: iconv -f {name} -t UTF-8")
+    for name, half in (("UTF-16LE", data[1::2]), ("UTF-16BE", data[::2])):
+        if half.count(0) * 2 > len(half):  # what letters of ours have there
+            raise ValueError(f"it looks like {name}, not UTF-8; convert it: iconv -f {name} -t UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
