@@ -30,7 +30,9 @@ def lock(folder: Path) -> TextIO:
     """
     path = folder / NAME
     while True:
-        file = path.open("a+", encoding="utf-8")  # NFS locks only what is open for writing
+        # NFS locks only what is open for writing; and what a link leads to is not ours to write into.
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file = os.fdopen(descriptor, "a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -62,7 +62,7 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
         help=f"continue the run in this folder; of its settings only {', '.join(_CHANGEABLE)} may be given anew",
     )
     args = parser.parse_args(arguments)
-    console = Console()
+    console = Console(emoji=False)  # `a:b:` is a name like others
     run, status, last = None, 0, ""
     handler = RichHandler(console=console, show_path=False)
     handler.setFormatter(ShownFormatter("%(message)s"))

@@ -37,6 +37,7 @@ from cluster.rollouts import Rollout
 from cluster.tensorboard import EventFile
 
 log = logging.getLogger(__name__)
+_METRICS = pa.schema({"iteration": pa.int64(), "name": pa.string(), "value": pa.float64(), "time": pa.float64()})
 
 
 class RunDirectory:
@@ -172,6 +173,9 @@ class RunDirectory:
         """All metrics so far: (iteration, value) by name, in order; a torn part costs a warning."""
         series: dict[str, list[tuple[int, float]]] = {}
         for table in self._metrics.read():
+            if not table.schema.equals(_METRICS):
+                log.warning("A part of %s holds something else than metrics and was passed over.", self._metrics.folder)
+                continue
             for row in table.to_pylist():
                 series.setdefault(row["name"], []).append((row["iteration"], row["value"]))
         return series
@@ -218,9 +222,9 @@ def _metrics(iteration: int, metrics: Mapping[str, float]) -> pa.Table:
         [float(v) for v in metrics.values()],
         [time.time()] * len(metrics),
     ]
-    types = (pa.int64(), pa.string(), pa.float64(), pa.float64())
-    columns = [pa.array(values, kind) for values, kind in zip(rows, types, strict=True)]
-    return pa.table(columns, names=["iteration", "name", "value", "time"])
+    return pa.table(
+        [pa.array(values, field.type) for values, field in zip(rows, _METRICS, strict=True)], schema=_METRICS
+    )
 
 
 def _samples(iteration: int, splits: Mapping[str, Sequence[Rollout]]) -> pa.Table:

@@ -29,6 +29,8 @@ from shapes import PIPELINE
 
 
 def _absolute(path: str) -> str:
+    if "\0" in path:
+        raise ValueError(f"{path!r} is not the path of a folder")
     return str(Path(os.path.expanduser(path)).absolute())
 
 

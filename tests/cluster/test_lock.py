@@ -32,6 +32,14 @@ def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) ->
     lock.lock(tmp_path).close()
 
 
+def test_what_a_link_leads_to_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "of_others").write_text("theirs")
+    (tmp_path / lock.NAME).symlink_to(tmp_path / "of_others")
+    with pytest.raises(OSError, match="symbolic links"):
+        lock.lock(tmp_path)
+    assert (tmp_path / "of_others").read_text() == "theirs"
+
+
 def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

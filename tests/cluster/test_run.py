@@ -71,6 +71,7 @@ def refuse(capsys: pytest.CaptureFixture[str]) -> Refuse:
         ("prompts.train=missing.txt", "missing.txt"),
         ("learner.lr=[", "learner.lr"),
         ("no-such.yaml", "no-such.yaml"),
+        ('folder="a\\0b"', "folder"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_starts(
@@ -242,6 +243,12 @@ def test_a_run_that_starts_says_what_it_will_do(base: list[str], capsys: pytest.
     output = capsys.readouterr().out
     for words in ("7 iterations of ppod", "3 prompts x 4 samples = 12 images", "requests of 4", "2 sampler(s)"):
         assert words in output
+
+
+def test_a_name_is_shown_as_it_is(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Placed):
+        main(*base, "name='a:b: [red]x'")
+    assert "/a:b: [red]x: " in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -69,6 +69,14 @@ def test_metrics_read_back_in_order_whatever_the_order_of_writing(run: RunDirect
     assert run.metrics() == {"loss": [(0, 1.0), (2, 0.5), (10, 0.25)], "late": [(10, 1.0)]}
 
 
+def test_a_part_that_holds_something_else_costs_a_warning(run: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    run.record(0, {"loss": 1.0}, {})
+    for number, table in enumerate((pa.table({"x": [1]}), pa.table({"iteration": ["a"], "name": [5]})), 1):
+        pq.write_table(table, run.path / "metrics.parquet" / f"{number:06d}.parquet")
+    assert run.metrics() == {"loss": [(0, 1.0)]}
+    assert "something else than metrics" in caplog.text
+
+
 def test_every_sample_is_recorded_with_what_it_takes_to_draw_it_again(run: RunDirectory) -> None:
     run.record(1, {"loss": 1.0}, splits(score=0.5))
     expected = [
