@@ -19,7 +19,8 @@ _LONGEST = 1500  # characters
 def sentence(error: BaseException, folder: Path | None = None) -> str:
     """What went wrong, on one line that a terminal shows as it is.
 
-    Messages of our own exceptions are sentences already. Of any other the type is named, and where its traceback is.
+    Messages of our own exceptions are sentences already. Of any other the type is named, unless its message reads like
+    a sentence of ours, and the traceback is kept.
 
     Args:
         error: What was raised.
@@ -29,7 +30,11 @@ def sentence(error: BaseException, folder: Path | None = None) -> str:
     if isinstance(cause, SystemExit):
         return _line(f"Something that the run loaded ended the process with sys.exit({cause.code!r}); it must not.")
     message = str(cause)
-    if type(cause).__module__.split(".")[0] in _OURS or _is_sentence(message):
+    if type(cause).__module__.split(".")[0] in _OURS:
+        return _line(message)
+    if _is_sentence(message):
+        if folder is not None:
+            _keep(error, folder)
         return _line(message)
     if isinstance(cause, RayActorError):
         return _line(f"An actor was lost: {message}")
