@@ -18,7 +18,9 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         "shapes", description="Folder or hub name of a diffusers pipeline; 'shapes' is the embedded one."
     )
     variant: str | None = Field(
-        None, description="Which of the model's sets of weights, such as fp16; null: the one without a name."
+        None,
+        min_length=1,
+        description="Which of the model's sets of weights, such as fp16; null: the one without a name.",
     )
     init_lora: str | None = Field(
         None,

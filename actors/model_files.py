@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 _POINTER = b"version https://git-lfs"
 
@@ -124,6 +124,10 @@ def _files(folder: Path, stem: str, suffix: str, variant: str | None) -> list[Pa
         places = read_json(index).get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise ValueError(f"The model's {index} does not say which file holds which weight; download it again.")
+        if not isinstance(read_json(index).get("metadata"), dict):
+            raise ValueError(
+                f"The model's {index} has no metadata, without which diffusers reads none; download it again."
+            )
         shards = sorted(set(places.values()))
         if missing := [name for name in shards if not (folder / name).is_file()]:
             raise FileNotFoundError(
@@ -142,7 +146,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
                 return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         state = torch.load(file, map_location="meta", weights_only=True)
         return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
-    except (SafetensorError, OSError, RuntimeError, AttributeError, EOFError, ValueError) as error:
+    except Exception as error:  # whatever readers of files that are something else stumble over
         reason = " ".join(str(error).split())
         raise ValueError(
             f"The model's weights {file} cannot be read ({reason}); download or save the model again."

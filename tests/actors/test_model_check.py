@@ -233,10 +233,17 @@ def test_an_index_that_names_no_class_is_refused(folder: Path, entry: Any) -> No
     refused(folder, f"{folder} needs a UNet2DConditionModel as its unet")
 
 
-@pytest.mark.parametrize("text", ["[1]", "{}", '{"weight_map": [1]}', '{"weight_map": {"a": 5}}'])
+@pytest.mark.parametrize("data", [b"<html>not found</html>", b"\x80\x02]q\x00.", bytes(100)])
+def test_an_old_file_that_is_something_else_is_refused(folder: Path, data: bytes) -> None:
+    (folder / UNET).unlink()
+    (folder / UNET).with_suffix(".bin").write_bytes(data)
+    refused(folder, "cannot be read")
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"weight_map": {}}', '{"weight_map": [1]}', '{"weight_map": {"a": 5}}'])
 def test_an_index_of_shards_that_says_nothing_is_refused(folder: Path, text: str) -> None:
     (folder / UNET).with_suffix(".safetensors.index.json").write_text(text)
-    refused(folder, "which file holds which weight|by name")
+    refused(folder, "which file holds which weight|by name|no metadata")
 
 
 @pytest.mark.parametrize(

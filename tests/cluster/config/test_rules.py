@@ -20,6 +20,7 @@ from cluster.config import ConfigError, load_config, load_words
         ("seed=-1", "'seed'"),
         ("learner.betas=[1.5,-2]", "'learner.betas.0'"),
         ("learner.betas=[0.9]", "learner.betas.1"),
+        ("policy.variant=''", "'policy.variant'"),
         ("policy.lora_rank=9223372036854775807", "'policy.lora_rank'"),
         ("policy.lora_alpha=9223372036854775807", "'policy.lora_alpha'"),
         ("learner.lr=.inf", "'learner.lr' is inf"),
