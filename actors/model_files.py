@@ -143,11 +143,21 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
-                return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-        state = torch.load(file, map_location="meta", weights_only=True)
-        return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+                slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            whole = {name for name, part in slices.items() if "F" not in part.get_dtype()}  # F32, BF16, F8_E4M3
+        else:
+            state = torch.load(file, map_location="meta", weights_only=True)
+            shapes = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+            whole = {name for name in shapes if not state[name].is_floating_point()}
     except Exception as error:  # whatever readers of files that are something else stumble over
         reason = " ".join(str(error).split())
         raise ValueError(
             f"The model's weights {file} cannot be read ({reason}); download or save the model again."
         ) from error
+    if quantised := sorted(name for name in whole if not name.endswith("position_ids")):
+        raise ValueError(
+            f"The model's weights {file} hold whole numbers as {quantised[0]}; quantised weights are not known, so take "
+            "those in float32, bfloat16 or float16."
+        )
+    return shapes

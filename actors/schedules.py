@@ -8,6 +8,7 @@ where the chain ends) and a solver. Only the first is read, with the defaults of
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -55,7 +56,7 @@ def read_scheduler(model: str) -> SchedulerMixin:
             f"The model {model} has a scheduler whose num_train_timesteps is {str(total)[:40]}; it is a number from 1 "
             f"to {_MOST_TIMESTEPS:,}."
         )
-    name = values.get("_class_name")
+    name: Any = values.get("_class_name")
     _check_class(model, name)
     # Stable Diffusion's pipeline sets this offset on every scheduler whose config has another one.
     offset = {"steps_offset": 1} if "steps_offset" in _parameters(getattr(diffusers, name)) else {}

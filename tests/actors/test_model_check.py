@@ -102,8 +102,18 @@ def widen(tensors: dict[str, torch.Tensor]) -> None:
     tensors["conv_in.weight"] = torch.zeros(9, 4, 3, 3)
 
 
+def quantise(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["conv_in.weight"] = tensors["conv_in.weight"].to(torch.int8)
+
+
 @pytest.mark.parametrize(
-    ("damage", "said"), [(drop, "lack conv_in"), (add, "conv_extra"), (widen, "another shape of conv_in")]
+    ("damage", "said"),
+    [
+        (drop, "lack conv_in"),
+        (add, "conv_extra"),
+        (widen, "another shape of conv_in"),
+        (quantise, "whole numbers as conv_in"),
+    ],
 )
 def test_weights_that_are_not_those_of_the_config_are_refused(folder: Path, damage: Callable, said: str) -> None:
     tensors = load_file(folder / UNET)
