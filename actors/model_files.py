@@ -157,7 +157,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         ) from error
     if quantised := sorted(name for name in whole if not name.endswith("position_ids")):
         raise ValueError(
-            f"The model's weights {file} hold whole numbers as {quantised[0]}; quantised weights are not known, take those "
-            "in float32, bfloat16 or float16."
+            f"The model's weights {file} hold whole numbers as {quantised[0]}; quantised weights are not known, take "
+            "those in float32, bfloat16 or float16."
         )
     return shapes
