@@ -21,6 +21,7 @@ import time
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -125,7 +126,11 @@ class RunDirectory:
             self._unsaved = False
 
     def release(self) -> None:
-        """Let other drivers have the folder; if no run has begun, it is gone."""
+        """Let other drivers have the folder, and whoever owns its disk; if no run has begun, it is gone."""
+        if self._events is not None:
+            with suppress(OSError):  # of a disk that is full, which has been said
+                self._events.close()
+            self._events = None
         if self._claim is not None:
             self._claim.release()
             self._claim = None

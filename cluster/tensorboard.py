@@ -39,6 +39,10 @@ class EventFile:
         png = Summary.Image(width=image.width, height=image.height, colorspace=3, encoded_image_string=data.getvalue())
         self._write(step, summary=Summary(value=[Summary.Value(tag=tag, image=png)]))
 
+    def close(self) -> None:
+        """Let the file go."""
+        self._writer.close()
+
     def _write(self, step: int, **content: Summary | SessionLog) -> None:
         self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
         self._writer.flush()

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -186,6 +187,13 @@ def test_tensorboard_has_the_figures_and_the_grids(run: RunDirectory) -> None:
     run.record(1, {"loss": 0.5, "reward/mean": 2.0}, splits())
     assert sorted(events(run)) == [(1, "loss"), (1, "reward/mean"), (1, "train")]
     assert (run.path / "images" / "train-000001.png").is_file()
+
+
+def test_a_folder_that_is_released_has_no_open_file(run: RunDirectory) -> None:
+    run.record(1, {"loss": 1.0}, {})
+    assert any(run.path in Path(file.path).parents for file in psutil.Process().open_files())
+    run.release()
+    assert not any(run.path in Path(file.path).parents for file in psutil.Process().open_files())
 
 
 def test_tensorboard_forgets_what_a_resumed_run_does_again(run: RunDirectory) -> None:
