@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,3 +50,11 @@ def nudge() -> Callable[[Policy], None]:
             parameter += size * torch.randn(parameter.shape, generator=generator)
 
     return move
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_are_heeded() -> None:
+    """Let Ctrl-C and hang-ups reach the commands that tests start, also where the tests run in the background."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:  # which children would inherit; a handler they do not
+            signal.signal(number, lambda number, frame: None)
