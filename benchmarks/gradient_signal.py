@@ -3,8 +3,8 @@
     python -m benchmarks.gradient_signal [config.yaml] [key=value ...]
 
 For each sampler step, the gradient of the preference loss at the pretrained model is computed on independent batches,
-and the mean cosine between them is printed: 1 is pure signal, 0 pure noise. Steps with a cosine near 0 only add noise to
-an update, which is why the embedded world trains the first two of its twelve.
+and the mean cosine between them is printed: 1 is pure signal, 0 pure noise. Steps whose cosine is near 0 only add noise
+to an update, which is why the embedded world trains the first two of its twelve.
 """
 
 from __future__ import annotations
