@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from actors.policy import Policy
 from actors.transitions import log_prob, make_transitions
 from learner.batch import Batch
-from learner.flow import Flow, FlowConfig
+from learner.flow_function import Flow, FlowConfig
 from shapes.networks import make_scheduler
 
 # One Gaussian and the mixture of docs/posteriors.md: (weight, mean, variance) of each component.

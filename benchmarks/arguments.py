@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.arguments import Parser
-from cluster.config import Config, ConfigError, load_words
+from cluster.config import Config, load_words
+from cluster.errors import ConfigError
 from cluster.text import shown
 
 

@@ -2,10 +2,10 @@
 
     python -m benchmarks.chaos [--faults 60] [--seed 0] [--out FILE.json]
 
-The faults (`benchmarks/faults.py`) come in random order to random victims, all drawn from the seed: each as soon as the
-run has recovered from the one before, which is when it has recorded an iteration that it had not; at a random moment,
-or in the middle of a start, a restoration, a publication, a checkpoint or an evaluation; some two at once. Three
-quarters strike a run on a cluster of three nodes, a quarter one of `cluster.local`. `failures.max_deaths` has its
+The faults (`tests/support/faults.py`) come in random order to random victims, all drawn from the seed: each as soon as
+the run has recovered from the one before, which is when it has recorded an iteration that it had not; at a random
+moment, or in the middle of a start, a restoration, a publication, a checkpoint or an evaluation; some two at once.
+Three quarters strike a run on a cluster of three nodes, a quarter one of `cluster.local`. `failures.max_deaths` has its
 default. At the end every prompt must have been trained on exactly once with the same scores, every iteration must be on
 record, and the last checkpoint (adapter, its average, optimizer, reward statistics) must be that of the undisturbed run
 bit by bit. Whenever a driver ends, nobody's actors may stay, and of a Ray of its own neither a process nor a file.
@@ -29,12 +29,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.faults import EVALUATES, FAULTS, WINDOWS, WORKER, Site, Stuck
-from benchmarks.nodes import Cluster
-from benchmarks.tiny import write_config
 from cluster.arguments import Parser
-from cluster.rundir import RunDirectory
+from cluster.records.reading import Records
 from learner import checkpoint
+from tests.support.faults import EVALUATES, FAULTS, WINDOWS, WORKER, Site, Stuck
+from tests.support.nodes import Cluster
+from tests.support.tiny import write_config
 
 # The same number of times in every window.
 ANYWHERE = (
@@ -67,7 +67,7 @@ LOCAL = ("driver killed", "driver: SIGTERM", "driver: Ctrl-C", "driver: terminal
 ON_A_CLUSTER = ("samplers.count=2", "reward_actors.count=2")
 PATIENCE = "failures.patience={room: 120, start: 120, sample: 10, score: 10, learn: 20}"
 
-# What strikes at once, and in which of `benchmarks.faults.WINDOWS`; `None` is any moment.
+# What strikes at once, and in which of `tests.support.faults.WINDOWS`; `None` is any moment.
 Blow = tuple[tuple[str, ...], str | None]
 
 
@@ -76,7 +76,7 @@ class Fault:
     """One blow, as drawn: one fault, or two at once."""
 
     kinds: tuple[str, ...]
-    window: str | None  # of `benchmarks.faults.WINDOWS`, or any moment
+    window: str | None  # of `tests.support.faults.WINDOWS`, or any moment
     after: int  # iterations that are to be recorded first
     delay: float  # seconds after that
     draw: float  # in [0, 1): chooses the victim
@@ -183,7 +183,7 @@ def iterations_for(faults: Sequence[Fault]) -> int:
     return sum(fault.after + 3 + EVALUATES * (fault.window == "evaluation") for fault in faults) + 10
 
 
-def differences(expected: RunDirectory, found: RunDirectory, iterations: int) -> list[str]:
+def differences(expected: Records, found: Records, iterations: int) -> list[str]:
     """In which sentences a run differs from another; none if nothing was lost, doubled or changed."""
     said = []
     ours, theirs = expected.metrics(), found.metrics()
@@ -205,13 +205,13 @@ def differences(expected: RunDirectory, found: RunDirectory, iterations: int) ->
     return said
 
 
-def _state(run: RunDirectory) -> dict[str, str]:
+def _state(run: Records) -> dict[str, str]:
     """Checksums of the last checkpoint's files, by name."""
     manifest = checkpoint.newest(run.checkpoints) / "manifest.json"
     return json.loads(manifest.read_text())["sha256"]
 
 
-def _samples(run: RunDirectory) -> Counter[tuple]:
+def _samples(run: Records) -> Counter[tuple]:
     rows = pq.read_table(run.path / "samples.parquet").to_pylist()
     return Counter(tuple(row.values()) for row in rows)
 
@@ -221,7 +221,7 @@ def compare(
 ) -> tuple[list[Recovery], list[str], dict[str, float]]:
     """Carry a run out twice, in peace and under faults; returns what each cost, what differs, and the seconds."""
     config, iterations = write_config(folder), iterations_for(faults)
-    expected, found = RunDirectory(folder / "undisturbed"), RunDirectory(folder / "disturbed")
+    expected, found = Records(folder / "undisturbed"), Records(folder / "disturbed")
     started = time.monotonic()
     undisturbed(cluster, config, expected.path, iterations)
     peace = time.monotonic() - started

@@ -19,7 +19,7 @@ from actors.policy import Policy
 from actors.rollout import rollout
 from benchmarks.arguments import parse_config
 from cluster.prompts import make_requests, read_prompts
-from learner.batch import join
+from learner.batch import collate
 from learner.objectives.objective import Part
 from rewards.actor import RewardActor
 
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         scored = [rewards.score(pixels, r.prompts) for (pixels, _), r in zip(sampled, requests, strict=True)]
         values = np.concatenate([scores.values for scores in scored], axis=1)
         for name, scores in zip(scored[0].names, values, strict=True):
-            batch = join([trajectories for _, trajectories in sampled], scores / scores.std())
+            batch = collate([trajectories for _, trajectories in sampled], scores / scores.std())
             rows = []
             for column in range(len(steps)):
                 for parameter in policy.parameters:

@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cluster.arguments import Parser
-from cluster.rundir import RunDirectory
+from cluster.records.reading import Records
 
 _TITLES = {"train": "trained prompts, unseen seeds", "held_out": "held-out prompts"}
 
 
-def evaluations(run: RunDirectory) -> dict[tuple[str, str], tuple[float, float]]:
+def evaluations(run: Records) -> dict[tuple[str, str], tuple[float, float]]:
     """Before and after of each figure of a run's evaluations, by split and figure."""
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for name, values in run.metrics().items():
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status."""
     parser = Parser("benchmarks.main_job", "Print what runs of one configuration changed, as a table.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    runs = [RunDirectory(path) for path in parser.parse_args(arguments).runs]
+    runs = [Records(path) for path in parser.parse_args(arguments).runs]
     found = []
     for run in runs:
         if not run.metrics():

@@ -26,14 +26,14 @@ from actors.policy import Policy
 from actors.rollout import rollout
 from benchmarks.arguments import parse_config
 from cluster.config import Config
-from cluster.crew import dismiss, make_crew
-from cluster.display import Display
+from cluster.crew.crew import dismiss, make_crew
 from cluster.local import place
 from cluster.loop import train
 from cluster.prompts import make_requests, prompts_of, read_prompts
-from cluster.rundir import RunDirectory
-from cluster.telemetry import Telemetry
-from learner.batch import join
+from cluster.records.display import Display
+from cluster.records.rundir import RunDirectory
+from cluster.records.telemetry import Telemetry
+from learner.batch import collate
 from learner.learner import Learner
 from rewards.actor import RewardActor
 from rewards.combine import Combiner
@@ -70,7 +70,7 @@ def plain_loop(config: Config) -> float:
         joined = np.concatenate([score.values for score in scores], axis=1)
         asked = [prompt for stored in trajectories for prompt in stored.prompts]
         combined = combiner.combine(dict(zip(scores[0].names, joined, strict=True)), asked)
-        learner.step(join(trajectories, combined.rewards))
+        learner.step(collate(trajectories, combined.rewards))
         times.append(time.perf_counter())
     return statistics.median(np.diff(times[1:]))
 

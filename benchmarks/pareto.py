@@ -18,7 +18,7 @@ from rich.table import Table
 
 from cluster.arguments import Parser
 from cluster.config import Config, read_config
-from cluster.rundir import RunDirectory
+from cluster.records.reading import Records
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.subsample import Strata
 
@@ -40,7 +40,7 @@ def queries_per_image(config: Config) -> int:
 
 def series(folder: Path, reward: str) -> tuple[str, np.ndarray]:
     """The objective of a run, and `(evaluations, 2 + figures)`: reward queries, reward, gold, diversity, distance."""
-    config, found = read_config(folder / "config.yaml"), RunDirectory(folder).metrics()
+    config, found = read_config(folder / "config.yaml"), Records(folder).metrics()
     columns = {name: dict(found.get(f"eval/train/{name}", [])) for name in (reward, *FIGURES)}
     queries = config.batch_size * queries_per_image(config)
     rows = [

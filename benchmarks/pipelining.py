@@ -28,13 +28,13 @@ from rich.console import Console
 from actors.trajectories import Weights
 from cluster.arguments import Parser
 from cluster.config import Config, load_config
-from cluster.crew import Crew, dismiss
-from cluster.display import Display
-from cluster.learner_group import LearnerGroup
+from cluster.crew.crew import Crew, dismiss
+from cluster.crew.learner_group import LearnerGroup
+from cluster.crew.pool import Pool
+from cluster.crew.weights import WeightStore
 from cluster.loop import train
-from cluster.pool import Pool
-from cluster.rundir import RunDirectory
-from cluster.weights import WeightStore
+from cluster.records.display import Display
+from cluster.records.rundir import RunDirectory
 from learner.learner import Update
 from rewards.reward import Scores
 

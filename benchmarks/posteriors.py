@@ -30,7 +30,7 @@ from benchmarks.analytic_world import (
     tilted,
 )
 from cluster.arguments import Parser
-from learner.flow import FlowConfig
+from learner.flow_function import FlowConfig
 from learner.learner import Learner, LearnerConfig
 from learner.objectives.dag_db import DAGDB
 from learner.objectives.objective import Objective

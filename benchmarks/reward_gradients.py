@@ -20,13 +20,13 @@ import torch
 from actors.policy import Policy
 from actors.rollout import rollout
 from benchmarks.arguments import parse_config
+from cluster.crew.placement import reward_names
+from cluster.crew.remote_reward import RemoteReward
 from cluster.local import place
-from cluster.placement import reward_names
 from cluster.prompts import make_requests, read_prompts
-from cluster.remote_reward import RemoteReward
-from learner.batch import join
-from learner.guidance import RewardModel
+from learner.batch import collate
 from learner.learner import Learner
+from learner.reward_gradient import RewardModel
 from rewards.actor import RewardActor
 from rewards.weighted import WeightedSum
 
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     times = {name: [] for name in ways}
     for _ in range(UPDATES):
         for name, learner in learners.items():
-            times[name].append(_timed(partial(learner.step, join([trajectories], scores))))
+            times[name].append(_timed(partial(learner.step, collate([trajectories], scores))))
     for name, found in times.items():
         print(f"{name:8s} an update of {len(request.prompts)} samples: {statistics.median(found):.2f} s")
     ray.shutdown()

@@ -28,15 +28,15 @@ from ray._private.internal_api import node_stats
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.tiny import write_config
 from cluster.arguments import Parser
 from cluster.config import load_config
-from cluster.crew import dismiss, make_crew
-from cluster.display import Display
+from cluster.crew.crew import dismiss, make_crew
 from cluster.local import place
 from cluster.loop import train
-from cluster.rundir import RunDirectory
-from cluster.telemetry import Telemetry
+from cluster.records.display import Display
+from cluster.records.rundir import RunDirectory
+from cluster.records.telemetry import Telemetry
+from tests.support.tiny import write_config
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

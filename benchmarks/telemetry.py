@@ -22,7 +22,7 @@ import ray
 
 from benchmarks.overhead import short_run, whole_loop
 from cluster.config import Config
-from cluster.telemetry import Telemetry
+from cluster.records.telemetry import Telemetry
 
 ITERATIONS = 8
 ROUNDS = 3
@@ -36,7 +36,7 @@ def seconds_an_iteration(config: Config, watched: bool) -> float:
         stack.enter_context(mock.patch("ray.init", lambda **given: start(**given | {"include_dashboard": watched})))
         if watched:
             return whole_loop(config, _scraped)
-        stack.enter_context(mock.patch("cluster.rundir.EventFile"))
+        stack.enter_context(mock.patch("cluster.records.rundir.EventFile"))
         return whole_loop(config)
 
 

@@ -1,4 +1,4 @@
-"""The one sentence that a command ends with, whoever raised: the driver, an actor, the user's code or Ray."""
+"""What `cluster` raises, and the one sentence that a command ends with, whoever raised: the driver, an actor, Ray."""
 
 from __future__ import annotations
 
@@ -7,13 +7,49 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from ray.exceptions import RayActorError, RayTaskError
-
 from cluster.text import shown
 
 _OURS = ("actors", "cluster", "learner", "rewards", "shapes")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 1500  # characters
+
+
+class ConfigError(Exception):
+    """A configuration that cannot work; the message is one sentence for the user.
+
+    Control characters in it are written out, and words that nobody reads to their end are cut.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-50:]}", shown(sentence)))
+
+
+class StartError(RuntimeError):
+    """An actor that cannot be started; the message is one sentence for the user."""
+
+
+class DoesNotFit(StartError):
+    """The cluster has no room; the message is one sentence for the user."""
+
+
+class ActorsLost(RuntimeError):
+    """Actors died more often than the run allows."""
+
+
+class Hung(RuntimeError):
+    """Something without which nothing goes on does not answer."""
+
+
+class RunStopped(RuntimeError):
+    """The run cannot go on; the message is one sentence for the user."""
+
+
+class Locked(Exception):
+    """Another driver is at work in the folder; the message is one sentence for the user."""
+
+
+class WriteError(OSError):
+    """A file that could not be written; the message is one sentence for the user."""
 
 
 def sentence(error: BaseException, folder: Path | None = None) -> str:
@@ -26,6 +62,8 @@ def sentence(error: BaseException, folder: Path | None = None) -> str:
         error: What was raised.
         folder: Of the run, for the traceback; `None` where there is no run yet.
     """
+    from ray.exceptions import RayActorError, RayTaskError  # not above: who only reads runs needs no Ray
+
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, SystemExit):
         return _line(f"Something that the run loaded ended the process with sys.exit({cause.code!r}); it must not.")

@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import ray
+from PIL import Image
 
 from actors.trajectories import EVALUATION, Request
-from cluster.batches import Progress, unseen
 from cluster.config import Config
-from cluster.metrics import finite_mean
 from cluster.prompts import make_requests, read_prompts
-from cluster.rollouts import Rollout, Rollouts
+from cluster.records.metrics import finite_mean
+from cluster.records.pictures import grid
+from cluster.sources.batches import Progress, unseen
+from cluster.sources.rollouts import Rollout, Rollouts
 
 
 def evaluate(
@@ -152,3 +154,23 @@ def mean_pairwise_distance(features: np.ndarray) -> float:
     """Mean Euclidean distance over all pairs of rows of `(n, D)`, n at least 2."""
     rows, columns = np.triu_indices(len(features), k=1)
     return float(np.linalg.norm(features[rows] - features[columns], axis=1).mean())
+
+
+def sample_grid(rollouts: Sequence[Rollout], rows: int = 12, columns: int = 8) -> Image.Image:
+    """The grid of the first samples of the first prompts of an evaluation; fetches only the rollouts that it shows."""
+    cells: dict[tuple[int, int], np.ndarray] = {}
+    prompts: dict[int, str] = {}
+    for rollout in rollouts:
+        request = rollout.request
+        shown = [
+            (i, (prompt, sample))
+            for i, (prompt, sample) in enumerate(zip(request.prompt_index, request.sample_index, strict=True))
+            if prompt < rows and sample < columns
+        ]
+        if shown:
+            pixels = ray.get(rollout.pixels)
+            cells |= {place: pixels[i] for i, place in shown}
+            prompts |= {place[0]: request.prompts[i] for i, place in shown}
+    size = max(column for _, column in cells) + 1
+    sheet = np.stack([np.stack([cells[row, column] for column in range(size)]) for row in sorted(prompts)])
+    return grid(sheet, [prompts[row] for row in sorted(prompts)])

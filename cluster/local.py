@@ -16,10 +16,10 @@ import ray
 import torch
 
 from cluster.config import Config
-from cluster.environments import StartError
-from cluster.fit import UNITS
-from cluster.janitor import session_folder
-from cluster.placement import Placement
+from cluster.crew.capacity import UNITS
+from cluster.crew.janitor import session_folder
+from cluster.crew.placement import Placement
+from cluster.errors import StartError
 from cluster.run import main
 from cluster.stopping import abandon, beginning
 

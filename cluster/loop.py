@@ -13,27 +13,22 @@ import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError
 
-from cluster.batches import Batches
 from cluster.config import Config
-from cluster.crew import Crew
-from cluster.display import Display
-from cluster.evaluate import evaluate, features
-from cluster.first_pictures import check_rewards
-from cluster.learner_group import Hung
-from cluster.metrics import iteration_metrics, pool_metrics, span_metrics
-from cluster.pictures import sample_grid
-from cluster.rollouts import Rollouts
-from cluster.rundir import RunDirectory
+from cluster.crew.crew import Crew
+from cluster.errors import Hung, RunStopped
+from cluster.evaluate import evaluate, features, sample_grid
+from cluster.records.display import Display
+from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
+from cluster.records.rundir import RunDirectory
+from cluster.records.watch import Watch
+from cluster.sources.batches import Batches
+from cluster.sources.first_pictures import check_rewards
+from cluster.sources.rollouts import Rollouts
 from cluster.stopping import Stopped, at_once
-from cluster.watch import Watch
 from learner import checkpoint
 from rewards.combine import Combiner
 
 log = logging.getLogger(__name__)
-
-
-class RunStopped(RuntimeError):
-    """The run cannot go on; the message is one sentence for the user."""
 
 
 def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> None:

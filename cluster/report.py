@@ -18,11 +18,11 @@ import yaml
 from PIL import Image
 
 from cluster.arguments import Parser
-from cluster.curves import Series, draw
-from cluster.files import WriteError, replacing
-from cluster.given import CONFIG
-from cluster.pictures import before_after
-from cluster.rundir import RunDirectory
+from cluster.errors import WriteError
+from cluster.records.curves import Series, draw
+from cluster.records.files import replacing
+from cluster.records.pictures import before_after
+from cluster.records.reading import CONFIG, Records
 from cluster.text import figure, shown
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ _PAGE = jinja2.Template(
 )
 
 
-def write_report(run: RunDirectory) -> Path:
+def write_report(run: Records) -> Path:
     """Write the page of a run, finished or not; returns its path."""
     text = (run.path / CONFIG).read_text(encoding="utf-8", errors="backslashreplace")
     series = run.metrics()
@@ -103,7 +103,7 @@ def _rows(series: Series) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def _sheets(run: RunDirectory) -> list[tuple[str, bytes]]:
+def _sheets(run: Records) -> list[tuple[str, bytes]]:
     """The pictures of each split: its first grid beside its last one, or the only one; torn files are passed over."""
     grids: dict[str, dict[int, Path]] = {split: {} for split in _SPLITS}
     for path in (run.path / "images").glob("*-*.png"):
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: There is no run in {shown(str(path))} (no {CONFIG}).", file=sys.stderr)
             return 1
         try:
-            print(write_report(RunDirectory(path)))
+            print(write_report(Records(path)))
         except WriteError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -16,22 +16,19 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from cluster.arguments import Parser
-from cluster.config import Config, ConfigError, load_words
-from cluster.crew import assemble, dismiss, wait_for
-from cluster.display import Display
-from cluster.environments import StartError
-from cluster.errors import sentence
+from cluster.config import Config, load_words
+from cluster.crew.crew import assemble, dismiss, wait_for
+from cluster.crew.placement import Placement
+from cluster.errors import ActorsLost, ConfigError, Hung, StartError, sentence
 from cluster.evaluate import leaves_out
-from cluster.files import writable
-from cluster.given import CONFIG
-from cluster.learner_group import Hung
 from cluster.loop import train
-from cluster.placement import Placement
-from cluster.pool import ActorsLost
+from cluster.records.display import Display
+from cluster.records.files import writable
+from cluster.records.reading import CONFIG
+from cluster.records.rundir import RunDirectory
+from cluster.records.telemetry import Telemetry
 from cluster.report import write_report
-from cluster.rundir import RunDirectory
 from cluster.stopping import Stopped, at_once, check, deferred
-from cluster.telemetry import Telemetry
 from cluster.text import ShownFormatter, shown
 from learner import checkpoint
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cluster.config import Config, ConfigError
-from cluster.placement import Placement
-from cluster.reservation import on_cluster
+from cluster.config import Config
+from cluster.crew.placement import Placement
+from cluster.crew.reservation import on_cluster
+from cluster.errors import ConfigError
 from cluster.run import main
 
 

@@ -13,12 +13,11 @@ from actors.config import PolicyConfig
 from actors.policy import Policy
 from actors.trajectories import Trajectories, Weights
 from learner import checkpoint
-from learner.batch import join
-from learner.guidance import RewardModel
+from learner.batch import collate
 from learner.learner import Learner, LearnerConfig, Update
 from learner.objectives import ObjectiveConfig
-from learner.ranks import join as join_ranks
-from learner.ranks import listen
+from learner.ranks import join, listen
+from learner.reward_gradient import RewardModel
 
 
 class LearnerActor:
@@ -58,7 +57,7 @@ class LearnerActor:
         Raises:
             RankLost: If they did not all come.
         """
-        self._learner.ranks = join_ranks(rank, addresses, self._store or port, timeout, self._policy.device)
+        self._learner.ranks = join(rank, addresses, self._store or port, timeout, self._policy.device)
 
     def update(self, rewards: np.ndarray, *trajectories: Trajectories) -> tuple[Update, Weights | None]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.
@@ -70,7 +69,7 @@ class LearnerActor:
         Returns:
             What it did, and the weights; of several ranks the first alone gives them.
         """
-        update = self._learner.step(join(trajectories, rewards))
+        update = self._learner.step(collate(trajectories, rewards))
         return update, None if self._learner.ranks.rank else self._learner.weights()
 
     def weights(self, averaged: bool = False) -> Weights:

@@ -26,7 +26,7 @@ class Batch:
     version: int  # the oldest weights that acted
 
 
-def join(trajectories: Sequence[Trajectories], rewards: np.ndarray) -> Batch:
+def collate(trajectories: Sequence[Trajectories], rewards: np.ndarray) -> Batch:
     """Join rollouts in the order given; arrays from the object store are copied on the way.
 
     A sample of which a stored number is not finite is left out altogether: multiplied by a weight of 0 it would still

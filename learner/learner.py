@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field
 from actors.policy import Policy
 from actors.trajectories import Weights
 from learner.batch import Batch
-from learner.guidance import RewardModel
 from learner.objectives import Objective
 from learner.ranks import ALONE, Ranks
+from learner.reward_gradient import RewardModel
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 

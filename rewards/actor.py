@@ -69,7 +69,7 @@ class RewardActor:
                 failed[features] = str(error)
         return Scores(tuple(self._rewards), values, embedding, failed)
 
-    def judge(
+    def weighted_sum(
         self, images: np.ndarray, prompts: Sequence[str], weights: Mapping[str, float], gradient: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """The weighted sum of the rewards, each on its own scale, and its gradient where that is asked for.

@@ -45,7 +45,7 @@ class Aesthetic(ClipReward):
             )
         self.head = _load_head(checkpoint).to(self.device)
 
-    def judge(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_chunk(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.head(self.image_features(images))
 
 

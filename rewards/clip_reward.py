@@ -12,12 +12,12 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from rewards.batched import BatchedReward
+from rewards.chunked import ChunkedReward
 from rewards.preprocessing import normalise, short_side_crop
 
 
-class ClipReward(BatchedReward):
-    """A differentiable reward on a frozen CLIP; `judge` is all that the rewards differ in.
+class ClipReward(ChunkedReward):
+    """A differentiable reward on a frozen CLIP; `score_chunk` is all that the rewards differ in.
 
     Args:
         model: Folder or hub name of a CLIP model with its tokenizer, in transformers' format and safetensors.

@@ -21,5 +21,5 @@ class ClipScore(ClipReward):
     def __init__(self, model: str = "openai/clip-vit-large-patch14", **options: Any) -> None:
         super().__init__(model, **options)
 
-    def judge(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_chunk(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.agreement(images, prompts)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rewards.batched import BatchedReward
+from rewards.chunked import ChunkedReward
 from rewards.foreign import import_torchvision, load_weights, placeholder
 from rewards.preprocessing import long_side_pad, normalise
 
@@ -24,7 +24,7 @@ def import_package() -> None:
     import_module("hpsv2")
 
 
-class HPSv2(BatchedReward):
+class HPSv2(ChunkedReward):
     """Cosine between image and prompt in a CLIP that was fitted to human choices; about 0.2 to 0.35.
 
     Scores of the two versions cannot be compared, nor those of different prompts. Long side to 224 pixels, padded with
@@ -66,7 +66,7 @@ class HPSv2(BatchedReward):
         load_weights(self._model, weights["state_dict"], path)
         self._model.to(self.device).eval().requires_grad_(False)
 
-    def judge(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_chunk(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         text = self._model.encode_text(self._tokenize(list(prompts)).to(self.device), normalize=True)
         return (self._features(images) * text).sum(dim=1)
 

@@ -8,7 +8,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from rewards.batched import BatchedReward
+from rewards.chunked import ChunkedReward
 from rewards.foreign import import_torchvision, load_weights, placeholder
 from rewards.preprocessing import normalise, short_side_crop
 
@@ -28,7 +28,7 @@ def import_package() -> None:
     import_module("ImageReward")
 
 
-class ImageReward(BatchedReward):
+class ImageReward(ChunkedReward):
     """A BLIP that was fitted to comparisons of generated pictures; about standard normal over those of its paper.
 
     Short side to 224 pixels, centre cut out, 35 tokens of the prompt.
@@ -70,7 +70,7 @@ class ImageReward(BatchedReward):
         load_weights(self._model, weights, path, unused=("blip.vision_proj.", "blip.text_proj."))
         self._model.to(self.device).eval().requires_grad_(False)
 
-    def judge(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_chunk(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         text = self._model.blip.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         ).to(self.device)

@@ -23,5 +23,5 @@ class PickScore(ClipReward):
     def __init__(self, model: str = "yuvalkirstain/PickScore_v1", **options: Any) -> None:
         super().__init__(model, **options)
 
-    def judge(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score_chunk(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return self.clip.logit_scale.float().exp() * self.agreement(images, prompts)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from actors.config import PolicyConfig
 from actors.policy import Policy
-from benchmarks.tiny import make_pipeline
+from tests.support.tiny import make_pipeline
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.
 settings.register_profile(

@@ -50,6 +50,37 @@ def test_files_have_at_most_400_lines(file: Path) -> None:
     assert len((ROOT / file).read_text().splitlines()) <= 400
 
 
+# What runs it, from the ground up: a room of `cluster` imports what stands before it, and no room after.
+ROOMS = (
+    "text",
+    "arguments",
+    "errors",
+    "prompts",
+    "stopping",
+    "config",
+    "crew",
+    "sources",
+    "records",
+    "evaluate",
+    "loop",
+    "report",
+    "run",
+    "local",
+    "train",
+)
+IN_CLUSTER = [file for file in FILES if file.parts[0] == "cluster" and file.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("file", IN_CLUSTER, ids=str)
+def test_no_room_of_cluster_looks_up(file: Path) -> None:
+    own = ROOMS.index(file.with_suffix("").parts[1])
+    seen = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "cluster":
+            seen.add(ROOMS.index([*node.module.split("."), node.names[0].name][1]))
+    assert all(room <= own for room in seen)
+
+
 def test_the_reader_of_imports_sees_every_form_of_them() -> None:
     source = "import a.b, c\nfrom d.e import f\nfrom . import g\ndef h():\n    from i import j\n    import k as l"
     assert imported_packages(source) == {"a", "c", "d", "i", "k"}

@@ -19,7 +19,6 @@ from cluster.config.schema import (
     RoleConfig,
     SamplersConfig,
 )
-from cluster.config.sentences import ConfigError
 
 __all__ = [
     "CheckpointConfig",

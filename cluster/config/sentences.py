@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from cluster.config.schema import Config, RewardConfig
-from cluster.text import shown
 from learner.objectives import ObjectiveConfig
 from rewards import REWARDS
 
@@ -21,16 +19,6 @@ _MISSING = {
     "prompts.train": "prompts.train (a text file, one prompt a line)",
     "rewards": "rewards (such as rewards: {clip: {weight: 1}}, or rewards: {mine: {kind: 'my_module:MyReward'}})",
 }
-
-
-class ConfigError(Exception):
-    """A configuration that cannot work; the message is one sentence for the user.
-
-    Control characters in it are written out, and words that nobody reads to their end are cut.
-    """
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(re.sub(r"\S{400,}", lambda word: f"{word[0][:100]}...{word[0][-50:]}", shown(sentence)))
 
 
 def of_details(details: Sequence[Any], settings: Mapping[str, Any]) -> str:

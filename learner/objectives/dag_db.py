@@ -23,9 +23,9 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.transitions import log_prob
 from learner.batch import Batch
-from learner.guidance import predicted_score
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.detailed_balance import DetailedBalance, DetailedBalanceConfig
+from learner.reward_gradient import predicted_score
 
 
 class DAGDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):

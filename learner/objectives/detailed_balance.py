@@ -14,11 +14,11 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
-from learner.flow import Flow, FlowConfig, make_flow
-from learner.guidance import RewardModel
+from learner.flow_function import Flow, FlowConfig, make_flow
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.objective import Objective, Part
 from learner.ranks import ALONE, Ranks
+from learner.reward_gradient import RewardModel
 from learner.subsample import Strata, split_samples
 
 

@@ -30,10 +30,10 @@ from torch import Tensor
 
 from actors.policy import Policy
 from learner.batch import Batch
-from learner.flow import FlowConfig
-from learner.guidance import reward_gradient
+from learner.flow_function import FlowConfig
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.detailed_balance import DetailedBalance, DetailedBalanceConfig
+from learner.reward_gradient import reward_gradient
 from learner.subsample import Strata
 
 

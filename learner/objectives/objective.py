@@ -13,9 +13,9 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
-from learner.flow import Flow
-from learner.guidance import RewardModel
+from learner.flow_function import Flow
 from learner.ranks import ALONE, Ranks
+from learner.reward_gradient import RewardModel
 
 
 @dataclass(frozen=True)

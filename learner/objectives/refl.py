@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field
 
 from actors.policy import Policy
 from learner.batch import Batch
-from learner.guidance import RewardModel
 from learner.objectives.objective import Objective, Part
 from learner.ranks import ALONE, Ranks
+from learner.reward_gradient import RewardModel
 from learner.subsample import split_samples
 
 

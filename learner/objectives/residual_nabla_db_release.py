@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from learner.flow import FlowConfig
+from learner.flow_function import FlowConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 
 

@@ -22,10 +22,10 @@ from grpc_reflection.v1alpha import reflection
 from rewards.reward import Reward
 from rewards.service import reward_pb2
 from rewards.service.admission import Admission, Closed, Full, Room
+from rewards.service.answering import Failed, answer, has_features
 from rewards.service.batching import Batcher
 from rewards.service.codec import QUESTIONS, SERVICE, Malformed, decode_images, encode_answers
 from rewards.service.connections import drop, unsent
-from rewards.service.judging import Failed, has_features, judge
 from rewards.service.limits import Limits
 from rewards.service.security import authorises
 from rewards.service.small import SmallMessages
@@ -69,7 +69,7 @@ class RewardServer:
         self._admission = Admission(self._limits.max_requests)
         self._room, self._replies = Room(self._limits.reply_bytes), set[asyncio.Task[None]]()
         self._batcher = Batcher(
-            partial(judge, self._reward),
+            partial(answer, self._reward),
             self._limits.max_images,
             self._limits.max_message_bytes,
             self._limits.max_wait,

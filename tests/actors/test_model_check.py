@@ -19,7 +19,7 @@ from actors.model_check import check_model
 from actors.policy import Policy
 from actors.rollout import noise, rollout
 from actors.trajectories import Request
-from benchmarks.tiny import make_pipeline
+from tests.support.tiny import make_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

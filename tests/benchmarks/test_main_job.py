@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.main_job import main
 from cluster.prompts import make_requests
-from cluster.rollouts import Rollout
-from cluster.rundir import RunDirectory
+from cluster.records.rundir import RunDirectory
+from cluster.sources.rollouts import Rollout
 
 Texts = pytest.CaptureFixture[str]
 

@@ -14,7 +14,7 @@ import torch
 from benchmarks import own_model
 from cluster.config import load_config
 from cluster.prompts import read_prompts
-from cluster.rundir import RunDirectory
+from cluster.records.reading import Records
 from rewards import make_reward
 
 
@@ -111,6 +111,6 @@ def test_the_pages_run_and_its_report(folder: Path, capfd: pytest.CaptureFixture
     own_model.main([str(folder), *small, "policy.device=cpu", "policy.steps=3", "evaluation.samples=2"])
     assert "named_colours: " in capfd.readouterr().out
     (run,) = (folder / "runs").iterdir()
-    assert "eval/train/named_colours" in RunDirectory(run).metrics()
+    assert "eval/train/named_colours" in Records(run).metrics()
     page = (run / "report.html").read_text()
     assert "named_colours" in page

@@ -11,8 +11,8 @@ import pytest
 import ray
 
 import cluster
-from benchmarks.nodes import Cluster
 from cluster.config import Config, load_config
+from tests.support.nodes import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from cluster.arguments import Parser
 
 ROOT = Path(__file__).parents[2]
-INTERNAL = {"cluster.janitor"}  # started by the driver, not typed
+INTERNAL = {"cluster.crew.janitor"}  # started by the driver, not typed
 PACKAGES = ("cluster", "benchmarks", "rewards", "shapes")
 COMMANDS = [
     module

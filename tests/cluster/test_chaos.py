@@ -19,8 +19,8 @@ from benchmarks.chaos import (
     make_cluster,
     plan,
 )
-from benchmarks.faults import WINDOWS
-from cluster.rundir import RunDirectory
+from cluster.records.reading import Records
+from tests.support.faults import WINDOWS
 
 ON_A_CLUSTER: list[Blow] = [
     (("sampler killed", "reward actor killed"), None),
@@ -57,7 +57,7 @@ def test_nothing_is_lost_doubled_or_changed_by_faults_of_every_kind(tmp_path: Pa
         recoveries, wrong, _ = compare(site, tmp_path, plan(ON_A_CLUSTER, seed=0))
     assert len(recoveries) == len(ON_A_CLUSTER)
     assert wrong == []
-    expected, found = RunDirectory(tmp_path / "undisturbed"), RunDirectory(tmp_path / "disturbed")
+    expected, found = Records(tmp_path / "undisturbed"), Records(tmp_path / "disturbed")
     next(iter((found.path / "samples.parquet").glob("*.parquet"))).unlink()
     assert differences(expected, found, len(expected.metrics()["loss"])) != []
 

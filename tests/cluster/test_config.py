@@ -10,7 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from cluster.config import Config, ConfigError, load_config
+from cluster.config import Config, load_config
+from cluster.errors import ConfigError
 from rewards.environments import FOLDER
 
 Make = Callable[..., Config]

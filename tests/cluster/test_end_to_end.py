@@ -20,13 +20,14 @@ from safetensors.numpy import load_file
 
 import cluster.loop
 from cluster.config import Config, load_config
-from cluster.crew import Crew, dismiss, make_crew
-from cluster.display import Display
-from cluster.loop import RunStopped, train
-from cluster.placement import Placement
+from cluster.crew.crew import Crew, dismiss, make_crew
+from cluster.crew.placement import Placement
+from cluster.errors import RunStopped
+from cluster.loop import train
 from cluster.prompts import make_requests
-from cluster.rollouts import Rollouts
-from cluster.rundir import RunDirectory
+from cluster.records.display import Display
+from cluster.records.rundir import RunDirectory
+from cluster.sources.rollouts import Rollouts
 from learner import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

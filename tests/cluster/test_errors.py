@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import RayTaskError
 
-from cluster.config import ConfigError
-from cluster.errors import sentence
+from cluster.errors import ConfigError, sentence
 from learner.learner import RatioError
 
 

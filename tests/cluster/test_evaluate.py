@@ -13,9 +13,17 @@ from scipy.stats import energy_distance
 
 from actors.trajectories import EVALUATION, Request
 from cluster.config import Config
-from cluster.evaluate import distance, diversity, evaluate, features, leaves_out, mean_pairwise_distance
+from cluster.evaluate import (
+    distance,
+    diversity,
+    evaluate,
+    features,
+    leaves_out,
+    mean_pairwise_distance,
+    sample_grid,
+)
 from cluster.prompts import make_requests
-from cluster.rollouts import Rollout
+from cluster.sources.rollouts import Rollout
 
 Make = Callable[..., Config]
 
@@ -244,3 +252,23 @@ def test_what_no_reward_could_judge_is_unknown_and_no_warning_of_numpy(config: C
     metrics, _ = evaluate(config, Unjudged(), 3)  # type: ignore[arg-type]
     assert math.isnan(metrics["eval/train/shapes_gold"])
     assert math.isfinite(metrics["eval/train/shapes_agreement"])
+
+
+@pytest.mark.parametrize("size", [2, 5, 12])
+def test_a_sample_grid_puts_requests_together_and_fetches_only_what_it_shows(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = make_requests(("p0", "p1", "p2", "p3"), 3, size, seed=0)
+    stored = {}  # images whose red says the prompt and whose green the sample, by number of the request
+    for number, asked in enumerate(requests):
+        stored[number] = np.zeros((len(asked.prompts), 8, 8, 3), np.uint8)
+        stored[number][..., 0] = 40 + 10 * np.array(asked.prompt_index)[:, None, None]
+        stored[number][..., 1] = 40 + 10 * np.array(asked.sample_index)[:, None, None]
+    rollouts = [Rollout(asked, 0, 0.0, 1.0, i, None, {}) for i, asked in enumerate(requests)]  # type: ignore[arg-type]
+    fetched: list[int] = []
+    monkeypatch.setattr("cluster.evaluate.ray.get", lambda number: fetched.append(number) or stored[number])
+    sheet = np.asarray(sample_grid(rollouts, rows=2, columns=2))
+    cells = {tuple((pixel[:2] - 40) // 10) for pixel in sheet[sheet[..., 2] == 0] if pixel[0] >= 40 <= pixel[1]}
+    assert cells == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    shown = {0, 1, 3, 4}  # samples in request order
+    assert sorted(fetched) == sorted({row // size for row in shown})

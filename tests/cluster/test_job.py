@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.nodes import Cluster
-from cluster.rundir import RunDirectory
-from cluster.telemetry import PHASES, exported_names
+from cluster.records.reading import Records
+from cluster.records.telemetry import PHASES, exported_names
 from learner import checkpoint
+from tests.support.nodes import Cluster
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def test_a_job_trains_exports_every_documented_metric_and_leaves_its_artefacts(
     assert {value for _, value in ours["ray_reinoise_restarts"]} == {0}
     for role in ("Sampler", "RewardActor", "LearnerActor"):
         assert any(name.startswith(f"ray::{role}") for name in processes)
-    run = RunDirectory(tmp_path / "whole")
+    run = Records(tmp_path / "whole")
     assert [iteration for iteration, _ in run.metrics()["loss"]] == [*range(1, 21)]
     assert checkpoint.verify(checkpoint.newest(run.checkpoints)) == 20
     assert (run.path / "report.html").is_file()
@@ -94,7 +94,7 @@ def test_a_stopped_job_leaves_a_checkpoint_and_says_how_to_go_on(submit: Submit,
     assert newest[1] == f"python -m cluster.train --resume {tmp_path}/stopped"
     done = checkpoint.verify(Path(newest[0]))
     assert done >= 7
-    assert [iteration for iteration, _ in RunDirectory(tmp_path / "stopped").metrics()["loss"]] == [*range(1, done + 1)]
+    assert [iteration for iteration, _ in Records(tmp_path / "stopped").metrics()["loss"]] == [*range(1, done + 1)]
 
 
 def test_a_client_without_the_token_is_refused(head: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.tiny import write_config
-from cluster.fit import UNITS, Demand, Node, fit
+from cluster.crew.capacity import UNITS, Demand, Node, fit
 from cluster.local import share_of_gpus
+from tests.support.tiny import write_config
 
 
 @given(st.integers(1, 8), st.integers(1, 40))

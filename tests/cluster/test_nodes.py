@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks.nodes import Cluster
-from cluster.rundir import RunDirectory
+from cluster.records.rundir import RunDirectory
 from learner import checkpoint
+from tests.support.nodes import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from cluster import report
 from cluster.config import Config
+from cluster.records.rundir import RunDirectory
 from cluster.report import write_report
-from cluster.rundir import RunDirectory
 
 Make = Callable[..., Config]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import cluster
-from cluster.rundir import RunDirectory
+from cluster.records.reading import Records
 from rewards.environments import build
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def test_one_reward_in_process_in_an_environment_of_its_own_and_over_grpc_agrees
     isolated = f"isolated: {{kind: shapes_agreement, weight: 0.0, environment: {apart}}}"
     ended = run(tiny_pipeline, tmp_path, f"grpc://127.0.0.1:{port_of(server)}", isolated)
     assert ended.returncode == 0, ended.stderr
-    metrics = RunDirectory(tmp_path / "run").metrics()
+    metrics = Records(tmp_path / "run").metrics()
     for split in ("train", "held_out"):
         here = dict(metrics[f"eval/{split}/shapes_agreement"])
         assert set(here) == {0, 1}

@@ -14,8 +14,8 @@ import pytest
 import cluster
 import cluster.run
 from cluster.config import Config
-from cluster.environments import StartError
-from cluster.rundir import RunDirectory
+from cluster.errors import StartError
+from cluster.records.rundir import RunDirectory
 from cluster.stopping import REQUESTS, Stopped, abandon
 from learner import checkpoint
 
@@ -365,7 +365,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
         run.record(6, {"loss": 1.0}, {})
 
     monkeypatch.setattr(cluster.run, "_supervise", record)
-    monkeypatch.setattr("cluster.parts.pq.write_table", full)
+    monkeypatch.setattr("cluster.records.parts.pq.write_table", full)
     assert main("--resume", str(run.path)) == 1
     assert capsys.readouterr().err.startswith(
         f"error: {run.path / 'samples.parquet'} cannot be written to: No space left on device; "

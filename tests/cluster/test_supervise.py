@@ -14,8 +14,8 @@ from ray.exceptions import RayActorError
 
 import cluster.run
 from cluster.config import Config
-from cluster.placement import Placement
-from cluster.rundir import RunDirectory
+from cluster.crew.placement import Placement
+from cluster.records.rundir import RunDirectory
 
 Scene = Callable[..., int]
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cluster import train
-from cluster.config import Config, ConfigError
-from cluster.placement import Placement
+from cluster.config import Config
+from cluster.crew.placement import Placement
+from cluster.errors import ConfigError
 
 PLACEMENT = Placement({}, {}, {})
 

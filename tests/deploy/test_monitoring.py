@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cluster.telemetry import COUNTERS, GAUGES, exported_names
+from cluster.records.telemetry import COUNTERS, GAUGES, exported_names
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "reinoise.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request
-from learner.batch import Batch, join
+from learner.batch import Batch, collate
 
 REWARDS = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4], np.float32)
 
@@ -24,6 +24,6 @@ def draw() -> Callable[..., Batch]:
             seed=0, iteration=iteration, prompts=("a red circle",) * 3 + ("two blue squares",) * 3,
             prompt_index=(0, 0, 0, 1, 1, 1), sample_index=(0, 1, 2) * 2, stored_steps=steps,
         )  # fmt: skip
-        return join([rollout(policy, request, version)[1]], REWARDS)
+        return collate([rollout(policy, request, version)[1]], REWARDS)
 
     return sample

@@ -19,7 +19,7 @@ from actors.config import PolicyConfig
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request
-from learner.batch import Batch, join
+from learner.batch import Batch, collate
 from learner.learner import Learner, LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.objective import Part
@@ -85,7 +85,7 @@ def draw(policy: Policy, iteration: int = 0) -> Batch:
     prompts = ("a red circle",) * 4 + ("two blue squares",) * 3
     request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, (0, 1, 2, 3, 0, 1, 2), (0, 1, 2, 3, 4))
     rewards = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4, np.nan], np.float32)
-    return join([rollout(policy, request, iteration)[1]], rewards)
+    return collate([rollout(policy, request, iteration)[1]], rewards)
 
 
 def gradients(start: Start, case: str, ranks: Ranks, kind: str) -> dict[str, Any]:

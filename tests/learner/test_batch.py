@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.trajectories import Trajectories
-from learner.batch import join
+from learner.batch import collate
 
 
 def rollout(first: int, samples: int, version: int = 0) -> Trajectories:
@@ -22,7 +22,7 @@ def rollout(first: int, samples: int, version: int = 0) -> Trajectories:
 
 
 def test_samples_keep_their_order_and_their_rewards() -> None:
-    batch = join([rollout(3, 3, version=6), rollout(0, 2, version=5)], np.array([30, 40, 50, 0, 10], np.float32))
+    batch = collate([rollout(3, 3, version=6), rollout(0, 2, version=5)], np.array([30, 40, 50, 0, 10], np.float32))
     assert batch.latents[:, 1, 0, 0, 0].tolist() == [3, 4, 5, 0, 1]
     assert batch.next_latents[:, 0, 0, 0, 0].tolist() == [3.5, 4.5, 5.5, 0.5, 1.5]
     assert batch.log_probs[:, 0].tolist() == pytest.approx([0.3, 0.4, 0.5, 0, 0.1])
@@ -37,7 +37,7 @@ def test_the_batch_is_a_copy_of_read_only_arrays() -> None:
     source, rewards = rollout(1, 2), np.ones(2, np.float32)
     for array in (source.latents, source.log_probs, source.steps, rewards):
         array.flags.writeable = False
-    batch = join([source], rewards)
+    batch = collate([source], rewards)
     for tensor in (batch.latents, batch.log_probs, batch.steps, batch.rewards):
         tensor.zero_()
     assert source.latents.min() == 1
@@ -47,12 +47,12 @@ def test_the_batch_is_a_copy_of_read_only_arrays() -> None:
 
 def test_rollouts_of_different_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="same sampler steps"):
-        join([rollout(0, 2), replace(rollout(2, 2), steps=np.array([0, 1]))], np.zeros(4, np.float32))
+        collate([rollout(0, 2), replace(rollout(2, 2), steps=np.array([0, 1]))], np.zeros(4, np.float32))
 
 
 def test_a_missing_reward_is_refused() -> None:
     with pytest.raises(ValueError, match="4 samples and 3 rewards"):
-        join([rollout(0, 4)], np.zeros(3, np.float32))
+        collate([rollout(0, 4)], np.zeros(3, np.float32))
 
 
 @pytest.mark.parametrize("field", ["latents", "next_latents", "log_probs"])
@@ -61,7 +61,7 @@ def test_a_sample_with_a_number_that_is_not_finite_is_left_out(field: str, value
     source = rollout(0, 4)
     damaged = getattr(source, field).copy()
     damaged[1].flat[0] = value
-    batch = join([replace(source, **{field: damaged}), rollout(4, 2)], np.arange(6, dtype=np.float32))
+    batch = collate([replace(source, **{field: damaged}), rollout(4, 2)], np.arange(6, dtype=np.float32))
     assert batch.rewards.tolist() == [0, 2, 3, 4, 5]
     assert batch.prompts == ("prompt 0", "prompt 2", "prompt 3", "prompt 4", "prompt 5")
     assert batch.groups.tolist() == [0, 1, 1, 2, 2]

@@ -13,7 +13,7 @@ from torch import Tensor
 from actors.policy import Policy
 from benchmarks.analytic_world import AnalyticPolicy, AnalyticReward, chain, draw, make_flow
 from learner.batch import Batch
-from learner.flow import FlowConfig
+from learner.flow_function import FlowConfig
 from learner.objectives.dag_db import DAGDB, DAGDBConfig
 from learner.objectives.objective import Part
 from learner.objectives.residual_db import ResidualDB, ResidualDBConfig

@@ -12,7 +12,7 @@ from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request, Trajectories
 from learner.actor import LearnerActor
-from learner.batch import join
+from learner.batch import collate
 from learner.checkpoint import CheckpointError, newest
 from learner.learner import Learner, LearnerConfig
 from learner.objectives.ppod import PPODConfig
@@ -42,7 +42,7 @@ def test_an_update_is_the_learner_on_the_joined_rollouts(policy_config: PolicyCo
     parts = trajectories(policy)
     update, weights = actor(policy_config).update(REWARDS, *parts)
     plain = Learner(OPTIMIZER, Policy.load(policy_config, 3), OBJECTIVE.build(), 3, iterations=4)
-    assert update.metrics == plain.step(join(parts, REWARDS)).metrics
+    assert update.metrics == plain.step(collate(parts, REWARDS)).metrics
     assert weights.checksum == plain.weights().checksum
     assert update.version == weights.version == 1
     assert not np.array_equal(weights.flat, actor(policy_config).weights().flat)

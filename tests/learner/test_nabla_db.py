@@ -17,7 +17,7 @@ from actors.transitions import log_prob, make_transitions
 from benchmarks.analytic_world import AnalyticPolicy, AnalyticReward, chain, make_flow
 from benchmarks.analytic_world import draw as draw_analytic
 from learner.batch import Batch
-from learner.flow import FlowConfig
+from learner.flow_function import FlowConfig
 from learner.learner import Learner, LearnerConfig
 from learner.objectives.nabla_db import NablaDB, NablaDBConfig, _predict
 from learner.objectives.objective import Part

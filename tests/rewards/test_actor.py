@@ -129,7 +129,7 @@ def test_features_of_the_wrong_shape_end_the_call(pixels: np.ndarray) -> None:
 
 def test_judging_reads_a_column_as_well(pixels: np.ndarray) -> None:
     images = to_images(pixels)
-    scores, gradients = RewardActor({"own": Own}).judge(images.numpy(), PROMPTS, {"own": 2.0}, True)
+    scores, gradients = RewardActor({"own": Own}).weighted_sum(images.numpy(), PROMPTS, {"own": 2.0}, True)
     np.testing.assert_allclose(scores, 2 * images.mean((1, 2, 3)), rtol=1e-6)
     assert gradients is not None
     np.testing.assert_allclose(gradients, 2 / images[0].numel(), rtol=1e-5)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.config import Config, ConfigError, load_config
+from cluster.config import Config, load_config
 from cluster.config.yaml_text import write
+from cluster.errors import ConfigError
 from cluster.text import is_control
 
 SCALARS = st.one_of(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.config import Config, ConfigError, load_config
+from cluster.config import Config, load_config
 from cluster.config.layers import EMBEDDED, merge, stack
+from cluster.errors import ConfigError
 
 OTHER = {"policy": {"model": "org/other"}}
 

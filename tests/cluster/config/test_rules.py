@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import ConfigError, load_config, load_words
+from cluster.config import load_config, load_words
+from cluster.errors import ConfigError
 
 
 @pytest.mark.parametrize(

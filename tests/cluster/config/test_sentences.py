@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.config import ConfigError, load_config
+from cluster.config import load_config
+from cluster.errors import ConfigError
 
 JUDGE = "rewards.judge.kind=shapes_gold"
 

@@ -1,0 +1,121 @@
+"""What a run was given, kept in its folder: its configuration and its prompts, under a seal that shows if they change.
+
+    config.yaml                    the resolved configuration; its first line is the seal, a checksum of all of this
+    prompts/train/, .../held_out/  the prompt files, byte for byte, under their own names
+
+The run reads its own copies, wherever its folder is moved and whatever becomes of the originals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.config import Config, load_config, read_config
+from cluster.errors import ConfigError
+from cluster.prompts import locate
+from cluster.records.files import replacing
+from cluster.records.reading import CONFIG, PROMPTS
+
+log = logging.getLogger(__name__)
+
+_SPLITS = ("train", "held_out")
+_HEAD = "# Seal of the settings below and of the prompts beside them: "
+
+
+def keep_prompts(config: Config, folder: Path) -> Config:
+    """Copy the prompt files of a configuration into a run's folder; returns the configuration that reads the copies.
+
+    Raises:
+        ConfigError: If one is gone.
+        WriteError: If the folder cannot be written to.
+    """
+    copies = {}
+    for split in _SPLITS:
+        if (source := getattr(config.prompts, split)) is None:
+            continue
+        original = locate(source)
+        try:
+            content = original.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"The prompt file {original} cannot be read ({error.strerror}).") from error
+        copies[split] = str(folder / PROMPTS / split / original.name)
+        with replacing(Path(copies[split])) as file:
+            file.write(content)
+    return config.model_copy(update={"prompts": config.prompts.model_copy(update=copies)})
+
+
+def save(config: Config, folder: Path) -> None:
+    """Write the configuration of a run whose prompts are in its folder, and seal both.
+
+    Raises:
+        WriteError: If the folder cannot be written to.
+    """
+    text = config.dump()
+    with replacing(folder / CONFIG) as file:
+        file.write(f"{_HEAD}{_seal(text, folder)}\n{text}".encode())
+
+
+def read(folder: Path) -> Config:
+    """The configuration that a run began with, for those who only look: neither rewards nor model need be there.
+
+    Raises:
+        ConfigError: If it cannot be read, or if it or the prompts are not what the run began with.
+    """
+    return read_config(*_given(folder))
+
+
+def load(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that a run began with, for whoever goes on with it: all that it needs is known to be there.
+
+    Args:
+        folder: Of the run.
+        overrides: Settings `key=value` that are to change.
+
+    Raises:
+        ConfigError: As `read`, or if it cannot work any more.
+    """
+    path, own = _given(folder)
+    return load_config(path, [*own, *overrides])
+
+
+def _given(folder: Path) -> tuple[Path, list[str]]:
+    """The file of a run's configuration, and the settings that name the prompts in its folder.
+
+    Raises:
+        ConfigError: If it cannot be read, or if it or the prompts are not what the run began with.
+    """
+    path = folder / CONFIG
+    try:
+        head, _, text = path.read_text(encoding="utf-8").partition("\n")
+        sealed = head.startswith(_HEAD)
+        whole = not sealed or head == f"{_HEAD}{_seal(text, folder)}"
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} or the prompts beside it cannot be read ({error}).") from error
+    if not (head + text).strip():
+        raise ConfigError(f"{path} is empty; put back what was in it (the run's report.html shows it, if it has one).")
+    if not whole:
+        raise ConfigError(
+            f"{path} or the files in {folder / PROMPTS} are not what the run began with; put back what was there, or "
+            f"delete the first line of {CONFIG} to go on with what is there now."
+        )
+    if not sealed:
+        log.warning("%s has no seal, so nobody can tell whether the run began with it.", path)
+    return path, [f"prompts.{split}={json.dumps(str(copy))}" for split, copy in _copies(folder).items()]
+
+
+def _copies(folder: Path) -> dict[str, Path]:
+    found = {}
+    for split in _SPLITS:
+        for path in sorted((folder / PROMPTS / split).glob("*")):
+            if not path.name.endswith(".tmp"):
+                found[split] = path
+    return found
+
+
+def _seal(text: str, folder: Path) -> str:
+    sums = [hashlib.sha256(path.read_bytes()).hexdigest() + f"  {split}" for split, path in _copies(folder).items()]
+    return hashlib.sha256("\n".join([text, *sums]).encode()).hexdigest()

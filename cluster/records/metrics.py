@@ -1,0 +1,82 @@
+"""What is logged of an iteration; `docs/metrics.md` explains every name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cluster.crew.pool import Pool
+from cluster.sources.rollouts import Rollout
+from cluster.sources.spans import Spans
+from learner.learner import Update
+from rewards.combine import Combined
+
+
+def iteration_metrics(
+    update: Update, batch: Sequence[Rollout], scores: Mapping[str, np.ndarray], combined: Combined, seconds: float
+) -> dict[str, float]:
+    """The metrics of one iteration.
+
+    Args:
+        update: What the learner said.
+        batch: What it was trained on.
+        scores: `(B,)` of each reward.
+        combined: The reward that they make.
+        seconds: From asking for the batch to the publication of the new weights.
+    """
+    rewards = combined.rewards
+    kept = rewards[np.isfinite(rewards)]
+    metrics = dict(update.metrics)
+    metrics["reward/mean"], metrics["reward/std"] = finite_mean(kept), float(kept.std()) if kept.size else float("nan")
+    metrics |= {f"score/{name}": finite_mean(values) for name, values in scores.items()}
+    metrics |= {f"share/{name}": share for name, share in combined.shares.items()}
+    metrics["samples"] = float(len(rewards))
+    metrics["dropped"] = float(1 - len(kept) / len(rewards))
+    metrics["staleness"] = float(update.version - 1 - min(rollout.version for rollout in batch))
+    metrics["time/sample"] = float(sum(rollout.seconds for rollout in batch))
+    metrics["time/learn"] = update.seconds
+    metrics["time/iteration"] = seconds
+    metrics["images_per_second"] = len(rewards) / seconds
+    for actor in sorted({rollout.actor for rollout in batch}):
+        own = [rollout for rollout in batch if rollout.actor == actor]
+        metrics[f"sampler/{actor}/images"] = float(sum(len(rollout.request.prompts) for rollout in own))
+        metrics[f"sampler/{actor}/seconds"] = sum(rollout.seconds for rollout in own)
+        metrics[f"sampler/{actor}/version"] = float(max(rollout.version for rollout in own))
+    if lags := [rollout.lag for rollout in batch if rollout.lag is not None]:
+        metrics["publish_to_applied"] = max(lags)
+    return metrics
+
+
+def finite_mean(values: np.ndarray) -> float:
+    """The mean of those values that are finite; NaN if none is."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def span_metrics(spans: Spans, update: Update) -> dict[str, float]:
+    """How busy samplers and learner were from the update before to this one, and how much of that update overlapped.
+
+    The update before, because the rollouts that ran beside this one have not ended yet. Adds this one to the spans.
+    """
+    before = spans.last("learner")
+    spans.add("learner", update.started, update.seconds)
+    if before is None or not before[0] < before[1] <= update.started:
+        return {}
+    window = update.started - before[0]
+    return {
+        "busy/samplers": spans.busy("sampler", before[0], update.started) / window,
+        "busy/learner": spans.busy("learner", before[0], update.started) / window,
+        "overlap": spans.overlap("sampler", "learner", *before) / (before[1] - before[0]),
+    }
+
+
+def pool_metrics(**pools: Pool) -> dict[str, float]:
+    """What the pools of each role have to do, and how often their actors died."""
+    metrics = {}
+    for role, pool in pools.items():
+        waiting, running = pool.depths
+        metrics[f"queue/{role}/waiting"] = float(waiting)
+        metrics[f"queue/{role}/running"] = float(running)
+        metrics[f"restarts/{role}"] = float(pool.deaths)
+    return metrics

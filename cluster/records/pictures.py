@@ -1,0 +1,60 @@
+"""Image grids: one row a prompt, the prompt written above it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cluster.text import shown
+
+_GAP = 4  # pixels
+_TEXT = 18
+
+
+def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Image:
+    """A grid of images.
+
+    Args:
+        pixels: `(rows, columns, H, W, 3)` uint8.
+        prompts: One a row.
+        cell: Longer side of an image in the grid, in pixels; small images are enlarged without smoothing.
+    """
+    rows, columns = pixels.shape[:2]
+    pitch = cell + _GAP
+    sheet = Image.new("RGB", (columns * pitch + _GAP, rows * (pitch + _TEXT) + _GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for row, prompt in enumerate(prompts):
+        top = _GAP + row * (pitch + _TEXT)
+        caption = _fit(shown(" ".join(prompt.split())), pen, font, sheet.width - 2 * _GAP)
+        pen.text((_GAP, top), caption, fill="black", font=font)
+        for column in range(columns):
+            image = Image.fromarray(pixels[row, column])
+            scale = Image.Resampling.NEAREST if image.width <= cell else Image.Resampling.LANCZOS
+            width, height = (max(1, cell * side // max(image.size)) for side in image.size)
+            sheet.paste(image.resize((width, height), scale), (_GAP + column * pitch, top + _TEXT))
+    return sheet
+
+
+def before_after(before: Image.Image, after: Image.Image) -> Image.Image:
+    """Two grids side by side, with a heading each."""
+    gap, head = 28, 30
+    sheet = Image.new("RGB", (before.width + gap + after.width, head + max(before.height, after.height)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
+    for left, image, title in ((0, before, "before"), (before.width + gap, after, "after")):
+        pen.text((left + _GAP, 3), title, fill="black", font=font)
+        sheet.paste(image, (left, head))
+    return sheet
+
+
+def _fit(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    def length(text: str) -> float:
+        return pen.textlength(text, font=font)
+
+    if length(text) <= width:
+        return text
+    # The longest beginning that has room, found by halving.
+    fits = bisect_right(range(1, len(text)), float(width), key=lambda end: length(text[:end] + "…"))
+    return text[:fits] + "…"

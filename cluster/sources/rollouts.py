@@ -1,0 +1,189 @@
+"""Rollouts under way: request -> sampler -> rewards, as references; the driver itself only ever holds scores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import ObjectLostError, RayTaskError
+
+from actors.trajectories import Request
+from cluster.crew.pool import Call, Pool
+from cluster.sources.spans import Spans
+from rewards.errors import RewardUnavailable, said
+
+log = logging.getLogger(__name__)
+
+_LOOK_AROUND = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A scored request."""
+
+    request: Request
+    version: int  # of the weights that acted
+    started: float  # seconds since the epoch
+    seconds: float
+    pixels: ray.ObjectRef  # (B, H, W, 3) uint8
+    trajectories: ray.ObjectRef
+    scores: dict[str, np.ndarray]  # (B,) float32 of each reward, NaN where a sample could not be judged
+    features: np.ndarray | None = None  # (B, D) float32, where they were asked for
+    actor: str = "sampler"  # that rolled it out
+    missing: int = 0  # of its pictures were not finite; nobody judged them, and their scores are NaN
+    lag: float | None = None  # seconds from the publication of its weights until it had them, if it just got them
+    failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
+
+
+class Rollouts:
+    """Sends requests to samplers, chains each result to every pool of rewards, and collects what is complete.
+
+    Args:
+        samplers: Pool of sampler actors.
+        rewards: Pools of reward actors, by the names of the rewards that they hold.
+
+    Attributes:
+        spans: When samplers worked.
+    """
+
+    def __init__(self, samplers: Pool, rewards: Mapping[tuple[str, ...], Pool]) -> None:
+        self._samplers, self._rewards = samplers, dict(rewards)
+        self._done: dict[Hashable, Rollout] = {}
+        self._said: set[str] = set()  # of what failed
+        self.spans = Spans()
+        self._warned = False
+
+    def submit(
+        self,
+        key: Hashable,
+        request: Request,
+        version: int,
+        weights: ray.ObjectRef | None = None,
+        features: str | None = None,
+        strict: bool = False,
+    ) -> None:
+        """Start a request.
+
+        Args:
+            key: Names the rollout for `take`.
+            request: What to sample.
+            version: The oldest weights that may act.
+            weights: Act with exactly these instead.
+            features: Also compute the image features of this reward.
+            strict: Take no scores but of exactly the right shape.
+        """
+        self._sample(_Job(key, request, version, weights, features, strict))
+
+    def take(self, key: Hashable) -> Rollout | None:
+        """The finished rollout of a key, once."""
+        return self._done.pop(key, None)
+
+    def wait(self, also: Sequence[ray.ObjectRef] = ()) -> None:
+        """Wait until something has happened here or to one of the other references, and deal with all that has.
+
+        Returns after some seconds in any case; actors that hang are killed then.
+        """
+        pools = {reference: pool for pool in (self._samplers, *self._rewards.values()) for reference in pool.references}
+        everything = [*pools, *also]
+        ray.wait(everything, num_returns=1, timeout=_LOOK_AROUND, fetch_local=False)
+        ready, _ = ray.wait(everything, num_returns=len(everything), timeout=0, fetch_local=False)
+        for reference in ready:
+            if reference in pools and (settled := pools[reference].settle(reference)):
+                job, value = settled
+                if pools[reference] is self._samplers:
+                    self._score(job, value)
+                else:
+                    self._collect(job[0], job[1], value)
+        for pool in (self._samplers, *self._rewards.values()):
+            pool.check()
+
+    def _sample(self, job: _Job) -> None:
+        def make(sampler: Any) -> Sequence[ray.ObjectRef]:
+            job.sampled = sampler.rollout.options(num_returns=3).remote(job.request, job.version, job.weights)
+            return job.sampled
+
+        self._samplers.submit(Call(job, make))
+
+    def _score(self, job: _Job, receipt: Any) -> None:
+        if isinstance(receipt, RayTaskError):
+            raise receipt
+        job.receipt = receipt
+        self.spans.add("sampler", receipt["started"], receipt["seconds"])
+        if receipt.get("missing") and not self._warned:
+            self._warned = True
+            log.warning(
+                "%d of %d pictures of a request are not finite and are dropped, as all such will be: the model "
+                "overflows (try policy.dtype=float32), or its weights are damaged.",
+                receipt["missing"],
+                len(job.request.prompts),
+            )
+        for names, pool in self._rewards.items():
+            features = job.features if job.features in names else None
+            pool.submit(Call((job, names), partial(_ask, job, features)))
+
+    def _collect(self, job: _Job, names: tuple[str, ...], scored: Any) -> None:
+        if job.lost:
+            return
+        if isinstance(scored, RayTaskError) and isinstance(scored.cause, ObjectLostError):
+            log.warning("%d images were lost with their node; they are sampled again.", len(job.request.prompts))
+            job.lost = True
+            return self._sample(_Job(job.key, job.request, job.version, job.weights, job.features, job.strict))
+        job.scored[names] = scored
+        if len(job.scored) == len(self._rewards):
+            self._finish(job)
+
+    def _finish(self, job: _Job) -> None:
+        samples = len(job.request.prompts)
+        features = None
+        scores: dict[str, np.ndarray] = {}
+        failed: dict[str, str] = {}
+        for names in self._rewards:
+            scored = job.scored[names]
+            if isinstance(scored, RayTaskError) and isinstance(scored.cause, RewardUnavailable):
+                raise scored
+            if isinstance(scored, RayTaskError):
+                scores |= {name: np.full(samples, np.nan, np.float32) for name in names}
+                failed |= dict.fromkeys(
+                    names, f"The rewards {', '.join(names)} could not be asked: {said(scored.cause)}."
+                )
+            else:
+                scores |= zip(scored.names, np.array(scored.values), strict=True)
+                failed |= scored.failed
+                features = scored.features if job.features in names else features
+        for sentence in sorted(set(failed.values()) - self._said):
+            log.warning("%s Its samples are dropped; errors like this one are counted, and not shown again.", sentence)
+            self._said.add(sentence)
+        self._done[job.key] = Rollout(
+            job.request,
+            **job.receipt,
+            pixels=job.sampled[1],
+            trajectories=job.sampled[2],
+            scores=scores,
+            features=features,
+            failed=failed,
+        )
+
+
+def _ask(job: _Job, features: str | None, rewards: Any) -> Sequence[ray.ObjectRef]:
+    return [rewards.score.remote(job.sampled[1], job.request.prompts, features, job.strict)]
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request on its way."""
+
+    key: Hashable
+    request: Request
+    version: int
+    weights: ray.ObjectRef | None
+    features: str | None
+    strict: bool
+    sampled: Sequence[ray.ObjectRef] = ()  # receipt, pixels, trajectories; kept alive until scored
+    receipt: Mapping[str, Any] = field(default_factory=dict)
+    scored: dict[tuple[str, ...], Any] = field(default_factory=dict)  # of the pools that have answered
+    lost: bool = False  # its images are gone and another job samples them again; late answers no longer count

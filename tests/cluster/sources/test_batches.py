@@ -1,0 +1,180 @@
+"""Batches: in request order whatever arrives first, no further ahead than allowed, the same requests after a resume."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from actors.trajectories import Request
+from cluster.config import Config
+from cluster.sources.batches import Batches
+from cluster.sources.rollouts import Rollout
+
+Make = Callable[..., Config]
+
+SIZES = ("iterations=6", "policy.steps=5", "samplers.request_size=2")  # 12 samples an iteration: 6 requests
+
+
+class FakeRollouts:
+    """Finishes one request at a time, in an order of its own, and remembers what it was asked for."""
+
+    def __init__(self, config: Config, seed: int = 0) -> None:
+        self.config, self.random = config, random.Random(seed)
+        self.asked: list[tuple[int, Request, int]] = []
+        self.pending: dict[int, Rollout] = {}
+        self.done: dict[int, Rollout] = {}
+        self.version = 0  # of the policy, as the test sees it
+        self.furthest = 0
+        self.waits: list[Sequence[ray.ObjectRef]] = []
+
+    def submit(self, number: int, request: Request, oldest: int) -> None:
+        assert number not in {n for n, _, _ in self.asked}
+        self.asked.append((number, request, oldest))
+        self.pending[number] = Rollout(request, self.version, 0.0, 1.0, None, None, {"a": np.zeros(2)})  # type: ignore[arg-type]
+        allowed = self.config.samplers.max_staleness
+        lag = number // (self.config.batch_size // self.config.samplers.request_size) - self.version
+        assert lag <= allowed
+        assert len(self.pending) * self.config.samplers.request_size <= (allowed + 1) * self.config.batch_size
+        self.furthest = max(self.furthest, lag)
+
+    def wait(self, also: Sequence[ray.ObjectRef] = ()) -> None:
+        self.waits.append(also)
+        assert self.pending, "nothing is under way, so this would wait for ever"
+        number = self.random.choice(list(self.pending))
+        self.done[number] = self.pending.pop(number)
+
+    def take(self, number: int) -> Rollout | None:
+        return self.done.pop(number, None)
+
+
+def run(config: Config, seed: int = 0, version: int = 0) -> tuple[list[list[Rollout]], FakeRollouts]:
+    """Every batch from a version to the end."""
+    rollouts = FakeRollouts(config, seed)
+    rollouts.version = version
+    batches = Batches(config, rollouts, version)  # type: ignore[arg-type]
+    batches.draw_offline()
+    found = []
+    while rollouts.version < config.iterations:
+        found.append(batches.batch(rollouts.version))
+        rollouts.version += 1
+    return found, rollouts
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_batches_are_in_request_order_whatever_arrives_first(make_config: Make, staleness: int, seed: int) -> None:
+    config = make_config(*SIZES, f"samplers.max_staleness={staleness}")
+    found, _ = run(config, seed)
+    for iteration, batch in enumerate(found):
+        rows = [
+            (rollout.request.iteration, prompt, sample)
+            for rollout in batch
+            for prompt, sample in zip(rollout.request.prompt_index, rollout.request.sample_index, strict=True)
+        ]
+        assert rows == [(iteration, prompt, sample) for prompt in range(3) for sample in range(4)]
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_trained_on_that_is_staler_than_allowed(make_config: Make, staleness: int, seed: int) -> None:
+    config = make_config(*SIZES, f"samplers.max_staleness={staleness}")
+    found, rollouts = run(config, seed)
+    lags = [version - rollout.version for version, batch in enumerate(found) for rollout in batch]
+    assert max(lags) == staleness  # the allowance holds, and it is used
+    assert rollouts.furthest == staleness
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_every_request_is_asked_once_and_used_and_none_beyond_the_end(make_config: Make, staleness: int) -> None:
+    found, rollouts = run(make_config(*SIZES, f"samplers.max_staleness={staleness}"))
+    assert [number for number, _, _ in rollouts.asked] == list(range(6 * 6))
+    assert [rollout.request for batch in found for rollout in batch] == [request for _, request, _ in rollouts.asked]
+    assert not rollouts.pending
+    assert not rollouts.done
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_the_oldest_weights_that_may_act_are_max_staleness_before_the_batch(make_config: Make, staleness: int) -> None:
+    _, rollouts = run(make_config(*SIZES, f"samplers.max_staleness={staleness}"))
+    for _, request, oldest in rollouts.asked:
+        assert oldest == max(0, request.iteration - staleness)
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+@pytest.mark.parametrize("version", [1, 4, 6])
+def test_a_resumed_run_asks_exactly_what_an_uninterrupted_one_would_have(
+    make_config: Make, staleness: int, version: int
+) -> None:
+    config = make_config(*SIZES, "prompts.per_iteration=2", f"samplers.max_staleness={staleness}", "seed=9")
+    whole, _ = run(config, seed=1)
+    resumed, rollouts = run(config, seed=2, version=version)
+    assert [[r.request for r in batch] for batch in resumed] == [
+        [r.request for r in batch] for batch in whole[version:]
+    ]
+    assert len(rollouts.asked) == (6 - version) * 4
+
+
+def test_prompts_of_successive_iterations_go_round_the_list(make_config: Make) -> None:
+    found, _ = run(make_config(*SIZES, "prompts.per_iteration=1"))
+    prompts = [batch[0].request.prompts[0] for batch in found]
+    assert sorted(prompts[:3]) == sorted(prompts[3:]) == ["a blue square", "a green cross", "a red circle"]
+
+
+def test_requests_carry_the_seed_and_what_the_objective_wants(make_config: Make) -> None:
+    (first, *_), _ = run(make_config(*SIZES, "objective.name=d3po", "objective.step_fraction=0.4", "seed=77"))
+    assert {r.request.seed for r in first} == {77}
+    assert all(r.request.share_init_noise for r in first)
+    assert first[0].request.stored_steps == (0, 1)
+    (first, *_), _ = run(make_config(*SIZES, "objective.step_fraction=1.0", "objective.share_init_noise=false"))
+    assert not first[0].request.share_init_noise
+    assert first[0].request.stored_steps == (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("version", [0, 3])
+def test_offline_batches_are_drawn_once_and_cycled(make_config: Make, version: int) -> None:
+    config = make_config(*SIZES, "objective.offline_batches=2", "prompts.per_iteration=1")
+    rollouts = FakeRollouts(config)
+    rollouts.config = make_config(*SIZES, "samplers.max_staleness=9")  # drawn before training, all at once
+    batches = Batches(config, rollouts, version)  # type: ignore[arg-type]
+    batches.draw_offline()
+    drawn = list(rollouts.asked)
+    assert [(request.iteration, oldest) for _, request, oldest in drawn] == [(0, 0)] * 2 + [(1, 0)] * 2
+    found = [batches.batch(v) for v in range(version, config.iterations)]
+    assert rollouts.asked == drawn
+    for v, batch in enumerate(found, start=version):
+        assert {rollout.request.iteration for rollout in batch} == {v % 2}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_rollouts_go_on_while_the_driver_waits_for_the_learner(make_config: Make, tmp_path: Path) -> None:
+    @ray.remote
+    def update(mark: Path) -> str:
+        while not mark.exists():
+            time.sleep(0.01)
+        return "updated"
+
+    class Busy(FakeRollouts):
+        def wait(self, also: Sequence[Any] = ()) -> None:
+            super().wait(also)
+            if not self.pending:  # the learner ends last
+                (tmp_path / "done").touch()
+                ray.wait([*also])
+
+    config = make_config(*SIZES, "samplers.max_staleness=1")
+    rollouts = Busy(config)
+    rollouts.random.choice = min  # type: ignore[method-assign]
+    batches = Batches(config, rollouts, 0)  # type: ignore[arg-type]
+    batches.batch(0)
+    assert rollouts.pending
+    reference = update.options(num_cpus=0).remote(tmp_path / "done")
+    assert batches.wait_for([reference], 60) == ["updated"]
+    assert not rollouts.pending
+    assert rollouts.waits[-1] == [reference]

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: tiny models, machines, and what can go wrong on them."""
