@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
             iteration=iteration,
             most=None,
             stored_steps=steps,
-            share_init_noise=objective.share_init_noise,
+            share_init_noise=objective.plan(policy.transitions).share_init_noise,
         )
         sampled = [rollout(policy, request) for request in requests]
         scored = [rewards.score(pixels, r.prompts) for (pixels, _), r in zip(sampled, requests, strict=True)]

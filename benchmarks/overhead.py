@@ -46,6 +46,7 @@ def plain_loop(config: Config) -> float:
     """Seconds an iteration of the same work in one process."""
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     objective = config.objective.build()
+    plan = objective.plan(policy.transitions)
     learner = Learner(config.learner, policy, objective, config.seed)
     rewards = RewardActor(config.makers)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
@@ -61,8 +62,8 @@ def plain_loop(config: Config) -> float:
             seed=config.seed,
             iteration=iteration,
             most=None,
-            stored_steps=objective.trained_steps(policy.transitions.stochastic_steps),
-            share_init_noise=objective.share_init_noise,
+            stored_steps=plan.stored_steps,
+            share_init_noise=plan.share_init_noise,
         ):
             pixels, stored = rollout(policy, request, learner.version)
             trajectories.append(stored)

@@ -36,6 +36,7 @@ from cluster.loop import train
 from cluster.records.display import Display
 from cluster.records.rundir import RunDirectory
 from learner.learner import Update
+from learner.objectives.objective import Plan
 from rewards.reward import Scores
 
 STAGE = 0.4  # seconds
@@ -80,6 +81,10 @@ class Learner:
     def __init__(self, seconds: float) -> None:
         self._seconds, self._version = seconds, 0
 
+    def plan(self) -> Plan:
+        """Nothing is stored."""
+        return Plan(())
+
     def update(self, rewards: np.ndarray, *trajectories: None) -> tuple[Update, Weights]:
         """An empty update."""
         started = time.time()
@@ -87,7 +92,7 @@ class Learner:
         self._version += 1
         return Update(self._version, {}, started, time.time() - started), self.weights()
 
-    def weights(self, averaged: bool = False) -> Weights:
+    def weights(self, which: str = "current") -> Weights:
         """One number."""
         return Weights.pack(self._version, np.zeros(1, np.float32), (("w", (1,)),))
 

@@ -106,7 +106,7 @@ def train(
     )
     learner = Learner(config, policy, objective, seed, world.reward)
     optimizers = [learner.optimizer, *([objective.flow.optimizer] if objective.flow else [])]
-    for iteration in tqdm(range(iterations), desc=f"{objective.config.name}, {world.steps} steps", leave=False):  # type: ignore[attr-defined]
+    for iteration in tqdm(range(iterations), desc=f"{objective.config.name}, {world.steps} steps", leave=False):
         fall = min(1.0, 2 * (1 - iteration / iterations)) ** 2
         for optimizer in optimizers:
             for group in optimizer.param_groups:

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     for name, found in times.items():
         print(f"{name:8s} {len(prompts)} images: {1000 * statistics.median(found):.0f} ms")
 
-    steps = config.objective.build().trained_steps(policy.transitions.stochastic_steps)
+    steps = config.objective.build().plan(policy.transitions).stored_steps
     request = make_requests(prompts[:16], 1, 16, seed=0, stored_steps=steps)[0]
     pixels, trajectories = rollout(policy, request)
     scores = ray.get(actors[0].score.remote(pixels, request.prompts)).values[0]

@@ -16,8 +16,8 @@ from cluster.config import Config
 from cluster.prompts import make_requests, read_prompts
 from cluster.records.metrics import finite_mean
 from cluster.records.pictures import grid
-from cluster.sources.batches import Progress, unseen
 from cluster.sources.rollouts import Rollout, Rollouts
+from cluster.sources.source import Progress, unseen
 
 
 def evaluate(

@@ -21,9 +21,11 @@ from cluster.records.display import Display
 from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.records.rundir import RunDirectory
 from cluster.records.watch import Watch
-from cluster.sources.batches import Batches
 from cluster.sources.first_pictures import check_rewards
+from cluster.sources.offline import Offline
 from cluster.sources.rollouts import Rollouts
+from cluster.sources.samplers import Sampled
+from cluster.sources.source import Source
 from cluster.stopping import Stopped, at_once
 from learner import checkpoint
 from rewards.combine import Combiner
@@ -52,14 +54,10 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     )
     watch = Watch(name for name, reward in config.rewards.items() if reward.weight)
     version = saved = _restore(crew, run, combiner)
-    batches = Batches(config, rollouts, version)
+    source = _source(config, crew, rollouts, version)
     if version == 0:
         with at_once():
             check_rewards(config, rollouts, crew.rewards)
-    if config.objective.build().offline_batches:
-        display.status("sampling")
-    with at_once():
-        batches.draw_offline(display.images)
     _publish(config, crew, crew.learner.weights())
     if not checkpoint.list_all(run.checkpoints):
         _checkpoint(config, crew, run, combiner)
@@ -71,13 +69,13 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             started = time.time()
             display.status("sampling")
             with at_once():
-                batch = batches.batch(version, display.images)
+                batch = source.batch(version, display.images)
             scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
             combined = combiner.combine(scores, [prompt for r in batch for prompt in r.request.prompts])
             _check_dropped(combined.rewards, config.failures.max_dropped_share)
             display.status("learning")
             updates, weights = crew.learner.update(combined.rewards, [r.trajectories for r in batch])
-            updated = batches.wait_for(updates, config.failures.patience.learn)[0]
+            updated = rollouts.wait_for(updates, config.failures.patience.learn)[0]
             _publish(config, crew, weights)
             metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
             metrics |= span_metrics(rollouts.spans, updated)
@@ -101,6 +99,13 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             display.status("checkpoint")
             _checkpoint(config, crew, run, combiner)
         raise
+
+
+def _source(config: Config, crew: Crew, rollouts: Rollouts, version: int) -> Source:
+    plan = crew.learner.plan()
+    if plan.offline_batches:
+        return Offline(config, rollouts, plan, crew.learner.weights("initial"))
+    return Sampled(config, rollouts, version, plan)
 
 
 def _publish(config: Config, crew: Crew, weights: ray.ObjectRef) -> None:
@@ -136,7 +141,7 @@ def _evaluate(
     config: Config, crew: Crew, rollouts: Rollouts, run: RunDirectory, display: Display, version: int
 ) -> None:
     display.status("evaluation")
-    averaged = crew.learner.weights(averaged=True) if config.learner.ema_decay else None
+    averaged = crew.learner.weights("averaged") if config.learner.ema_decay else None
     with at_once():
         metrics, splits = evaluate(
             config, rollouts, version, averaged, run.pretrained() if version else None, display.images

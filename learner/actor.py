@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch.distributed import TCPStore
@@ -16,8 +16,11 @@ from learner import checkpoint
 from learner.batch import collate
 from learner.learner import Learner, LearnerConfig, Update
 from learner.objectives import ObjectiveConfig
+from learner.objectives.objective import Plan
 from learner.ranks import join, listen
 from learner.reward_gradient import RewardModel
+
+Which = Literal["current", "averaged", "initial"]  # of the adapters that it can hand out
 
 
 class LearnerActor:
@@ -43,7 +46,9 @@ class LearnerActor:
     ) -> None:
         made = reward() if reward else None
         self._policy = Policy.load(policy, seed)
-        self._learner = Learner(config, self._policy, objective.build(), seed, made, iterations)
+        self._objective = objective.build()
+        self._learner = Learner(config, self._policy, self._objective, seed, made, iterations)
+        self._initial = self._learner.weights()
         self._store: TCPStore | None = None
 
     def listen(self, address: str) -> int:
@@ -59,6 +64,10 @@ class LearnerActor:
         """
         self._learner.ranks = join(rank, addresses, self._store or port, timeout, self._policy.device)
 
+    def plan(self) -> Plan:
+        """What the objective wants rollouts to be like."""
+        return self._objective.plan(self._policy.transitions)
+
     def update(self, rewards: np.ndarray, *trajectories: Trajectories) -> tuple[Update, Weights | None]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.
 
@@ -72,9 +81,9 @@ class LearnerActor:
         update = self._learner.step(collate(trajectories, rewards))
         return update, None if self._learner.ranks.rank else self._learner.weights()
 
-    def weights(self, averaged: bool = False) -> Weights:
-        """The adapter as it is now, or its exponential average."""
-        return self._learner.weights(averaged)
+    def weights(self, which: Which = "current") -> Weights:
+        """The adapter as it is now, its exponential average, or as the run began with it, whatever was restored."""
+        return self._initial if which == "initial" else self._learner.weights(averaged=which == "averaged")
 
     def save(self, folder: str, keep: int, extra: dict[str, Any]) -> None:
         """Write a checkpoint of this version into `folder`, with the driver's own state in it."""

@@ -92,7 +92,7 @@ class Learner:
         self.version = 0
         self.ranks: Ranks = ALONE
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
-        objective.check(policy.transitions)
+        objective.config.asks.check(objective.config.name, policy.transitions)
         objective.attach(policy, reward)
         self._flow = objective.flow
         self._parameters = policy.parameters

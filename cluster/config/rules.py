@@ -25,8 +25,7 @@ _TAKEN = {"iteration", "split", "prompt", "prompt_index", "sample_index", "seed"
 
 
 def groups_are_compared(config: Config) -> None:
-    objective = config.objective.build()
-    if objective.needs_groups and config.prompts.samples < 2:
+    if config.objective.asks.groups and config.prompts.samples < 2:
         raise ValueError(
             f"prompts.samples is {config.prompts.samples}, but {config.objective.name} compares samples of the same "
             "prompt; give at least 2"
@@ -64,8 +63,7 @@ def rewards_have_weight(config: Config) -> None:
 
 
 def rewards_have_gradients(config: Config) -> None:
-    objective = config.objective.build()
-    if objective.needs_reward == "gradients":
+    if config.objective.asks.reward == "gradients":
         for name, reward in config.rewards.items():
             if reward.weight and not config.reward_class(name).differentiable:
                 raise ValueError(
@@ -75,8 +73,7 @@ def rewards_have_gradients(config: Config) -> None:
 
 
 def learner_can_hold_the_rewards(config: Config) -> None:
-    objective = config.objective.build()
-    if objective.needs_reward != "nothing" and config.reward_actors.gradients == "learner":
+    if config.objective.asks.reward != "scores" and config.reward_actors.gradients == "learner":
         isolated = {name for environment, names in config.environments.items() if environment for name in names}
         for name, reward in config.rewards.items():
             if reward.weight and name in isolated:
@@ -87,8 +84,7 @@ def learner_can_hold_the_rewards(config: Config) -> None:
 
 
 def reward_stays_raw(config: Config) -> None:
-    objective = config.objective.build()
-    if objective.needs_reward != "nothing" and config.standardise != "nothing":
+    if config.objective.asks.reward != "scores" and config.standardise != "nothing":
         raise ValueError(
             f"{config.objective.name} trains on the reward itself, which standardising would move; "
             "leave combination.standardise null, or set it to nothing"
@@ -137,7 +133,7 @@ def model_can_be_trained(config: Config) -> None:
     try:
         chain = check_model(config.policy.model_copy(update={"model": config.pipeline}))
         if chain is not None:
-            config.objective.build().check(chain)
+            config.objective.asks.check(config.objective.name, chain)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(str(error).rstrip(".")) from None
 

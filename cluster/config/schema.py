@@ -231,7 +231,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @property
     def standardise(self) -> Standardise:
         """What rewards are standardised by before weighting, with null resolved."""
-        compares = self.objective.build().needs_reward == "nothing"
+        compares = self.objective.asks.reward == "scores"
         return self.combination.standardise or ("run" if compares else "nothing")
 
     @property

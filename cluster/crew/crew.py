@@ -91,7 +91,7 @@ def assemble(config: Config, placement: Placement) -> Crew:
             rewards[names].append(_start(RewardActor, options, f"{who}.{tag}", own))
     weights = {name: reward.weight for name, reward in config.rewards.items()}
     reward: Callable[[], RewardModel] | None = None
-    if config.objective.build().needs_reward != "nothing":
+    if config.objective.asks.reward != "scores":
         with_learner = config.reward_actors.gradients == "learner"
         reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
     arguments = (config.learner, policy, config.objective, config.seed, config.iterations, reward)

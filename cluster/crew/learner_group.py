@@ -10,6 +10,8 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 
 from cluster.crew.runtime_envs import cause_of
 from cluster.errors import Hung
+from learner.actor import Which
+from learner.objectives.objective import Plan
 from learner.ranks import RankLost
 
 _ANSWER = 5.0  # seconds in which an idle rank answers, when it is asked whether it lives
@@ -39,6 +41,17 @@ class LearnerGroup:
             arguments = (addresses, port, self._timeout)
             all_of([actor.join.remote(rank, *arguments) for rank, actor in enumerate(self.actors)], patience)
 
+    def plan(self) -> Plan:
+        """What the objective wants rollouts to be like.
+
+        Raises:
+            Hung: If the learner does not answer.
+        """
+        try:
+            return ray.get(self.actors[0].plan.remote(), timeout=self._patience)
+        except GetTimeoutError:
+            self._hangs("said what it needs")
+
     def update(self, rewards: Any, trajectories: Sequence[ray.ObjectRef]) -> tuple[list[ray.ObjectRef], ray.ObjectRef]:
         """Apply a batch on every rank, see `LearnerActor.update`.
 
@@ -49,14 +62,14 @@ class LearnerGroup:
         started = [actor.update.options(num_returns=2).remote(rewards, *trajectories) for actor in self.actors]
         return [update for update, _ in started], started[0][1]
 
-    def weights(self, averaged: bool = False) -> ray.ObjectRef:
-        """The adapter as it is now, or its exponential average, once it is there.
+    def weights(self, which: Which = "current") -> ray.ObjectRef:
+        """The adapter as it is now, its exponential average, or as the run began with it, once it is there.
 
         Raises:
             RayActorError: If the learner was lost; whoever reads the weights would otherwise be the first to notice.
             Hung: If it does not answer; a sampler that is to act with them would be taken to hang in its place.
         """
-        reference = self.actors[0].weights.remote(averaged)
+        reference = self.actors[0].weights.remote(which)
         try:
             ray.get(self.actors[0].__ray_ready__.remote(), timeout=self._patience)  # an actor's calls end in order
         except GetTimeoutError:

@@ -47,7 +47,7 @@ def check_rewards(config: Config, rollouts: Rollouts, rewards: Mapping[tuple[str
     while (rollout := rollouts.take(_KEY)) is None:
         rollouts.wait()
     _check_scores(config, rollout)
-    if config.objective.build().needs_reward == "gradients":
+    if config.objective.asks.reward == "gradients":
         _check_gradients(config, rollout, rewards)
     for name, reward in config.rewards.items():
         if is_remote(reward.kind or name) and any(prompt.metadata for prompt in prompts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.trajectories import Request
 from cluster.crew.pool import Call, Pool
+from cluster.errors import Hung
 from cluster.sources.spans import Spans
 from rewards.errors import RewardUnavailable, said
 
@@ -101,6 +103,24 @@ class Rollouts:
                     self._collect(job[0], job[1], value)
         for pool in (self._samplers, *self._rewards.values()):
             pool.check()
+
+    def wait_for(self, references: Sequence[ray.ObjectRef], patience: float) -> list[Any]:
+        """The values of references of the learner; rollouts go on meanwhile, and the first failure is raised when it
+        happens.
+
+        Raises:
+            Hung: If they are not there after `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
+        waiting = list(references)
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=0)
+            ray.get(ready)
+            if not ready:
+                if time.monotonic() > deadline:
+                    raise Hung(f"The learner has not finished an update in {patience:g} s (failures.patience.learn).")
+                self.wait(also=waiting)
+        return ray.get(list(references))
 
     def _sample(self, job: _Job) -> None:
         def make(sampler: Any) -> Sequence[ray.ObjectRef]:

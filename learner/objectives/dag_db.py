@@ -14,7 +14,7 @@ Source: Zhang et al., "Improving GFlowNets for Text-to-Image Diffusion Alignment
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,11 +25,14 @@ from actors.transitions import log_prob
 from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.detailed_balance import DetailedBalance, DetailedBalanceConfig
+from learner.objectives.objective import Asks
 from learner.reward_gradient import predicted_score
 
 
 class DAGDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
     """Detailed balance with a scalar flow."""
+
+    asks: ClassVar[Asks] = Asks(reward="images", noise="last")
 
     name: Literal["dag_db"] = "dag_db"
     regularisation: float = Field(1.0, ge=0, description="Weight of the squared change of the predicted noise.")
@@ -46,8 +49,6 @@ class DAGDB(DetailedBalance):
         config: Its settings.
         flow: Use this flow function instead of a network of `config.flow`.
     """
-
-    needs_reward = "scores"
 
     config: DAGDBConfig
     kind = "scalar"

@@ -16,7 +16,7 @@ from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.flow_function import Flow, FlowConfig, make_flow
 from learner.likelihood import REFERENCE_ADAPTER
-from learner.objectives.objective import Objective, Part
+from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
 from learner.subsample import Strata, split_samples
@@ -24,6 +24,8 @@ from learner.subsample import Strata, split_samples
 
 class DetailedBalanceConfig(BaseModel, frozen=True, extra="forbid"):
     """Settings that every detailed balance has."""
+
+    asks: ClassVar[Asks]
 
     name: str
     beta: float = Field(1.0, ge=0, description="The target is (prior times) exp(beta r); r is not normalised.")
@@ -46,19 +48,12 @@ class DetailedBalance(Objective):
         flow: Use this flow function instead of a network of `config.flow`.
     """
 
+    config: DetailedBalanceConfig
     kind: ClassVar[Literal["vector", "scalar"]]  # of the flow function
     has_flow: bool = True
 
     def __init__(self, config: DetailedBalanceConfig, flow: Flow | None = None) -> None:
         self.config, self.flow = config, flow
-
-    def check(self, transitions: Transitions) -> None:
-        super().check(transitions)
-        if len(transitions) - 1 not in transitions.stochastic_steps:
-            raise ValueError(
-                f"The objective {self.config.name} needs noise in the last step too, where the reward enters; use "
-                "policy.eta=1 and a model whose scheduler_config.json says DDIMScheduler with set_alpha_to_one=false."
-            )
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         assert reward is not None
@@ -66,8 +61,8 @@ class DetailedBalance(Objective):
         if self.flow is None and self.has_flow:
             self.flow = make_flow(self.config.flow, policy, self.kind)
 
-    def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
-        return stochastic_steps
+    def plan(self, chain: Transitions) -> Plan:
+        return Plan(chain.stochastic_steps)
 
     def begin(self, policy: Policy, version: int) -> None:
         if self._regularised:

@@ -22,7 +22,7 @@ arXiv 2412.07775). Where the published code departs from these equations, the se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -33,12 +33,15 @@ from learner.batch import Batch
 from learner.flow_function import FlowConfig
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.detailed_balance import DetailedBalance, DetailedBalanceConfig
+from learner.objectives.objective import Asks
 from learner.reward_gradient import reward_gradient
 from learner.subsample import Strata
 
 
 class NablaDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
     """Gradient-informed detailed balance."""
+
+    asks: ClassVar[Asks] = Asks(reward="gradients", noise="last")
 
     name: Literal["nabla_db"] = "nabla_db"
     gamma: Literal["alpha_bar", "sqrt_alpha_bar", "one"] = Field(
@@ -99,8 +102,6 @@ class NablaDB(DetailedBalance):
         config: Its settings.
         flow: Use this flow function instead of a network of `config.flow`.
     """
-
-    needs_reward = "gradients"
 
     config: NablaDBConfig
     kind = "vector"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,58 @@ from learner.batch import Batch
 from learner.flow_function import Flow
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
+
+
+@dataclass(frozen=True)
+class Asks:
+    """What an objective asks of a run; an attribute of its *config class*, so that nobody builds one to read it."""
+
+    # The scores of the samples; or also those of `images` that it makes while it trains, or their `gradients` too. Who
+    # asks for more than scores aims at exp(beta r), so r must not be normalised.
+    reward: Literal["scores", "images", "gradients"] = "scores"
+    groups: bool = False  # compares samples of one prompt, so there must be at least two
+    noise: Literal["somewhere", "last"] = "somewhere"  # which step of the chain must have a density
+
+    def check(self, name: str, chain: Transitions) -> None:
+        """Refuse a chain that cannot be trained on.
+
+        Args:
+            name: Of the objective.
+            chain: Its transitions.
+
+        Raises:
+            ValueError: In one sentence.
+        """
+        if not chain.stochastic_steps:
+            raise ValueError(
+                f"No step of the chain adds noise, so none has the density that {name} trains on; set policy.eta above "
+                "0 (1 is as stochastic as DDPM), and policy.steps to at least 2."
+            )
+        if self.noise == "last" and len(chain) - 1 not in chain.stochastic_steps:
+            raise ValueError(
+                f"The objective {name} needs noise in the last step too, where the reward enters; use policy.eta=1 and "
+                "a model whose scheduler_config.json says DDIMScheduler with set_alpha_to_one=false."
+            )
+
+
+class Settings(Protocol):
+    """What the config classes of objectives have in common."""
+
+    asks: ClassVar[Asks]
+
+    @property
+    def name(self) -> str:
+        """The objective's, in a config file."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What rollouts are to be like; the learner answers it once it has the chain, and the driver only passes it on."""
+
+    stored_steps: tuple[int, ...]  # sampler steps whose transitions are kept
+    share_init_noise: bool = False  # all samples of a prompt start from the same x_T
+    offline_batches: int = 0  # train on this many batches, drawn once from the pretrained model; 0 is online
 
 
 @dataclass(frozen=True)
@@ -30,35 +82,16 @@ class Objective(ABC):
     """An algorithm: which transitions it needs, how it cuts a batch into optimizer steps, and its gradient.
 
     Attributes:
-        needs_groups: Whether it compares samples of the same prompt (then there must be at least two).
-        share_init_noise: Whether all samples of a prompt start from the same x_T.
-        offline_batches: Train on this many batches, drawn once from the pretrained model; 0 is online.
-        needs_reward: What it asks of the reward model while it trains: nothing, `scores` of other images than the
-            sampled ones, or their `gradients` too. Such a method aims at exp(beta r), so r must not be normalised.
+        config: Its settings.
         flow: The flow function that it trains beside the policy, if it has one; made by `attach`.
     """
 
-    needs_groups: ClassVar[bool] = False
-    needs_reward: ClassVar[Literal["nothing", "scores", "gradients"]] = "nothing"
+    config: Settings
     flow: Flow | None = None
-    share_init_noise: bool = False
-    offline_batches: int = 0
 
     @abstractmethod
-    def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
-        """The sampler steps whose transitions are to be stored, out of those that have a density."""
-
-    def check(self, transitions: Transitions) -> None:
-        """Called before anything is made: refuse a chain that cannot be trained on.
-
-        Raises:
-            ValueError: In one sentence.
-        """
-        if not transitions.stochastic_steps:
-            raise ValueError(
-                f"No step of the chain adds noise, so none has the density that {type(self).__name__} trains on; set "
-                "policy.eta above 0 (1 is as stochastic as DDPM), and policy.steps to at least 2."
-            )
+    def plan(self, chain: Transitions) -> Plan:
+        """What rollouts of a chain that `Asks.check` lets pass are to be like."""
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:  # noqa: B027
         """Called once, before anything else: make what depends on the policy, and keep the reward model.

@@ -26,9 +26,10 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from actors.policy import Policy
+from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER, Likelihoods, Reference, backward
-from learner.objectives.objective import Objective, Part
+from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.preferences import Clip, LossKind, clip_ratios, make_pairs, plackett_luce, preference_loss, proximal
 from learner.ranks import ALONE, Ranks
 
@@ -38,6 +39,8 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
 
     The paper's own numbers are not public; the defaults are those of its relatives, each named where it stands.
     """
+
+    asks: ClassVar[Asks] = Asks(groups=True)
 
     name: Literal["ppod"] = "ppod"
     loss: LossKind = Field("bt", description="Preference loss; Bradley-Terry unless said otherwise.")
@@ -85,15 +88,14 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
 class PPOD(Objective):
     """Proximal preference optimisation, see the head of this file."""
 
-    needs_groups: ClassVar[bool] = True
+    config: PPODConfig
 
     def __init__(self, config: PPODConfig) -> None:
         self.config = config
-        self.share_init_noise = config.share_init_noise
-        self.offline_batches = config.offline_batches
 
-    def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
-        return stochastic_steps[: max(1, round(self.config.step_fraction * len(stochastic_steps)))]
+    def plan(self, chain: Transitions) -> Plan:
+        count = max(1, round(self.config.step_fraction * len(chain.stochastic_steps)))
+        return Plan(chain.stochastic_steps[:count], self.config.share_init_noise, self.config.offline_batches)
 
     def begin(self, policy: Policy, version: int) -> None:
         if self._reference == "snapshot" and version % self.config.round_length == 0:

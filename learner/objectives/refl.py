@@ -11,14 +11,15 @@ factor 1e-3 are left out: AdamW does not see a factor, and the clamp belongs to 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
 
 from actors.policy import Policy
+from actors.transitions import Transitions
 from learner.batch import Batch
-from learner.objectives.objective import Objective, Part
+from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
 from learner.subsample import split_samples
@@ -26,6 +27,8 @@ from learner.subsample import split_samples
 
 class ReFLConfig(BaseModel, frozen=True, extra="forbid"):
     """Reward feedback learning."""
+
+    asks: ClassVar[Asks] = Asks(reward="gradients")
 
     name: Literal["refl"] = "refl"
     step_fraction: float = Field(0.25, gt=0, le=1, description="Share of the steps, from the image's end.")
@@ -39,7 +42,7 @@ class ReFLConfig(BaseModel, frozen=True, extra="forbid"):
 class ReFL(Objective):
     """Reward feedback learning, see the head of this file."""
 
-    needs_reward = "gradients"
+    config: ReFLConfig
 
     def __init__(self, config: ReFLConfig) -> None:
         self.config = config
@@ -48,8 +51,8 @@ class ReFL(Objective):
         assert reward is not None
         self._reward = reward
 
-    def trained_steps(self, stochastic_steps: tuple[int, ...]) -> tuple[int, ...]:
-        return stochastic_steps[-max(1, round(self.config.step_fraction * len(stochastic_steps))) :]
+    def plan(self, chain: Transitions) -> Plan:
+        return Plan(chain.stochastic_steps[-max(1, round(self.config.step_fraction * len(chain.stochastic_steps))) :])
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.schedules import read_scheduler
+from actors.transitions import make_transitions
 from cluster.config import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,8 @@ def test_stable_diffusion_trains_most_of_its_chain_within_a_band_of_ratios(
 ) -> None:
     monkeypatch.chdir(ROOT)
     config = load_config(ROOT / "configs" / "sd15_ppod.yaml", [f"policy.model={tiny_pipeline}"])
-    trained = config.objective.build().trained_steps(tuple(range(config.policy.steps - 1)))
+    chain = make_transitions(read_scheduler(config.pipeline), config.policy.steps)
+    trained = config.objective.build().plan(chain).stored_steps
     assert len(trained) > config.policy.steps / 2
     assert config.objective.clip_range <= 1e-3
     assert config.batch_size // config.prompts.samples > config.objective.prompts_per_update  # else nothing is clipped

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from learner.batch import Batch
 from learner.likelihood import Likelihoods
 from learner.objectives import ObjectiveConfig
 from learner.objectives.d3po import D3POConfig
+from learner.objectives.objective import Plan
 from learner.objectives.ppod import PPODConfig, preference_objective
 
 
@@ -66,8 +69,8 @@ def test_an_update_sees_one_prompt_at_all_of_its_steps() -> None:
     parts = list(objective.parts(batch, torch.Generator().manual_seed(0)))
     assert sorted(part.samples.tolist() for part in parts) == [[0, 3], [1, 4], [2, 5]]
     assert all(sorted(part.columns.tolist()) == [0, 1, 2, 3, 4] for part in parts)
-    assert objective.trained_steps((0, 1, 2, 3, 4)) == (0, 1, 2, 3, 4)
-    assert objective.share_init_noise
+    chain: Any = SimpleNamespace(stochastic_steps=(0, 1, 2, 3, 4))
+    assert objective.plan(chain) == Plan((0, 1, 2, 3, 4), share_init_noise=True)
 
 
 def test_a_config_names_its_algorithm() -> None:

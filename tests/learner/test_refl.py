@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from actors.policy import Policy
 from learner.batch import Batch
-from learner.objectives.objective import Part
+from learner.objectives.objective import Part, Plan
 from learner.objectives.refl import ReFLConfig
 
 
@@ -28,8 +30,9 @@ class Redness:
 
 
 def test_only_late_steps_are_stored() -> None:
-    assert ReFLConfig(step_fraction=0.25).build().trained_steps(tuple(range(12))) == (9, 10, 11)
-    assert ReFLConfig(step_fraction=0.01).build().trained_steps((0, 1, 2)) == (2,)
+    chain: Any = SimpleNamespace(stochastic_steps=tuple(range(12)))
+    assert ReFLConfig(step_fraction=0.25).build().plan(chain) == Plan((9, 10, 11))
+    assert ReFLConfig(step_fraction=0.01).build().plan(chain) == Plan((11,))
 
 
 def test_parts_draw_one_late_step_of_each_sample(policy: Policy, draw: Callable[..., Batch]) -> None:

@@ -37,16 +37,16 @@ class Rank:
         return len(self.told), f"weights of {len(trajectories)}"
 
     def restore(self, path: str) -> tuple[int, dict[str, Any]]:
-        self.weights(False)
+        self.weights("current")
         self.told.append(path)
         return 7, {}
 
-    def weights(self, averaged: bool) -> str:
+    def weights(self, which: str) -> str:
         time.sleep(60 if self.silent else 0.5)
         return "weights"
 
     def save(self, *arguments: Any) -> None:
-        self.weights(False)
+        self.weights("current")
 
     def fall_silent(self) -> None:
         self.silent = True

@@ -16,6 +16,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.trajectories import Request
 from cluster.crew.pool import Pool
+from cluster.errors import Hung
 from cluster.prompts import make_requests
 from cluster.sources.rollouts import Rollout, Rollouts
 from rewards.errors import RewardUnavailable
@@ -271,3 +272,36 @@ def test_waiting_ends_when_the_other_reference_is_ready(start: Start, tmp_path: 
     assert rollouts.take(0) is None
     hold.unlink()
     assert collect(rollouts, [0])[0].scores["level"].tolist() == [0, 1, 2]
+
+
+class Busy(Rollouts):
+    """Has three rollouts under way, and marks when the last has ended."""
+
+    def __init__(self, mark: Path) -> None:
+        self.left, self.mark = 3, mark
+        self.also: list[list[ray.ObjectRef]] = []
+
+    def wait(self, also: Sequence[ray.ObjectRef] = ()) -> None:
+        self.left -= 1
+        self.also.append(list(also))
+        if not self.left:
+            self.mark.touch()
+            ray.wait([*also])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_rollouts_go_on_while_the_driver_waits_for_the_learner(tmp_path: Path) -> None:
+    @ray.remote
+    def update(mark: Path) -> str:
+        while not mark.exists():
+            time.sleep(0.01)
+        return "updated"
+
+    rollouts = Busy(tmp_path / "done")
+    reference = update.options(num_cpus=0).remote(tmp_path / "done")
+    assert rollouts.wait_for([reference], 60) == ["updated"]
+    assert rollouts.also == [[reference]] * 3
+    rollouts.left = 10**9
+    with pytest.raises(Hung, match=r"in 0\.5 s"):
+        rollouts.wait_for([update.options(num_cpus=0).remote(tmp_path / "never")], 0.5)

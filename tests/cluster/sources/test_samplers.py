@@ -1,12 +1,9 @@
-"""Batches: in request order whatever arrives first, no further ahead than allowed, the same requests after a resume."""
+"""Fresh batches: in request order whatever arrives first, no further ahead than allowed, the same after a resume."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +11,13 @@ import ray
 
 from actors.trajectories import Request
 from cluster.config import Config
-from cluster.sources.batches import Batches
 from cluster.sources.rollouts import Rollout
+from cluster.sources.samplers import Sampled
+from learner.objectives.objective import Plan
 
 Make = Callable[..., Config]
 
+PLAN = Plan((0, 1))
 SIZES = ("iterations=6", "policy.steps=5", "samplers.request_size=2")  # 12 samples an iteration: 6 requests
 
 
@@ -54,15 +53,14 @@ class FakeRollouts:
         return self.done.pop(number, None)
 
 
-def run(config: Config, seed: int = 0, version: int = 0) -> tuple[list[list[Rollout]], FakeRollouts]:
+def run(config: Config, seed: int = 0, version: int = 0, plan: Plan = PLAN) -> tuple[list[list[Rollout]], FakeRollouts]:
     """Every batch from a version to the end."""
     rollouts = FakeRollouts(config, seed)
     rollouts.version = version
-    batches = Batches(config, rollouts, version)  # type: ignore[arg-type]
-    batches.draw_offline()
+    source = Sampled(config, rollouts, version, plan)  # type: ignore[arg-type]
     found = []
     while rollouts.version < config.iterations:
-        found.append(batches.batch(rollouts.version))
+        found.append(source.batch(rollouts.version))
         rollouts.version += 1
     return found, rollouts
 
@@ -127,54 +125,9 @@ def test_prompts_of_successive_iterations_go_round_the_list(make_config: Make) -
     assert sorted(prompts[:3]) == sorted(prompts[3:]) == ["a blue square", "a green cross", "a red circle"]
 
 
-def test_requests_carry_the_seed_and_what_the_objective_wants(make_config: Make) -> None:
-    (first, *_), _ = run(make_config(*SIZES, "objective.name=d3po", "objective.step_fraction=0.4", "seed=77"))
+@pytest.mark.parametrize("plan", [Plan((0, 1), share_init_noise=True), Plan((0, 1, 2, 3, 4))])
+def test_requests_carry_the_seed_and_what_the_learner_wants(make_config: Make, plan: Plan) -> None:
+    (first, *_), _ = run(make_config(*SIZES, "seed=77"), plan=plan)
     assert {r.request.seed for r in first} == {77}
-    assert all(r.request.share_init_noise for r in first)
-    assert first[0].request.stored_steps == (0, 1)
-    (first, *_), _ = run(make_config(*SIZES, "objective.step_fraction=1.0", "objective.share_init_noise=false"))
-    assert not first[0].request.share_init_noise
-    assert first[0].request.stored_steps == (0, 1, 2, 3, 4)
-
-
-@pytest.mark.parametrize("version", [0, 3])
-def test_offline_batches_are_drawn_once_and_cycled(make_config: Make, version: int) -> None:
-    config = make_config(*SIZES, "objective.offline_batches=2", "prompts.per_iteration=1")
-    rollouts = FakeRollouts(config)
-    rollouts.config = make_config(*SIZES, "samplers.max_staleness=9")  # drawn before training, all at once
-    batches = Batches(config, rollouts, version)  # type: ignore[arg-type]
-    batches.draw_offline()
-    drawn = list(rollouts.asked)
-    assert [(request.iteration, oldest) for _, request, oldest in drawn] == [(0, 0)] * 2 + [(1, 0)] * 2
-    found = [batches.batch(v) for v in range(version, config.iterations)]
-    assert rollouts.asked == drawn
-    for v, batch in enumerate(found, start=version):
-        assert {rollout.request.iteration for rollout in batch} == {v % 2}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_rollouts_go_on_while_the_driver_waits_for_the_learner(make_config: Make, tmp_path: Path) -> None:
-    @ray.remote
-    def update(mark: Path) -> str:
-        while not mark.exists():
-            time.sleep(0.01)
-        return "updated"
-
-    class Busy(FakeRollouts):
-        def wait(self, also: Sequence[Any] = ()) -> None:
-            super().wait(also)
-            if not self.pending:  # the learner ends last
-                (tmp_path / "done").touch()
-                ray.wait([*also])
-
-    config = make_config(*SIZES, "samplers.max_staleness=1")
-    rollouts = Busy(config)
-    rollouts.random.choice = min  # type: ignore[method-assign]
-    batches = Batches(config, rollouts, 0)  # type: ignore[arg-type]
-    batches.batch(0)
-    assert rollouts.pending
-    reference = update.options(num_cpus=0).remote(tmp_path / "done")
-    assert batches.wait_for([reference], 60) == ["updated"]
-    assert not rollouts.pending
-    assert rollouts.waits[-1] == [reference]
+    assert {r.request.share_init_noise for r in first} == {plan.share_init_noise}
+    assert {r.request.stored_steps for r in first} == {plan.stored_steps}

@@ -1,0 +1,44 @@
+"""Batches that are drawn once, from the model that the run began with, and trained on again and again."""
+
+from __future__ import annotations
+
+import ray
+
+from cluster.config import Config
+from cluster.sources.rollouts import Rollout, Rollouts
+from cluster.sources.source import Numbered, Progress, unseen
+from learner.objectives.objective import Plan
+
+
+class Offline:
+    """A source of `plan.offline_batches` batches in turn; each is drawn when it is first asked for.
+
+    Args:
+        config: Of the run.
+        rollouts: Runs the requests.
+        plan: What the learner wants rollouts to be like.
+        weights: The adapter that the run began with: whatever has been published since, these act.
+    """
+
+    def __init__(self, config: Config, rollouts: Rollouts, plan: Plan, weights: ray.ObjectRef) -> None:
+        self._rollouts, self._requests = rollouts, Numbered(config, plan)
+        self._count, self._weights = plan.offline_batches, weights
+        self._drawn: dict[int, list[Rollout]] = {}
+
+    def batch(self, version: int, progress: Progress = unseen) -> list[Rollout]:
+        """See `Source`."""
+        batch = version % self._count
+        if batch not in self._drawn:
+            self._drawn[batch] = self._draw(batch, progress)
+        return self._drawn[batch]
+
+    def _draw(self, batch: int, progress: Progress) -> list[Rollout]:
+        numbers, size = self._requests.of_batch(batch), self._requests.size
+        for number in numbers:
+            self._rollouts.submit(number, self._requests[number], 0, self._weights)
+        done: dict[int, Rollout] = {}
+        while len(done) < len(numbers):
+            progress(len(done) * size, len(numbers) * size)
+            self._rollouts.wait()
+            done |= {number: found for number in numbers if (found := self._rollouts.take(number)) is not None}
+        return [done[number] for number in numbers]
