@@ -33,10 +33,10 @@ from cluster.prompts import make_requests, prompts_of, read_prompts
 from cluster.records.display import Display
 from cluster.records.rundir import RunDirectory
 from cluster.records.telemetry import Telemetry
+from learner.advantages import Advantages
 from learner.batch import collate
 from learner.learner import Learner
 from rewards.actor import RewardActor
-from rewards.combine import Combiner
 
 ITERATIONS = 3
 ROUNDS = 3
@@ -50,7 +50,7 @@ def plain_loop(config: Config) -> float:
     learner = Learner(config.learner, policy, objective, config.seed)
     rewards = RewardActor(config.makers)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
-    combiner = Combiner(weights, config.standardise, config.combination.buffer, config.combination.min_count)
+    advantages = Advantages(weights, config.standardise, config.combination.buffer, config.combination.min_count)
     prompts = read_prompts(config.prompts.train)
     times = [time.perf_counter()]
     for iteration in range(ITERATIONS):
@@ -69,9 +69,10 @@ def plain_loop(config: Config) -> float:
             trajectories.append(stored)
             scores.append(rewards.score(pixels, request.prompts))
         joined = np.concatenate([score.values for score in scores], axis=1)
-        asked = [prompt for stored in trajectories for prompt in stored.prompts]
-        combined = combiner.combine(dict(zip(scores[0].names, joined, strict=True)), asked)
-        learner.step(collate(trajectories, combined.rewards))
+        prompted = [prompt for stored in trajectories for prompt in stored.prompts]
+        groups = np.concatenate([stored.prompt_index for stored in trajectories])
+        made, _ = advantages.of(dict(zip(scores[0].names, joined, strict=True)), groups, prompted)
+        learner.step(collate(trajectories, made))
         times.append(time.perf_counter())
     return statistics.median(np.diff(times[1:]))
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Learner:
         """Nothing is stored."""
         return Plan(())
 
-    def update(self, rewards: np.ndarray, *trajectories: None) -> tuple[Update, Weights]:
+    def update(self, scores: Mapping[str, np.ndarray], *trajectories: None) -> tuple[Update, Weights]:
         """An empty update."""
         started = time.time()
         time.sleep(self._seconds)
@@ -96,7 +97,7 @@ class Learner:
         """One number."""
         return Weights.pack(self._version, np.zeros(1, np.float32), (("w", (1,)),))
 
-    def save(self, folder: str, keep: int, extra: dict[str, Any]) -> None:
+    def save(self, folder: str, keep: int) -> None:
         """Nothing."""
 
 

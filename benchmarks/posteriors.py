@@ -105,7 +105,7 @@ def train(
         lr=lr, betas=(0.9, 0.99), weight_decay=0.0, max_grad_norm=1e6, micro_batch=1_000_000, ema_decay=0.0
     )
     learner = Learner(config, policy, objective, seed, world.reward)
-    optimizers = [learner.optimizer, *([objective.flow.optimizer] if objective.flow else [])]
+    optimizers = [learner.optimizer, *(module.optimizer for module in objective.modules.values())]
     for iteration in tqdm(range(iterations), desc=f"{objective.config.name}, {world.steps} steps", leave=False):
         fall = min(1.0, 2 * (1 - iteration / iterations)) ** 2
         for optimizer in optimizers:

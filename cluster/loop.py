@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -28,7 +29,6 @@ from cluster.sources.samplers import Sampled
 from cluster.sources.source import Source
 from cluster.stopping import Stopped, at_once
 from learner import checkpoint
-from rewards.combine import Combiner
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +46,15 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             lost may speak first, see `Crew.lost`.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards)
-    combiner = Combiner(
-        {name: reward.weight for name, reward in config.rewards.items()},
-        config.standardise,
-        config.combination.buffer,
-        config.combination.min_count,
-    )
     watch = Watch(name for name, reward in config.rewards.items() if reward.weight)
-    version = saved = _restore(crew, run, combiner)
+    version = saved = _restore(crew, run)
     source = _source(config, crew, rollouts, version)
     if version == 0:
         with at_once():
             check_rewards(config, rollouts, crew.rewards)
     _publish(config, crew, crew.learner.weights())
     if not checkpoint.list_all(run.checkpoints):
-        _checkpoint(config, crew, run, combiner)
+        _checkpoint(config, crew, run)
     try:
         if _evaluates(config, version) and not run.evaluated(version):  # also where a request to end came before it
             _evaluate(config, crew, rollouts, run, display, version)
@@ -71,13 +65,12 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             with at_once():
                 batch = source.batch(version, display.images)
             scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
-            combined = combiner.combine(scores, [prompt for r in batch for prompt in r.request.prompts])
-            _check_dropped(combined.rewards, config.failures.max_dropped_share)
+            dropped = _dropped(config, scores)
             display.status("learning")
-            updates, weights = crew.learner.update(combined.rewards, [r.trajectories for r in batch])
+            updates, weights = crew.learner.update(scores, [r.trajectories for r in batch])
             updated = rollouts.wait_for(updates, config.failures.patience.learn)[0]
             _publish(config, crew, weights)
-            metrics = iteration_metrics(updated, batch, scores, combined, time.time() - started)
+            metrics = iteration_metrics(updated, batch, scores, dropped, time.time() - started)
             metrics |= span_metrics(rollouts.spans, updated)
             metrics |= pool_metrics(sampler=crew.samplers, **{"+".join(names): p for names, p in crew.rewards.items()})
             version = updated.version
@@ -90,14 +83,14 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             # Before the evaluation, so that a failure there does not lose the update.
             if version == config.iterations or version % config.checkpoints.every == 0:
                 display.status("checkpoint")
-                _checkpoint(config, crew, run, combiner)
+                _checkpoint(config, crew, run)
                 saved = version
             if _evaluates(config, version):
                 _evaluate(config, crew, rollouts, run, display, version)
     except Stopped:
         if saved != version:
             display.status("checkpoint")
-            _checkpoint(config, crew, run, combiner)
+            _checkpoint(config, crew, run)
         raise
 
 
@@ -116,20 +109,18 @@ def _publish(config: Config, crew: Crew, weights: ray.ObjectRef) -> None:
         raise Hung(f"The weight store has not published new weights in {patience}.") from None
 
 
-def _restore(crew: Crew, run: RunDirectory, combiner: Combiner) -> int:
+def _restore(crew: Crew, run: RunDirectory) -> int:
     if not checkpoint.list_all(run.checkpoints):
         run.rewind(-1)
         return 0
     newest = checkpoint.newest(run.checkpoints).absolute()
-    version, extra = crew.learner.restore(str(newest))
-    combiner.load_state_dict(extra["combiner"])
+    version = crew.learner.restore(str(newest))
     run.rewind(version)
     return version
 
 
-def _checkpoint(config: Config, crew: Crew, run: RunDirectory, combiner: Combiner) -> None:
-    folder, extra = str(run.checkpoints.absolute()), {"combiner": combiner.state_dict()}
-    crew.learner.save(folder, config.checkpoints.keep, extra)
+def _checkpoint(config: Config, crew: Crew, run: RunDirectory) -> None:
+    crew.learner.save(str(run.checkpoints.absolute()), config.checkpoints.keep)
 
 
 def _evaluates(config: Config, version: int) -> bool:
@@ -157,9 +148,17 @@ def _evaluate(
     run.add(version, metrics, splits)
 
 
-def _check_dropped(rewards: np.ndarray, allowed: float) -> None:
-    if (share := float(np.isnan(rewards).mean())) > allowed:
+def _dropped(config: Config, scores: Mapping[str, np.ndarray]) -> float:
+    """The share of an iteration's samples that a reward with a weight could not judge.
+
+    Raises:
+        RunStopped: If there are too many of them.
+    """
+    judged = [np.isfinite(values) for name, values in scores.items() if config.rewards[name].weight]
+    share, allowed = float(1 - np.mean(np.all(judged, axis=0))), config.failures.max_dropped_share
+    if share > allowed:
         raise RunStopped(
             f"{share:.0%} of an iteration's samples got no reward, more than failures.max_dropped_share={allowed} "
             "allows; the log says what failed and why."
         )
+    return share

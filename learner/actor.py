@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch.distributed import TCPStore
@@ -13,6 +14,7 @@ from actors.config import PolicyConfig
 from actors.policy import Policy
 from actors.trajectories import Trajectories, Weights
 from learner import checkpoint
+from learner.advantages import Advantages
 from learner.batch import collate
 from learner.learner import Learner, LearnerConfig, Update
 from learner.objectives import ObjectiveConfig
@@ -32,6 +34,7 @@ class LearnerActor:
         objective: The algorithm.
         seed: Of the run.
         iterations: Of the run.
+        advantages: How raw scores become what the objective learns from.
         reward: Makes the reward model that the objective asks while it trains; `None` where it asks for none.
     """
 
@@ -42,9 +45,10 @@ class LearnerActor:
         objective: ObjectiveConfig,
         seed: int,
         iterations: int,
+        advantages: Advantages,
         reward: Callable[[], RewardModel] | None = None,
     ) -> None:
-        made = reward() if reward else None
+        made, self._advantages = reward() if reward else None, advantages
         self._policy = Policy.load(policy, seed)
         self._objective = objective.build()
         self._learner = Learner(config, self._policy, self._objective, seed, made, iterations)
@@ -68,38 +72,42 @@ class LearnerActor:
         """What the objective wants rollouts to be like."""
         return self._objective.plan(self._policy.transitions)
 
-    def update(self, rewards: np.ndarray, *trajectories: Trajectories) -> tuple[Update, Weights | None]:
+    def update(self, scores: Mapping[str, np.ndarray], *trajectories: Trajectories) -> tuple[Update, Weights | None]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.
 
         Args:
-            rewards: `(B,)` float32 over all samples in the order of `trajectories`, NaN where one was dropped.
+            scores: `(B,)` float32 of each reward over all samples in the order of `trajectories`, NaN where one could
+                not be judged.
             trajectories: One iteration's rollouts, in request order.
 
         Returns:
             What it did, and the weights; of several ranks the first alone gives them.
         """
-        update = self._learner.step(collate(trajectories, rewards))
+        groups = np.concatenate([t.prompt_index for t in trajectories])
+        rewards, metrics = self._advantages.of(scores, groups, [prompt for t in trajectories for prompt in t.prompts])
+        update = self._learner.step(collate(trajectories, rewards, scores))
+        update = replace(update, metrics=metrics | update.metrics)
         return update, None if self._learner.ranks.rank else self._learner.weights()
 
     def weights(self, which: Which = "current") -> Weights:
         """The adapter as it is now, its exponential average, or as the run began with it, whatever was restored."""
         return self._initial if which == "initial" else self._learner.weights(averaged=which == "averaged")
 
-    def save(self, folder: str, keep: int, extra: dict[str, Any]) -> None:
-        """Write a checkpoint of this version into `folder`, with the driver's own state in it."""
+    def save(self, folder: str, keep: int) -> None:
+        """Write a checkpoint of this version into `folder`."""
         with checkpoint.writing(Path(folder), self._learner.version, keep) as temporary:
-            self._learner.save(temporary, extra)
+            self._learner.save(temporary, {"advantages": self._advantages.state_dict()})
 
-    def restore(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Continue from a checkpoint; returns its version and the driver's state.
+    def restore(self, path: str) -> int:
+        """Continue from a checkpoint; returns its version.
 
         Raises:
             CheckpointError: If it is damaged, or whole but of another learner.
         """
         checkpoint.verify(Path(path))
         try:
-            extra = self._learner.restore(Path(path))
+            self._advantages.load_state_dict(self._learner.restore(Path(path))["advantages"])
         except Exception as error:  # of any library that reads files; a loss of ranks cannot come here
             said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise checkpoint.CheckpointError(f"The checkpoint {path} cannot be continued from ({said}).") from error
-        return self._learner.version, extra
+        return self._learner.version

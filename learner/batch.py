@@ -1,9 +1,9 @@
-"""What an objective trains on: one iteration's trajectories, joined, with a reward for each sample."""
+"""What an objective trains on: one iteration's trajectories as one, with an advantage for each sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from actors.trajectories import Trajectories
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples with K stored transitions each; samples of one prompt share a group."""
+    """B samples with K stored transitions each; samples that are compared share a group."""
 
     latents: Tensor  # (B, K, C, H, W) float32, x_t
     next_latents: Tensor  # (B, K, C, H, W) float32, the sampled x_next
@@ -22,11 +22,14 @@ class Batch:
     steps: Tensor  # (K,) int64, sampler step of each transition
     prompts: tuple[str, ...]  # (B,)
     groups: Tensor  # (B,) int64
-    rewards: Tensor  # (B,) float32, NaN where the sample was dropped
+    rewards: Tensor  # (B,) float32, see `learner.advantages`; NaN where the sample was dropped
     version: int  # the oldest weights that acted
+    scores: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 of each reward, as it said them
 
 
-def collate(trajectories: Sequence[Trajectories], rewards: np.ndarray) -> Batch:
+def collate(
+    trajectories: Sequence[Trajectories], rewards: np.ndarray, scores: Mapping[str, np.ndarray] | None = None
+) -> Batch:
     """Join rollouts in the order given; arrays from the object store are copied on the way.
 
     A sample of which a stored number is not finite is left out altogether: multiplied by a weight of 0 it would still
@@ -35,6 +38,7 @@ def collate(trajectories: Sequence[Trajectories], rewards: np.ndarray) -> Batch:
     Args:
         trajectories: Rollouts that stored the same sampler steps.
         rewards: `(B,)` over all of their samples.
+        scores: `(B,)` of each reward by name.
 
     Raises:
         ValueError: If the rollouts stored different steps, or there is not one reward a sample.
@@ -47,18 +51,19 @@ def collate(trajectories: Sequence[Trajectories], rewards: np.ndarray) -> Batch:
         raise ValueError(f"There are {len(prompts)} samples and {len(rewards)} rewards.")
 
     stored = {
-        field: np.concatenate([getattr(t, field) for t in trajectories])
-        for field in ("latents", "next_latents", "log_probs")
+        name: np.concatenate([getattr(t, name) for t in trajectories])
+        for name in ("latents", "next_latents", "log_probs")
     }
     finite = np.all([np.isfinite(v).all(axis=tuple(range(1, v.ndim))) for v in stored.values()], axis=0)
     if not finite.all():
-        stored = {field: values[finite] for field, values in stored.items()}
+        stored = {name: values[finite] for name, values in stored.items()}
 
     return Batch(
-        **{field: torch.from_numpy(values) for field, values in stored.items()},
+        **{name: torch.from_numpy(values) for name, values in stored.items()},
         steps=torch.from_numpy(np.array(first.steps)),
         prompts=tuple(prompt for prompt, kept in zip(prompts, finite, strict=True) if kept),
         groups=torch.from_numpy(np.concatenate([t.prompt_index for t in trajectories])[finite]),
         rewards=torch.from_numpy(np.array(rewards, np.float32)[finite]),
         version=min(t.version for t in trajectories),
+        scores={name: torch.from_numpy(np.array(own, np.float32)[finite]) for name, own in (scores or {}).items()},
     )

@@ -1,4 +1,4 @@
-"""Flow functions of GFlowNets: small networks beside the policy, with an optimizer of their own.
+"""Flow functions of GFlowNets: small networks beside the policy.
 
 A *vector* flow g_phi(x_t, t, c) has the shape of the state and stands for (what is left of) a gradient of the log flow;
 a *scalar* flow h_phi(x_t, t, c) is one number a sample and stands for the log flow itself.
@@ -6,19 +6,18 @@ a *scalar* flow h_phi(x_t, t, c) is one number a sample and stands for the log f
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from actors.policy import Policy
+from learner.companion import Companion, CompanionConfig
 
-Decay = Annotated[float, Field(ge=0, lt=1)]
 
-
-class FlowConfig(BaseModel, frozen=True, extra="forbid"):
+class FlowConfig(CompanionConfig, frozen=True, extra="forbid"):
     """The flow function and its optimizer."""
 
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -31,10 +30,6 @@ class FlowConfig(BaseModel, frozen=True, extra="forbid"):
     zero: Literal["output", "bias"] = Field(
         "output", description="What starts at zero: the whole output, or (as in the published code) its bias alone."
     )
-    lr: float = Field(1e-3, gt=0, description="Learning rate of AdamW.")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Decay of AdamW's averages of gradient and square.")
-    weight_decay: float = Field(1e-2, ge=0, description="Weight decay of AdamW.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
 
     @model_validator(mode="after")
     def _check(self) -> FlowConfig:
@@ -44,7 +39,7 @@ class FlowConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class Flow:
+class Flow(Companion):
     """A network of (x, state, conditioning) and its optimizer.
 
     Args:
@@ -54,40 +49,13 @@ class Flow:
     """
 
     def __init__(self, network: nn.Module, config: FlowConfig, timesteps: Tensor) -> None:
-        self.network = network
-        self._config, self._timesteps = config, timesteps
-        self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-        )
+        super().__init__(network, config)
+        self._scale, self._timesteps = config.scale, timesteps
 
     def __call__(self, x: Tensor, state: Tensor, conditioning: Tensor) -> Tensor:
         """The flow at states `(B,)` in [0, T]; of `conditioning` only the prompt's half is used: no guidance here."""
         timestep = self._timesteps[state.cpu()].to(x.device)
-        return self._config.scale * self.network(x, timestep, conditioning[1].float())
-
-    def step(self) -> float:
-        """One optimizer step with clipped gradients; returns their norm before clipping.
-
-        Raises:
-            FloatingPointError: If it is not finite; nothing is applied.
-        """
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self._config.max_grad_norm))
-        if norm != norm or norm == float("inf"):
-            raise FloatingPointError(
-                f"The gradient of the flow function is {norm}; lower objective.flow.lr or objective.beta, or look for "
-                "a reward whose gradient overflows."
-            )
-        self.optimizer.step()
-        return norm
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network and optimizer."""
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        return self._scale * self.network(x, timestep, conditioning[1].float())
 
 
 def make_flow(config: FlowConfig, policy: Policy, kind: Literal["vector", "scalar"], seed: int = 0) -> Flow:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from actors.policy import Policy
 from actors.trajectories import Weights
 from learner.batch import Batch
+from learner.likelihood import largest_log_ratio
 from learner.objectives import Objective
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -94,7 +95,6 @@ class Learner:
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
         objective.config.asks.check(objective.config.name, policy.transitions)
         objective.attach(policy, reward)
-        self._flow = objective.flow
         self._parameters = policy.parameters
         self.optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
@@ -110,7 +110,7 @@ class Learner:
 
     @property
     def _everything(self) -> list[torch.nn.Parameter]:
-        return self._parameters + ([] if self._flow is None else list(self._flow.network.parameters()))
+        return [*self._parameters, *(p for made in self._objective.modules.values() for p in made.network.parameters())]
 
     def step(self, batch: Batch) -> Update:
         """Apply every part of a batch: one optimizer step each.
@@ -123,27 +123,27 @@ class Learner:
                 continue from a checkpoint.
         """
         started = time.time()
-        self._objective.begin(self._policy, self.version)
+        batch = self._objective.begin(self._policy, batch, self.version)
+        self._check_ratio(batch)
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.version)
         history: dict[str, list[float]] = defaultdict(list)
         parts = self._objective.parts(batch, generator) if batch.prompts else ()
         for number, part in enumerate(parts):
             self.optimizer.zero_grad(set_to_none=True)
-            if self._flow is not None:
-                self._flow.optimizer.zero_grad(set_to_none=True)
+            for module in self._objective.modules.values():
+                module.optimizer.zero_grad(set_to_none=True)
             metrics = self._objective.backward(self._policy, batch, part, self._config.micro_batch, self.ranks)
             self.ranks.sum_gradients(self._everything)
-            if number == 0:
-                self._check_ratio(batch, metrics)
-                history["ratio/first"].append(metrics.get("ratio/max_log", 0.0))
+            if number == 0 and "ratio/max_log" in metrics:
+                history["ratio/first"].append(metrics["ratio/max_log"])
             norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(
                     f"The gradient of update {number} in iteration {self.version} is {float(norm)}; lower learner.lr "
                     "or objective.beta, or look for a reward that overflows."
                 )
-            if self._flow is not None:
-                metrics["grad_norm/flow"] = self._flow.step()
+            for name, module in self._objective.modules.items():
+                metrics[f"grad_norm/{name}"] = module.step(name)
             self.optimizer.step()
             if self._average is not None:
                 self._average.step(self._parameters)
@@ -175,10 +175,10 @@ class Learner:
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
+            "modules": {name: module.state_dict() for name, module in self._objective.modules.items()},
+            "objective": self._objective.state_dict(),
             "snapshots": {name: torch.from_numpy(self._policy.weights(name)[0]) for name in self._policy.snapshots},
         }
-        if self._flow is not None:
-            state["flow"] = self._flow.state_dict()
         if self._average is not None:
             state["average"] = self._average.state_dict()
             with self._averaged():
@@ -197,8 +197,9 @@ class Learner:
             group["lr"] = lr * self._schedule.lr_lambdas[0](self._schedule.last_epoch)
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-        if self._flow is not None:
-            self._flow.load_state_dict(state["flow"])
+        for name, module in self._objective.modules.items():
+            module.load_state_dict(state["modules"][name])
+        self._objective.load_state_dict(state["objective"])
         for name, flat in state["snapshots"].items():
             self._policy.snapshot(name)
             self._policy.load_weights(flat.cpu().numpy(), self._policy.weights()[1], name)
@@ -210,11 +211,12 @@ class Learner:
         assert self._average is not None
         return _Averaged(self._average, self._parameters)
 
-    def _check_ratio(self, batch: Batch, metrics: dict[str, float]) -> None:
-        if self._ratio_checked or batch.version != self.version or "ratio/max_log" not in metrics:
+    def _check_ratio(self, batch: Batch) -> None:
+        """Whether the first on-policy batch has ratio one, on a few rows and before anything is learned from it."""
+        if self._ratio_checked or batch.version != self.version or not batch.prompts or not len(batch.steps):
             return
         allowed = self._config.ratio_tolerance or (5e-3 if self._policy.half_precision else 1e-5)
-        if not (largest := metrics["ratio/max_log"]) <= allowed:
+        if not (largest := largest_log_ratio(self._policy, batch, self._config.micro_batch)) <= allowed:
             raise RatioError(
                 f"Before the first update the learner's log-probabilities differ from the sampler's by {largest:.1e} "
                 f"(at most {allowed:.0e} is allowed), so every likelihood ratio would be wrong. "

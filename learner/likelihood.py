@@ -108,6 +108,24 @@ def backward(
     return {**metrics, "ratio/max_log": float((log_probs.detach() - behaviour).abs().max())}
 
 
+@torch.no_grad()
+def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int = 4) -> float:
+    """The largest |log pi_theta - log pi_old|, nats per dimension, over the stored steps of a batch's first samples.
+
+    Args:
+        policy: Whose log-probabilities.
+        batch: The stored transitions.
+        micro_batch: Transitions that go through the network at a time.
+        rows: How many samples.
+    """
+    pairs = torch.cartesian_prod(torch.arange(min(rows, len(batch.prompts))), torch.arange(len(batch.steps)))
+    largest = 0.0
+    for row, col in (piece.T for piece in pairs.split(micro_batch)):
+        found, _, _ = _evaluate(policy, batch, row, col, "behaviour", with_kl=False)
+        largest = max(largest, float((found - batch.log_probs[row, col].to(found.device)).abs().max()))
+    return largest
+
+
 def _grad(leaf: Tensor) -> Tensor:
     return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 

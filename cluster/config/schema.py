@@ -21,10 +21,10 @@ from cluster.prompts import EVALUATED, absolute_source, read_prompts
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
+from learner.standardise import Standardise
 from rewards import make_reward, reward_class
 from rewards.environments import locate
 from rewards.reward import Reward
-from rewards.standardise import Standardise
 from shapes import PIPELINE
 
 
@@ -63,12 +63,13 @@ class CombinationConfig(BaseModel, frozen=True, extra="forbid"):
 
     standardise: Standardise | None = Field(
         None,
-        description="What each reward is standardised by: its moments over the run, the samples of the prompt in the "
-        "batch (group), the last scores of the prompt over the batches (prompt), or nothing; null is run for "
+        description="What each reward is standardised by: its moments over the run, the samples that it is compared "
+        "with (group), the last scores of the prompt over the batches (prompt), the batch, or nothing; null is run for "
         "objectives that only compare samples, and nothing for those whose target is exp(beta r).",
     )
     buffer: int = Field(16, ge=1, description="Last scores of each prompt that standardise=prompt remembers.")
     min_count: int = Field(16, ge=1, description="Scores that standardise=prompt needs; until then the batch serves.")
+    whiten: bool = Field(False, description="The weighted sum is standardised by the batch too; with group it is GDPO.")
 
 
 class PromptsConfig(BaseModel, frozen=True, extra="forbid"):

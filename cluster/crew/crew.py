@@ -23,6 +23,7 @@ from cluster.crew.runtime_envs import cannot_start, runtime_env
 from cluster.crew.weights import WeightStore
 from cluster.errors import StartError
 from learner.actor import LearnerActor
+from learner.advantages import Advantages
 from learner.reward_gradient import RewardModel
 from rewards.actor import RewardActor
 from rewards.weighted import WeightedSum
@@ -90,11 +91,13 @@ def assemble(config: Config, placement: Placement) -> Crew:
             options["runtime_env"] = options.get("runtime_env", {}) | isolated
             rewards[names].append(_start(RewardActor, options, f"{who}.{tag}", own))
     weights = {name: reward.weight for name, reward in config.rewards.items()}
+    combination = config.combination
+    advantages = Advantages(weights, config.standardise, combination.buffer, combination.min_count, combination.whiten)
     reward: Callable[[], RewardModel] | None = None
     if config.objective.asks.reward != "scores":
         with_learner = config.reward_actors.gradients == "learner"
         reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
-    arguments = (config.learner, policy, config.objective, config.seed, config.iterations, reward)
+    arguments = (config.learner, policy, config.objective, config.seed, config.iterations, advantages, reward)
     ranks = [
         _start(LearnerActor, placement.options("learner", who), f"{who}.{tag}", *arguments)
         for who in learner_names(config)

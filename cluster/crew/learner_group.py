@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
@@ -52,14 +53,16 @@ class LearnerGroup:
         except GetTimeoutError:
             self._hangs("said what it needs")
 
-    def update(self, rewards: Any, trajectories: Sequence[ray.ObjectRef]) -> tuple[list[ray.ObjectRef], ray.ObjectRef]:
+    def update(
+        self, scores: Mapping[str, np.ndarray], trajectories: Sequence[ray.ObjectRef]
+    ) -> tuple[list[ray.ObjectRef], ray.ObjectRef]:
         """Apply a batch on every rank, see `LearnerActor.update`.
 
         Returns:
             Each rank's `Update`, the first rank's first: wait for all of them, because the others notice the loss of
             one late or never. And the weights.
         """
-        started = [actor.update.options(num_returns=2).remote(rewards, *trajectories) for actor in self.actors]
+        started = [actor.update.options(num_returns=2).remote(scores, *trajectories) for actor in self.actors]
         return [update for update, _ in started], started[0][1]
 
     def weights(self, which: Which = "current") -> ray.ObjectRef:
@@ -76,19 +79,19 @@ class LearnerGroup:
             self._hangs("given its weights")
         return reference
 
-    def save(self, folder: str, keep: int, extra: dict[str, Any]) -> None:
+    def save(self, folder: str, keep: int) -> None:
         """Write a checkpoint, see `LearnerActor.save`.
 
         Raises:
             Hung: If the learner does not answer.
         """
         try:
-            ray.get(self.actors[0].save.remote(folder, keep, extra), timeout=self._patience)
+            ray.get(self.actors[0].save.remote(folder, keep), timeout=self._patience)
         except GetTimeoutError:
             self._hangs("written a checkpoint")
 
-    def restore(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Continue every rank from a checkpoint that all of them can read; returns its version and the driver's state.
+    def restore(self, path: str) -> int:
+        """Continue every rank from a checkpoint that all of them can read; returns its version.
 
         Raises:
             CheckpointError: If it is damaged.

@@ -10,11 +10,10 @@ from cluster.crew.pool import Pool
 from cluster.sources.rollouts import Rollout
 from cluster.sources.spans import Spans
 from learner.learner import Update
-from rewards.combine import Combined
 
 
 def iteration_metrics(
-    update: Update, batch: Sequence[Rollout], scores: Mapping[str, np.ndarray], combined: Combined, seconds: float
+    update: Update, batch: Sequence[Rollout], scores: Mapping[str, np.ndarray], dropped: float, seconds: float
 ) -> dict[str, float]:
     """The metrics of one iteration.
 
@@ -22,22 +21,18 @@ def iteration_metrics(
         update: What the learner said.
         batch: What it was trained on.
         scores: `(B,)` of each reward.
-        combined: The reward that they make.
+        dropped: Share of the samples that a reward with a weight could not judge.
         seconds: From asking for the batch to the publication of the new weights.
     """
-    rewards = combined.rewards
-    kept = rewards[np.isfinite(rewards)]
+    samples = sum(len(rollout.request.prompts) for rollout in batch)
     metrics = dict(update.metrics)
-    metrics["reward/mean"], metrics["reward/std"] = finite_mean(kept), float(kept.std()) if kept.size else float("nan")
     metrics |= {f"score/{name}": finite_mean(values) for name, values in scores.items()}
-    metrics |= {f"share/{name}": share for name, share in combined.shares.items()}
-    metrics["samples"] = float(len(rewards))
-    metrics["dropped"] = float(1 - len(kept) / len(rewards))
+    metrics["samples"], metrics["dropped"] = float(samples), dropped
     metrics["staleness"] = float(update.version - 1 - min(rollout.version for rollout in batch))
     metrics["time/sample"] = float(sum(rollout.seconds for rollout in batch))
     metrics["time/learn"] = update.seconds
     metrics["time/iteration"] = seconds
-    metrics["images_per_second"] = len(rewards) / seconds
+    metrics["images_per_second"] = samples / seconds
     for actor in sorted({rollout.actor for rollout in batch}):
         own = [rollout for rollout in batch if rollout.actor == actor]
         metrics[f"sampler/{actor}/images"] = float(sum(len(rollout.request.prompts) for rollout in own))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
+from learner.companion import Companion
 from learner.flow_function import Flow, FlowConfig, make_flow
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.objective import Asks, Objective, Part, Plan
@@ -55,6 +56,10 @@ class DetailedBalance(Objective):
     def __init__(self, config: DetailedBalanceConfig, flow: Flow | None = None) -> None:
         self.config, self.flow = config, flow
 
+    @property
+    def modules(self) -> Mapping[str, Companion]:  # type: ignore[override]
+        return {} if self.flow is None else {"flow": self.flow}
+
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         assert reward is not None
         self._reward = reward
@@ -64,9 +69,10 @@ class DetailedBalance(Objective):
     def plan(self, chain: Transitions) -> Plan:
         return Plan(chain.stochastic_steps)
 
-    def begin(self, policy: Policy, version: int) -> None:
+    def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._regularised:
             policy.snapshot(REFERENCE_ADAPTER)
+        return batch
 
     @property
     def _regularised(self) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
-from learner.flow_function import Flow
+from learner.companion import Companion
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
 
@@ -83,11 +83,11 @@ class Objective(ABC):
 
     Attributes:
         config: Its settings.
-        flow: The flow function that it trains beside the policy, if it has one; made by `attach`.
+        modules: Networks that it trains beside the policy, by name, each with an optimizer; made by `attach`.
     """
 
     config: Settings
-    flow: Flow | None = None
+    modules: Mapping[str, Companion] = {}
 
     @abstractmethod
     def plan(self, chain: Transitions) -> Plan:
@@ -101,12 +101,26 @@ class Objective(ABC):
             reward: The run's weighted reward, for objectives that need it; `None` where none does.
         """
 
-    def begin(self, policy: Policy, version: int) -> None:  # noqa: B027
-        """Called before the update of each batch; moves a reference where there is one."""
+    def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
+        """Called before the update of each batch: moves a reference where there is one, and returns what to train on.
+
+        Args:
+            policy: As the batch finds it.
+            batch: Has its rewards as `learner.advantages` makes them, and the raw scores for whoever wants others.
+            version: Of the policy.
+        """
+        return batch
 
     @abstractmethod
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         """Cut a batch into the parts of successive optimizer steps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it keeps from batch to batch beside its modules, as tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take up what `state_dict` gave."""
 
     @abstractmethod
     def backward(

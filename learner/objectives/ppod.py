@@ -97,9 +97,10 @@ class PPOD(Objective):
         count = max(1, round(self.config.step_fraction * len(chain.stochastic_steps)))
         return Plan(chain.stochastic_steps[:count], self.config.share_init_noise, self.config.offline_batches)
 
-    def begin(self, policy: Policy, version: int) -> None:
+    def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._reference == "snapshot" and version % self.config.round_length == 0:
             policy.snapshot(REFERENCE_ADAPTER)
+        return batch
 
     @property
     def _reference(self) -> Reference:

@@ -74,9 +74,9 @@ class Start:
         self.policy.load_weights(*self._weights)
         objective = TypeAdapter(ObjectiveConfig).validate_python(CASES[case]).build()
         made = Learner(LearnerConfig(micro_batch=MICRO_BATCH, **settings), self.policy, objective, reward=Curved())
-        if objective.flow is not None:
+        for module in objective.modules.values():
             torch.manual_seed(0)
-            torch.nn.init.normal_(objective.flow.network.unet.conv_out.weight, std=0.1)
+            torch.nn.init.normal_(module.network.unet.conv_out.weight, std=0.1)
         return made
 
 
@@ -97,13 +97,13 @@ def gradients(start: Start, case: str, ranks: Ranks, kind: str) -> dict[str, Any
     made, policy = start.learner(case), start.policy
     objective, batch = made._objective, draw(policy)
     with torch.no_grad():  # off policy, so that clips act and the reference is not where the policy is
-        objective.begin(policy, 0)
+        objective.begin(policy, batch, 0)
         for parameter in policy.parameters:
             parameter *= 1.1
     part, micro_batch = next(iter(objective.parts(batch, torch.Generator().manual_seed(0)))), MICRO_BATCH
     if kind == "whole":
         micro_batch = 99
-    elif kind == "few" and objective.needs_groups:  # two transitions
+    elif kind == "few" and objective.config.asks.groups:  # two transitions
         part, micro_batch = Part(part.samples[:2], part.columns[:1]), 1
     elif kind == "few":  # one sample
         part, micro_batch = Part(part.samples[:1], part.columns[:1]), 3
@@ -111,7 +111,7 @@ def gradients(start: Start, case: str, ranks: Ranks, kind: str) -> dict[str, Any
         parameter.grad = None
     metrics = objective.backward(policy, batch, part, micro_batch, ranks)
     ranks.sum_gradients(made._everything)
-    flow = [] if objective.flow is None else list(objective.flow.network.parameters())
+    flow = [p for module in objective.modules.values() for p in module.network.parameters()]
     return {
         "policy": torch.cat([p.grad.flatten() for p in policy.parameters if p.grad is not None]),
         "flow": torch.cat([torch.zeros(0), *[p.grad.flatten() for p in flow if p.grad is not None]]),

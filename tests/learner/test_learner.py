@@ -317,7 +317,7 @@ def test_a_half_precision_base_takes_nearly_the_same_step(
     for name in ("float32", dtype):
         other = Policy.load(policy_config.model_copy(update={"dtype": name}))
         trained = learner(other, {"beta": 1e-6, "clip": "none"})
-        trained._objective.begin(other, 0)
+        trained._objective.begin(other, batch, 0)
         part = next(iter(trained._objective.parts(batch, torch.Generator().manual_seed(0))))
         trained._objective.backward(other, batch, part, 64)
         moved[name] = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])

@@ -263,7 +263,7 @@ def test_the_change_is_measured_from_the_start_of_the_update_without_gradient(
     policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB], nudge: Callable[..., None]
 ) -> None:
     objective = make(regularisation=50.0, no_flow=True, flow=FlowConfig(), beta=0.0, reward=Curved())
-    objective.begin(policy, 0)
+    objective.begin(policy, batch, 0)
     plain = make(no_flow=True, flow=FlowConfig(), beta=0.0)
     first, _, metrics = gradients(objective, policy, batch)
     torch.testing.assert_close(first, gradients(plain, policy, batch)[0])
@@ -346,7 +346,7 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(
     release: bool, policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
 ) -> None:
     objective = make(release)
-    objective.begin(policy, 0)
+    objective.begin(policy, batch, 0)
     whole, pieces = gradients(objective, policy, batch), gradients(objective, policy, batch, micro=7)
     for one, other in zip(whole[:2], pieces[:2], strict=True):
         close(one, other)

@@ -242,7 +242,7 @@ def test_clip_fractions_are_counted_for_winners_and_losers_apart() -> None:
 def first_update(policy: Policy, batch: Batch, **settings: Any) -> dict[str, float]:
     """Metrics of the objective's first gradient on a batch."""
     objective = make(**settings).build()
-    objective.begin(policy, 0)
+    objective.begin(policy, batch, 0)
     return objective.backward(policy, batch, EVERYTHING, 96)
 
 
@@ -284,16 +284,16 @@ def test_a_round_of_two_iterations_refers_to_its_snapshot(policy: Policy, nudge:
     objective = make(reference="round", round_length=2).build()
     nudge(policy)
     start = policy.weights()[0]
-    objective.begin(policy, 0)
+    objective.begin(policy, draw(policy), 0)
     nudge(policy)
     second = policy.weights()[0]
-    objective.begin(policy, 1)
+    batch = objective.begin(policy, draw(policy, version=1), 1)
     assert (policy.weights(REFERENCE_ADAPTER)[0] == start).all()
-    later = objective.backward(policy, draw(policy, version=1), EVERYTHING, 96)
+    later = objective.backward(policy, batch, EVERYTHING, 96)
     assert later["margin/std"] > 1e-4  # although the policy is the one that sampled
-    objective.begin(policy, 2)
+    batch = objective.begin(policy, draw(policy, version=2), 2)
     assert (policy.weights(REFERENCE_ADAPTER)[0] == second).all()
-    fresh = objective.backward(policy, draw(policy, version=2), EVERYTHING, 96)
+    fresh = objective.backward(policy, batch, EVERYTHING, 96)
     assert fresh["margin/std"] == 0
 
 
@@ -301,7 +301,7 @@ def test_a_round_of_one_iteration_needs_no_snapshot(policy: Policy, nudge: Nudge
     objective = make(reference="round", round_length=1).build()
     nudge(policy)
     batch = draw(policy)
-    objective.begin(policy, 0)
+    objective.begin(policy, batch, 0)
     assert objective.backward(policy, batch, EVERYTHING, 96)["margin/std"] < 1e-5
     nudge(policy)
     assert objective.backward(policy, batch, EVERYTHING, 96)["margin/std"] > 1e-4

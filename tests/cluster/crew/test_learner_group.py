@@ -32,14 +32,14 @@ class Rank:
     def join(self, *arguments: Any) -> None:
         self.told.append(arguments)
 
-    def update(self, rewards: float, *trajectories: str) -> tuple[Any, Any]:
-        self.told.append((rewards, trajectories))
+    def update(self, scores: Any, *trajectories: str) -> tuple[Any, Any]:
+        self.told.append((scores, trajectories))
         return len(self.told), f"weights of {len(trajectories)}"
 
-    def restore(self, path: str) -> tuple[int, dict[str, Any]]:
+    def restore(self, path: str) -> int:
         self.weights("current")
         self.told.append(path)
-        return 7, {}
+        return 7
 
     def weights(self, which: str) -> str:
         time.sleep(60 if self.silent else 0.5)
@@ -91,16 +91,16 @@ def make() -> Iterator[Callable[..., LearnerGroup]]:
 def test_every_rank_takes_part_and_the_first_one_answers(make: Callable[..., LearnerGroup]) -> None:
     group = make(3)
     group.join(60)
-    updates, weights = group.update(0.5, [ray.put("a"), ray.put("b")])
+    updates, weights = group.update({}, [ray.put("a"), ray.put("b")])
     assert len(ray.get(updates)) == 3
     assert ray.get(weights) == "weights of 2"
-    assert group.restore("checkpoint") == (7, {})
+    assert group.restore("checkpoint") == 7
     memories = ray.get([actor.memory.remote() for actor in group.actors])
     assert memories[0].pop(0)[0] == "listen"
     for rank, told in enumerate(memories):
         (number, addresses, port, timeout), update, path = told
         assert (number, len(addresses), port, timeout) == (rank, 3, 1234, 30.0)
-        assert (update, path) == ((0.5, ("a", "b")), "checkpoint")
+        assert (update, path) == (({}, ("a", "b")), "checkpoint")
 
 
 def test_one_rank_meets_nobody(make: Callable[..., LearnerGroup]) -> None:

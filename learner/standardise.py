@@ -7,19 +7,25 @@ population's, plus 1e-6. Scores that are not finite come out as NaN and stay out
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Standardise = Literal["run", "group", "prompt", "nothing"]
+Standardise = Literal["run", "group", "prompt", "batch", "nothing"]
 
 
 class Standardiser(Protocol):
     """What one reward is standardised by; it may learn from every batch."""
 
-    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        """The batch's scores `(B,)` float64 standardised; they enter the statistics first."""
+    def apply(self, scores: np.ndarray, groups: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """The batch's scores standardised; they enter the statistics first.
+
+        Args:
+            scores: `(B,)` float64.
+            groups: `(B,)` int64; samples that are compared share theirs.
+            prompts: `(B,)`; two groups may have the same.
+        """
         ...
 
     def state_dict(self) -> Any:
@@ -34,7 +40,7 @@ class Standardiser(Protocol):
 class ByNothing:
     """Leaves the scores on their own scale."""
 
-    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    def apply(self, scores: np.ndarray, groups: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         return np.where(np.isfinite(scores), scores, np.nan)
 
     def state_dict(self) -> Any:
@@ -50,7 +56,7 @@ class ByRun:
     def __init__(self) -> None:
         self._moments = (0, 0.0, 0.0)  # count, mean, sum of squared deviations
 
-    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    def apply(self, scores: np.ndarray, groups: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         values = np.where(np.isfinite(scores), scores, np.nan)
         self._observe(values[np.isfinite(values)])
         count, mean, deviations = self._moments
@@ -77,13 +83,20 @@ class ByRun:
         )
 
 
-class ByGroup(ByNothing):
-    """By the samples of the same prompt in the same batch: the advantages of GRPO (arXiv 2402.03300, section 4.1.2)."""
+class ByBatch(ByNothing):
+    """By all samples of the batch."""
 
-    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    def apply(self, scores: np.ndarray, groups: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        return standardised(scores, scores)
+
+
+class ByGroup(ByNothing):
+    """By the samples of the same group: the advantages of GRPO (arXiv 2402.03300, section 4.1.2)."""
+
+    def apply(self, scores: np.ndarray, groups: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         result = np.full(len(scores), np.nan)
-        for group in groups(prompts).values():
-            result[group] = _by(scores[group], scores[group])
+        for members in rows_of(groups):
+            result[members] = standardised(scores[members], scores[members])
         return result
 
 
@@ -101,13 +114,14 @@ class ByPrompt:
         self._buffer, self._min_count = buffer, min_count
         self._history: dict[str, deque[float]] = {}
 
-    def apply(self, scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        result = np.full(len(scores), np.nan)
-        for prompt, group in groups(prompts).items():
+    def apply(self, scores: np.ndarray, groups: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        result, texts = np.full(len(scores), np.nan), np.array(prompts, object)
+        for prompt in dict.fromkeys(prompts):
+            members = np.flatnonzero(texts == prompt)
             history = self._history.setdefault(prompt, deque(maxlen=self._buffer))
-            history.extend(float(score) for score in scores[group] if np.isfinite(score))
+            history.extend(float(score) for score in scores[members] if np.isfinite(score))
             known = len(history) >= self._min_count
-            result[group] = _by(scores[group], np.array(history) if known else scores)
+            result[members] = standardised(scores[members], np.array(history) if known else scores)
         return result
 
     def state_dict(self) -> Any:
@@ -121,19 +135,23 @@ def make_standardiser(by: Standardise, buffer: int, min_count: int) -> Standardi
     """The standardiser of a name; `buffer` and `min_count` are those of `prompt`."""
     if by == "prompt":
         return ByPrompt(buffer, min_count)
-    simple: dict[str, Callable[[], Standardiser]] = {"run": ByRun, "group": ByGroup, "nothing": ByNothing}
+    simple: dict[str, Callable[[], Standardiser]] = {
+        "run": ByRun,
+        "group": ByGroup,
+        "batch": ByBatch,
+        "nothing": ByNothing,
+    }
     return simple[by]()
 
 
-def groups(prompts: Sequence[str]) -> dict[str, list[int]]:
-    """Where each prompt is in the batch."""
-    found: dict[str, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        found.setdefault(prompt, []).append(i)
-    return found
+def rows_of(groups: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of each group in a batch."""
+    for group in np.unique(groups):
+        yield np.flatnonzero(groups == group)
 
 
-def _by(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def standardised(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Scores by mean and deviation of those of `reference` that are finite; NaN where there is none."""
     known = reference[np.isfinite(reference)]
     if not known.size:
         return np.full(len(scores), np.nan)
