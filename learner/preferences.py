@@ -158,3 +158,26 @@ def proximal(loss: Callable[..., Tensor], raw: tuple[Tensor, ...], clipped: tupl
     if clip == "pessimistic":
         return torch.maximum(loss(*raw), loss(*clipped))
     return loss(*clipped)
+
+
+def pair_metrics(winner: Tensor, loser: Tensor, clipped_winner: Tensor, clipped_loser: Tensor) -> dict[str, float]:
+    """What is logged of n pairs at k steps: their margins before the clip, and how many log-ratios the clip changed.
+
+    Args:
+        winner, loser: g of both sides, `(n, k)`.
+        clipped_winner, clipped_loser: The same under the clip.
+    """
+    margin = (winner - loser).detach()
+    return {
+        "pairs": float(len(winner)),
+        "margin/mean": float(margin.mean()),
+        "margin/std": float(margin.std(correction=0)),
+        "margin/accuracy": float((margin > 0).float().mean() + 0.5 * (margin == 0).float().mean()),
+        "clip/winner": _changed(winner, clipped_winner),
+        "clip/loser": _changed(loser, clipped_loser),
+    }
+
+
+def _changed(ratios: Tensor, clipped: Tensor) -> float:
+    # The tolerance is the rounding of a + (g - a).
+    return float(((ratios - clipped).detach().abs() > 1e-6).float().mean())

@@ -1,7 +1,7 @@
-"""Training on a few transitions of each chain without bias: one from each stratum, and the last one always.
+"""Which samples and transitions an optimizer step sees: whole groups, the noisy end of the chain, or strata.
 
-The last transition is where the reward enters, so it is never left out; every drawn transition is weighted with the
-number of transitions that it stands for.
+Strata train on a few transitions of each chain without bias: one is drawn from each, and the last one, where the reward
+enters, always; every drawn transition is weighted with the number of transitions that it stands for.
 """
 
 from __future__ import annotations
@@ -42,3 +42,32 @@ def split_samples(samples: int, updates: int, generator: torch.Generator) -> Ite
     """Cut a batch into shuffled shares, one an optimizer step, as even as they can be; none of no samples."""
     if samples:
         yield from torch.randperm(samples, generator=generator).tensor_split(min(updates, samples))
+
+
+def split_groups(
+    groups: Tensor, steps: int, groups_per_update: int | None, steps_per_update: int | None, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut a batch into shuffled shares of whole groups, and each of them into shuffled shares of the steps.
+
+    Args:
+        groups: `(B,)` int64.
+        steps: K, stored transitions of each sample.
+        groups_per_update: `None` is all.
+        steps_per_update: `None` is all.
+        generator: Of the order.
+
+    Yields:
+        Samples `(b,)` and columns `(k,)` of each optimizer step, int64.
+    """
+    found = groups.unique()
+    order = found[torch.randperm(len(found), generator=generator)]
+    for chosen in order.split(groups_per_update or len(order)):
+        samples = torch.nonzero(torch.isin(groups, chosen)).flatten()
+        columns = torch.randperm(steps, generator=generator)
+        for some in columns.split(steps_per_update or len(columns)):
+            yield samples, some
+
+
+def noisy_steps(steps: tuple[int, ...], fraction: float) -> tuple[int, ...]:
+    """A share of a chain's steps from its noisy end, at least one."""
+    return steps[: max(1, round(fraction * len(steps)))]

@@ -30,8 +30,18 @@ from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER, Likelihoods, Reference, backward
 from learner.objectives.objective import Asks, Objective, Part, Plan
-from learner.preferences import Clip, LossKind, clip_ratios, make_pairs, plackett_luce, preference_loss, proximal
+from learner.preferences import (
+    Clip,
+    LossKind,
+    clip_ratios,
+    make_pairs,
+    pair_metrics,
+    plackett_luce,
+    preference_loss,
+    proximal,
+)
 from learner.ranks import ALONE, Ranks
+from learner.subsample import noisy_steps, split_groups
 
 
 class PPODConfig(BaseModel, frozen=True, extra="forbid"):
@@ -94,8 +104,8 @@ class PPOD(Objective):
         self.config = config
 
     def plan(self, chain: Transitions) -> Plan:
-        count = max(1, round(self.config.step_fraction * len(chain.stochastic_steps)))
-        return Plan(chain.stochastic_steps[:count], self.config.share_init_noise, self.config.offline_batches)
+        steps = noisy_steps(chain.stochastic_steps, self.config.step_fraction)
+        return Plan(steps, self.config.share_init_noise, self.config.offline_batches)
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._reference == "snapshot" and version % self.config.round_length == 0:
@@ -110,14 +120,11 @@ class PPOD(Objective):
         return "behaviour" if self.config.round_length == 1 else "snapshot"
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        prompts = batch.groups.unique()
         for _ in range(self.config.epochs):
-            order = prompts[torch.randperm(len(prompts), generator=generator)]
-            for chosen in order.split(self.config.prompts_per_update or len(order)):
-                samples = torch.nonzero(torch.isin(batch.groups, chosen)).flatten()
-                columns = torch.randperm(len(batch.steps), generator=generator)
-                for some in columns.split(self.config.steps_per_update or len(columns)):
-                    yield Part(samples, some)
+            for samples, columns in split_groups(
+                batch.groups, len(batch.steps), self.config.prompts_per_update, self.config.steps_per_update, generator
+            ):
+                yield Part(samples, columns)
 
     def backward(
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
@@ -168,15 +175,7 @@ def preference_objective(
     g_w, g_l = g[pairs.winner], g[pairs.loser]
     clipped_w = clip_ratios(g_w, anchor[pairs.winner], config.clip_range, config.clip, winner=True)
     clipped_l = clip_ratios(g_l, anchor[pairs.loser], config.clip_range, config.clip, winner=False)
-    margin = (g_w - g_l).detach()
-    metrics = {
-        "pairs": float(len(pairs)),
-        "margin/mean": float(margin.mean()),
-        "margin/std": float(margin.std(correction=0)),
-        "margin/accuracy": float((margin > 0).float().mean() + 0.5 * (margin == 0).float().mean()),
-        "clip/winner": _changed(g_w, clipped_w),
-        "clip/loser": _changed(g_l, clipped_l),
-    }
+    metrics = pair_metrics(g_w, g_l, clipped_w, clipped_l)
     if config.pairs == "ranking":
         return _ranking_loss(config, g, anchor, rewards, groups), metrics
     strict = (pairs.gap > 0).float()[:, None]  # a kept tie has no margin: a constant loss
@@ -188,11 +187,6 @@ def preference_objective(
         return preference_loss(strict * (winner - loser), config.beta, config.loss, label)
 
     return proximal(loss, (g_w, g_l), (clipped_w, clipped_l), config.clip).mean(), metrics
-
-
-def _changed(ratios: Tensor, clipped: Tensor) -> float:
-    # The tolerance is the rounding of a + (g - a).
-    return float(((ratios - clipped).detach().abs() > 1e-6).float().mean())
 
 
 def _ranking_loss(config: PPODConfig, g: Tensor, anchor: Tensor, rewards: Tensor, groups: Tensor) -> Tensor:

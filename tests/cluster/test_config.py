@@ -76,8 +76,8 @@ def test_a_file_that_lists_rewards_replaces_the_default_ones(tmp_path: Path) -> 
 def test_an_objective_brings_its_own_defaults(make_config: Make) -> None:
     ppod, d3po = make_config().objective, make_config("objective.name=d3po").objective
     assert (ppod.name, ppod.clip, ppod.step_fraction) == ("ppod", "pessimistic", 1.0)
-    assert (d3po.name, d3po.clip, d3po.step_fraction) == ("d3po", "hard", 1.0)
-    assert make_config("objective.name=d3po", "objective.beta=0.5").objective.clip == "hard"
+    assert (d3po.name, d3po.pairs, d3po.beta, d3po.step_fraction) == ("d3po", "consecutive", 0.1, 1.0)
+    assert make_config("objective.name=d3po", "objective.beta=0.5").objective.pairs == "consecutive"
 
 
 def test_batch_size_is_prompts_times_samples(make_config: Make) -> None:

@@ -1,4 +1,4 @@
-"""D3PO: what its preset makes of PPOD."""
+"""D3PO: its clamp, its ties, its order, and where it is PPOD."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from learner.batch import Batch
 from learner.likelihood import Likelihoods
 from learner.objectives import ObjectiveConfig
-from learner.objectives.d3po import D3POConfig
+from learner.objectives.d3po import D3POConfig, d3po_loss
 from learner.objectives.objective import Plan
 from learner.objectives.ppod import PPODConfig, preference_objective
 
@@ -22,9 +22,8 @@ from learner.objectives.ppod import PPODConfig, preference_objective
 def loss(g: Tensor, rewards: list[float], groups: list[int]) -> Tensor:
     """D3PO's loss of these log-ratios to the pretrained model."""
     zeros = torch.zeros_like(g)
-    return preference_objective(
-        D3POConfig(), Likelihoods(g, zeros, zeros, zeros), torch.tensor(rewards), torch.tensor(groups)
-    )[0]
+    likelihoods = Likelihoods(g, zeros, zeros, zeros)
+    return d3po_loss(D3POConfig(), likelihoods, torch.tensor(rewards), torch.tensor(groups))[0]
 
 
 def test_a_tie_is_ln_2_without_gradient() -> None:
@@ -60,6 +59,23 @@ def test_neighbours_meet_once() -> None:
     g = torch.tensor([[0.01], [0.02], [0.03], [-0.04]])
     expected = [math.log1p(math.exp(-0.1 * margin)) for margin in (0.01 - 0.02, -0.04 - 0.03)]
     assert loss(g, [1.0, 0.0, 2.0, 3.0], [0, 0, 0, 0]).item() == pytest.approx(sum(expected) / 2, abs=1e-7)
+
+
+def test_it_is_ppod_with_a_hard_clip_neighbours_and_ties() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_probs, reference = torch.randn(2, 12, 5, generator=generator) * 0.1
+    found = []
+    for settings in (D3POConfig(), PPODConfig(beta=0.1, clip="hard", clip_range=0.1, pairs="consecutive", ties="keep")):
+        g = log_probs.clone().requires_grad_()
+        likelihoods = Likelihoods(g, reference + 0.01, reference, torch.zeros_like(g))
+        rewards = torch.tensor([1.0, 1.0, float("nan")] + [float(i % 5) for i in range(9)])
+        loss = d3po_loss if isinstance(settings, D3POConfig) else preference_objective
+        value, metrics = loss(settings, likelihoods, rewards, torch.arange(12) // 4)
+        value.backward()
+        found.append((value.item(), g.grad, {name: metrics[name] for name in ("pairs", "margin/std", "clip/winner")}))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
 
 
 def test_an_update_sees_one_prompt_at_all_of_its_steps() -> None:
