@@ -1,13 +1,13 @@
-"""LoRA adapters of a UNet: adding one, its parameters, and its file: one name, and the same bytes every time."""
+"""LoRA adapters of a denoiser: adding one, acting as one, its parameters, and its file: the same bytes every time."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig
 from safetensors import SafetensorError
@@ -17,29 +17,47 @@ from torch import Tensor, nn
 FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 PREFIX = "unet."
 
-AdapterTensors = Mapping[str, Tensor]  # by the parameter's name in the UNet, without the adapter's
+AdapterTensors = Mapping[str, Tensor]  # by the parameter's name in the network, without the adapter's
 
 
-def add_adapter(unet: UNet2DConditionModel, name: str, rank: int, alpha: int, targets: Sequence[str]) -> None:
+def add_adapter(network: Any, name: str, rank: int, alpha: int, targets: Sequence[str]) -> None:
     """Add a fresh adapter, which changes nothing; its parameters are float32 whatever the base is."""
     config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
-    unet.add_adapter(config, adapter_name=name)
-    for _, parameter in adapter_parameters(unet, name):
+    network.add_adapter(config, adapter_name=name)
+    for _, parameter in adapter_parameters(network, name):
         parameter.data = parameter.data.float()
 
 
+def use_adapter(network: Any, name: str | None, *, trained: str) -> None:
+    """Let an adapter act, or none; which parameters take gradients and whether a graph is built are left alone.
+
+    Args:
+        network: That has the adapters.
+        name: Of the one that is to act; `None` turns all off.
+        trained: The only one whose parameters take gradients.
+    """
+    if name is None:
+        network.disable_adapters()
+    else:
+        network.enable_adapters()
+        network.set_adapter(name)
+    for other in network.peft_config:  # peft's own switches toggle gradients
+        for _, parameter in adapter_parameters(network, other):
+            parameter.requires_grad_(other == trained)
+
+
 def target_name(layer: str) -> str:
-    """What `lora_targets` call a layer of the UNet: the last part of its name, with the part before where it counts."""
+    """What `lora_targets` call a layer: the last part of its name, with the part before where it counts."""
     *_, parent, last = ["", *layer.split(".")]
     return f"{parent}.{last}" if last.isdigit() else last
 
 
-def adapter_parameters(unet: UNet2DConditionModel, name: str) -> list[tuple[str, nn.Parameter]]:
+def adapter_parameters(network: Any, name: str) -> list[tuple[str, nn.Parameter]]:
     """An adapter's parameters by name, sorted."""
     marker = f".{name}."
     return sorted(
         (parameter_name.replace(marker, "."), parameter)
-        for parameter_name, parameter in unet.named_parameters()
+        for parameter_name, parameter in network.named_parameters()
         if "lora_" in parameter_name and marker in parameter_name
     )
 
@@ -99,13 +117,13 @@ def check_same(found: AdapterTensors, own: AdapterTensors) -> None:
 
 
 @torch.no_grad()
-def copy_into(unet: UNet2DConditionModel, name: str, tensors: AdapterTensors) -> None:
+def copy_into(network: Any, name: str, tensors: AdapterTensors) -> None:
     """Overwrite an adapter.
 
     Raises:
         ValueError: If the tensors are of another adapter; nothing is changed then.
     """
-    parameters = adapter_parameters(unet, name)
+    parameters = adapter_parameters(network, name)
     check_same(tensors, dict(parameters))
     for parameter_name, parameter in parameters:
         parameter.copy_(tensors[parameter_name])

@@ -1,62 +1,59 @@
-"""The policy: a Stable Diffusion pipeline whose UNet carries LoRA adapters.
+"""The policy: a pretrained model whose denoiser carries LoRA adapters, and the chain that it samples.
 
 The trainable adapter is `policy`, the pretrained reference is "adapters off", and a moving reference is a second named
 adapter that holds a copy. Classifier-free guidance is part of the policy: sampling, training and the reference use the
-same guided prediction.
+same guided prediction. What is special about a model is its family's (`actors/families/`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from actors import half_precision
-from actors.adapters import adapter_parameters, add_adapter, copy_into, read_adapter, write_adapter
+from actors.adapters import adapter_parameters, add_adapter, copy_into, read_adapter, use_adapter, write_adapter
+from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
 from actors.devices import pick_device, pick_dtype
+from actors.families.family import Family
 from actors.initial_adapter import initial_adapter
-from actors.model_check import check_model, latent_shape
+from actors.model_check import check_model, find_family
 from actors.model_files import fetch
-from actors.schedules import read_scheduler
 from actors.transitions import make_transitions
 
 ADAPTER = "policy"
-# Prompts whose embeddings stay on the device (60 MB for Stable Diffusion 1.5): memory does not grow with the list.
+# Prompts whose embeddings stay in the host's memory (60 MB for Stable Diffusion 1.5): it does not grow with the list.
 _KEPT = 256
 
 
 class Policy:
-    """A pipeline, its adapters and its transitions.
+    """A model, its adapters and its transitions.
+
+    Who subclasses it for a world of its own (`benchmarks/analytic_world.py`) gives `transitions`, `device`,
+    `latent_shape`, `half_precision` and `parameters`, and `encode`, `predict`, `decode`, `using` and `snapshot`; of the
+    rest rollouts, likelihoods and objectives use nothing.
 
     Args:
-        pipeline: The pretrained pipeline; its UNet is given the `policy` adapter, everything else is frozen.
+        family: The pretrained model; its denoiser is given the `policy` adapter, everything else is frozen.
         config: How to sample and what to adapt.
 
     Attributes:
         transitions: The chain that the policy samples.
-        latent_shape: (C, H, W).
+        latent_shape: Of a state, such as (C, H, W).
         device: Where the networks are.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, config: PolicyConfig) -> None:
-        self.config = config
+    def __init__(self, family: Family, config: PolicyConfig) -> None:
+        self.config, self._family = config, family
         self.device = pick_device(config.device)
-        self.transitions = make_transitions(pipeline.scheduler, config.steps, config.sampler, config.eta)
-        self._pipeline = pipeline.to(self.device)
-        self.unet, self._vae = pipeline.unet, pipeline.vae
-        for network in (self.unet, self._vae, pipeline.text_encoder):
-            network.eval().requires_grad_(False)
-        # Convolutions on CPUs and tensor cores are markedly faster in this layout.
-        self.unet.to(memory_format=torch.channels_last)
-        self._vae.to(memory_format=torch.channels_last)
-        self.latent_shape = latent_shape(self.unet)
-        self._embeddings: dict[str, Tensor] = {}
+        self.transitions = make_transitions(family.scheduler, config.steps, config.sampler, config.eta)
+        self.network, self.latent_shape = family.network, family.latent_shape
+        self._embeddings: dict[str, Conditioning] = {}
         self._add_adapter(ADAPTER)
 
     @classmethod
@@ -70,74 +67,62 @@ class Policy:
         device = pick_device(config.device)
         folder = fetch(config.model, config.variant)
         check_model(config, folder)
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder,
-            variant=config.variant,
-            scheduler=read_scheduler(str(folder)),
-            dtype=pick_dtype(config.dtype, device),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        family = find_family(folder).load(folder, config, device, pick_dtype(config.dtype, device))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            policy = cls(pipeline, config)
+            policy = cls(family, config)
         if config.init_lora is not None:
             shape = (config.lora_rank, config.lora_alpha, config.lora_targets)
-            copy_into(policy.unet, ADAPTER, initial_adapter(config.init_lora, policy.unet, ADAPTER, *shape))
+            copy_into(policy.network, ADAPTER, initial_adapter(config.init_lora, policy.network, ADAPTER, *shape))
         return policy
 
     # ------------------------------------------------------------------ networks
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Conditioning `(2, B, L, D)`: the empty prompt's embedding and each prompt's own, L tokens of width D.
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """What the network is told of prompts, a row each, on the policy's device.
 
         The embeddings of the last prompts are kept. Each prompt is encoded alone, so that its embedding does not
         depend, to the last bit, on its neighbours.
         """
-        found: dict[str, Tensor] = {}
-        for prompt in dict.fromkeys(("", *prompts)):
+        found: dict[str, Conditioning] = {}
+        for prompt in dict.fromkeys(prompts):
             if (known := self._embeddings.pop(prompt, None)) is None:
-                known = self._pipeline.encode_prompt(
-                    prompt, self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-                )[0][0]
+                known = self._condition(prompt)
             found[prompt] = known
         self._embeddings |= found  # in the order of use
         for prompt in list(self._embeddings)[:-_KEPT]:
             del self._embeddings[prompt]
-        empty = found[""].expand(len(prompts), -1, -1)
-        return torch.stack([empty, torch.stack([found[prompt] for prompt in prompts])])
+        return Conditioning.cat([found[prompt] for prompt in prompts]).to(self.device)
 
-    def predict(self, x: Tensor, step: Tensor, conditioning: Tensor) -> Tensor:
-        """The guided prediction e_uncond + w (e_cond - e_uncond) of the active adapter: `(B, C, H, W)` float32.
+    @torch.no_grad()
+    def _condition(self, prompt: str) -> Conditioning:
+        return self._family.condition([prompt]).to(torch.device("cpu"))
 
-        With a guidance of at most 1 it is e_cond, as in diffusers.
+    @cached_property
+    def _unprompted(self) -> Conditioning:
+        """Of the empty prompt, one row; what guidance leads away from."""
+        return self._condition("").to(self.device)
+
+    def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
+        """The guided prediction o_uncond + w (o_cond - o_uncond) of the acting adapter: `(B, ...)` float32.
+
+        With a guidance of at most 1 it is o_cond, as in diffusers.
 
         Args:
-            x: `(B, C, H, W)` float32, the state.
+            x: `(B, *latent_shape)` float32, the state.
             step: `(B,)` int64, sampler steps (not training timesteps).
-            conditioning: `(2, B, L, D)` of `encode`.
+            conditioning: Of `encode`, B rows.
         """
         timestep = self.transitions.timesteps[step.cpu()].to(self.device)
         guidance = self.config.guidance
         if guidance <= 1:
-            return self._unet(x, timestep, conditioning[1])
-        both = self._unet(torch.cat([x, x]), timestep.repeat(2), conditioning.flatten(0, 1))
-        unconditional, conditional = both.chunk(2)
+            return self._family.predict(x, timestep, conditioning)
+        both = Conditioning.cat([self._unprompted.expand(len(x)), conditioning])
+        unconditional, conditional = self._family.predict(torch.cat([x, x]), timestep.repeat(2), both).chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
-    def _unet(self, x: Tensor, timestep: Tensor, embedding: Tensor) -> Tensor:
-        def network(x: Tensor) -> Tensor:
-            x = x.to(self.unet.dtype, memory_format=torch.channels_last)
-            return self.unet(x, timestep, embedding).sample.float()
-
-        if self.unet.dtype == torch.float16:
-            return half_precision.through(network, x, self.parameters)
-        return network(x)
-
-    def clean(self, x: Tensor, state: Tensor, conditioning: Tensor) -> Tensor:
-        """The image's latents `(B, C, H, W)` that the guided prediction sees in states `(B,)` in [0, T].
+    def clean(self, x: Tensor, state: Tensor, conditioning: Conditioning) -> Tensor:
+        """The image's latents `(B, *latent_shape)` that the guided prediction sees in states `(B,)` in [0, T].
 
         State T is the image already, and comes back as it is.
         """
@@ -145,27 +130,18 @@ class Policy:
         return self.transitions.clean(x, self.predict(x, step, conditioning), state)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images `(B, 3, H, W)` float32 in [0, 1] of latents `(B, C, h, w)`; NaN where the decoder gives none."""
-
-        def network(latents: Tensor) -> Tensor:
-            scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype, memory_format=torch.channels_last)
-            return self._vae.decode(scaled).sample.float()
-
-        if self._vae.dtype == torch.float16:
-            pictures = half_precision.through(network, latents, ())
-        else:
-            pictures = network(latents)
-        return (pictures / 2 + 0.5).clamp(0, 1)
+        """Images `(B, 3, H, W)` float32 in [0, 1] of latents; NaN where the decoder gives none."""
+        return self._family.decode(latents)
 
     @property
     def half_precision(self) -> bool:
         """Whether the base rounds to half precision, so that predictions depend a little on who computes them."""
-        return self.unet.dtype != torch.float32
+        return next(self.network.parameters()).dtype != torch.float32
 
     @property
     def text_width(self) -> int:
-        """D, the width of the prompts' embeddings."""
-        return self.unet.config.cross_attention_dim
+        """D, the width of the prompts' embeddings `conditioning["text"]`."""
+        return self._family.text_width
 
     # ------------------------------------------------------------------ adapters
 
@@ -176,27 +152,21 @@ class Policy:
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
-        """Act as another adapter, or with adapters off (`None`: the pretrained model), without gradients.
+        """Act as another adapter, or with adapters off (`None`: the pretrained model).
 
-        Without gradients because a checkpointed forward is recomputed in backward, when the adapter is back.
+        Whether gradients are taken is the caller's: another adapter is never trained, but the state may be.
         """
-        with torch.no_grad():
-            if adapter is None:
-                self.unet.disable_adapters()
-            else:
-                self.unet.set_adapter(adapter)
-            try:
-                yield
-            finally:
-                if adapter is None:
-                    self.unet.enable_adapters()
-                self.unet.set_adapter(ADAPTER)
+        use_adapter(self.network, adapter, trained=ADAPTER)
+        try:
+            yield
+        finally:
+            use_adapter(self.network, ADAPTER, trained=ADAPTER)
 
     def snapshot(self, adapter: str) -> None:
         """Copy the `policy` adapter into another one, which is added at its first use."""
-        if adapter not in self.unet.peft_config:
+        if adapter not in self.network.peft_config:
             self._add_adapter(adapter)
-            self.unet.set_adapter(ADAPTER)
+            use_adapter(self.network, ADAPTER, trained=ADAPTER)
         with torch.no_grad():
             pairs = zip(self._adapter_parameters(adapter), self._adapter_parameters(ADAPTER), strict=True)
             for (_, copy), (_, original) in pairs:
@@ -205,7 +175,7 @@ class Policy:
     @property
     def snapshots(self) -> list[str]:
         """Names of the adapters that `snapshot` made."""
-        return [name for name in self.unet.peft_config if name != ADAPTER]
+        return [name for name in self.network.peft_config if name != ADAPTER]
 
     def weights(self, adapter: str = ADAPTER) -> tuple[np.ndarray, tuple[tuple[str, tuple[int, ...]], ...]]:
         """An adapter as one flat float32 buffer, and the name and shape of each parameter in it."""
@@ -241,7 +211,7 @@ class Policy:
         The same adapter gives the same bytes, in every process.
         """
         tensors = {name: parameter.detach() for name, parameter in self._adapter_parameters(ADAPTER)}
-        write_adapter(folder, tensors, self.unet.peft_config[ADAPTER])
+        write_adapter(folder, tensors, self.network.peft_config[ADAPTER])
 
     def load_lora(self, folder: Path) -> None:
         """Read what `save_lora` wrote, that file alone, back into the `policy` adapter.
@@ -250,10 +220,10 @@ class Policy:
             FileNotFoundError: If it is not there.
             ValueError: If it is of another adapter than this policy has.
         """
-        copy_into(self.unet, ADAPTER, read_adapter(folder))
+        copy_into(self.network, ADAPTER, read_adapter(folder))
 
     def _add_adapter(self, name: str) -> None:
-        add_adapter(self.unet, name, self.config.lora_rank, self.config.lora_alpha, self.config.lora_targets)
+        add_adapter(self.network, name, self.config.lora_rank, self.config.lora_alpha, self.config.lora_targets)
 
     def _adapter_parameters(self, adapter: str) -> list[tuple[str, torch.nn.Parameter]]:
-        return adapter_parameters(self.unet, adapter)
+        return adapter_parameters(self.network, adapter)

@@ -15,13 +15,13 @@ from actors.trajectories import Request, Trajectories
 from actors.transitions import log_prob
 
 
-def noise(request: Request, step: int, shape: tuple[int, int, int]) -> Tensor:
-    """Standard normal noise `(B, C, H, W)` float32 of a request at one point of its chain.
+def noise(request: Request, step: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise `(B, *shape)` float32 of a request at one point of its chain.
 
     Args:
         request: Whose samples.
         step: 0 for the initial state x_T, j + 1 for the noise that sampler step j adds.
-        shape: (C, H, W).
+        shape: Of a state.
     """
     draws = [
         np.random.Generator(

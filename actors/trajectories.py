@@ -1,7 +1,8 @@
 """The frozen records that travel between actors.
 
-Letters: B samples, K stored transitions, C H W latent. On the wire everything is numpy: Ray reads it without a copy,
-and float32 because half precision would break the likelihood ratios. Arrays out of the object store are read-only.
+Letters: B samples, K stored transitions; a state may have any number of dimensions, written as dots. On the wire
+everything is numpy: Ray reads it without a copy, and float32 because half precision would break the likelihood ratios.
+Arrays out of the object store are read-only.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ EVALUATION = 2**63
 class Trajectories:
     """The stored transitions of one request's samples, in the request's order."""
 
-    latents: np.ndarray  # (B, K, C, H, W) float32, x_t
-    next_latents: np.ndarray  # (B, K, C, H, W) float32, the sampled x_next
+    latents: np.ndarray  # (B, K, ...) float32, x_t
+    next_latents: np.ndarray  # (B, K, ...) float32, the sampled x_next
     log_probs: np.ndarray  # (B, K) float32, of x_next under the behaviour policy, nats per dimension
     steps: np.ndarray  # (K,) int64, sampler step of each transition
     prompts: tuple[str, ...]  # (B,)

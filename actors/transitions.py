@@ -1,52 +1,55 @@
 """The sampler's Gaussian transitions p(x_next | x_t), their log-probabilities and their KL.
 
-Every sampler here is affine in the state and the network's output o (the predicted noise eps, or the velocity v),
+A state is x = signal x0 + sigma eps, x0 the image and eps noise. The network's output o says of a state what the image
+is, in the form that it was trained for (`Prediction`), and every chain here is affine in the state and that image,
 
-    x_next = a_t x_t + b_t o(x_t) + std_t z,      z ~ N(0, I),
+    x_next = u_t x_t + w_t x0_theta(x_t) + std_t z,      z ~ N(0, I),
 
-so a sampler *is* three tables of coefficients, made once in float64. It is eq. 12 and 16 of Song et al. (arXiv
-2010.02502), x_next = sqrt(alpha_bar_next) x0 + sqrt(1 - alpha_bar_next - std^2) eps + std z, with
-
-    eps:  x0 = (x - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)
-    v:    x0 = sqrt(alpha_bar) x - sqrt(1 - alpha_bar) v,      eps = sqrt(1 - alpha_bar) x + sqrt(alpha_bar) v
-
-so that velocities may start at alpha_bar = 0 (zero terminal SNR), where noise says nothing of the image. With eta = 1
-it is the posterior of Ho et al. (arXiv 2006.11239, eq. 7), which is what `ddpm` means. Steps count from 0 (noise) to
-T - 1 (image); "next" is the state after the step, one step less noisy.
+so a chain *is* three tables, made once in float64 (`actors/chains/`). The weights of state and *image* are finite also
+where a chain begins with pure noise (signal 0), of which predicted noise says nothing. What is computed with is the
+same in the network's output, x_next = a_t x_t + b_t o(x_t) + std_t z. Steps count from 0 (noise) to T - 1 (image);
+"next" is the state after the step, one step less noisy.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from actors.chains.ddim import ddim
 from actors.schedules import alpha_bars, check_scheduler, timesteps
 
+# What a network says of a state: its noise, v = signal eps - sigma x0, or its image.
+Prediction = Literal["epsilon", "v_prediction", "sample"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Transitions:
     """A chain of T Gaussian transitions.
 
     Args:
-        timesteps: `(T,)` int64, training timesteps in the order of sampling.
-        alpha_bar: `(T + 1,)` float32, cumulative alpha of each state, from x_T (state 0) to the image (state T).
-        state_weight: `(T,)` float32, a_t above.
-        noise_weight: `(T,)` float32, b_t above (negative): the weight of the network's output.
-        std: `(T,)` float32; 0 makes a step deterministic.
-        prediction: What the UNet predicts.
+        timesteps: `(T,)` training timesteps in the order of sampling.
+        signal: `(T + 1,)` float64, how much of the image is in each state, from x_T (state 0) to the image (state T).
+        sigma: `(T + 1,)` float64, how much noise.
+        of_state: `(T,)` float64, u_t above.
+        of_clean: `(T,)` float64, w_t above.
+        std: `(T,)` float64; 0 makes a step deterministic.
+        prediction: What the network predicts.
     """
 
     timesteps: Tensor
-    alpha_bar: Tensor
-    state_weight: Tensor
-    noise_weight: Tensor
+    signal: Tensor
+    sigma: Tensor
+    of_state: Tensor
+    of_clean: Tensor
     std: Tensor
-    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    prediction: Prediction = "epsilon"
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -56,48 +59,70 @@ class Transitions:
         """The steps that have a density; only these can be trained by likelihood ratios."""
         return tuple(torch.nonzero(self.std > 0).flatten().tolist())
 
+    @cached_property
+    def alpha_bar(self) -> Tensor:
+        """`(T + 1,)` float32, signal^2: the share of the image in each state's variance, where that is preserved."""
+        return (self.signal**2).float()
+
+    @cached_property
+    def state_weight(self) -> Tensor:
+        """`(T,)` float32, a_t above."""
+        return (self.of_state + self.of_clean * self._clean_tables[0][:-1]).float()
+
+    @cached_property
+    def output_weight(self) -> Tensor:
+        """`(T,)` float32, b_t above."""
+        return (self.of_clean * self._clean_tables[1][:-1]).float()
+
+    @cached_property
+    def _clean_tables(self) -> tuple[Tensor, Tensor]:
+        # x0 = p x + q o at every state, float64
+        if self.prediction == "epsilon":
+            return 1 / self.signal, -self.sigma / self.signal
+        if self.prediction == "v_prediction":
+            return self.signal, -self.sigma
+        return torch.zeros_like(self.signal), torch.ones_like(self.signal)
+
     def mean(self, x: Tensor, prediction: Tensor, step: Tensor) -> Tensor:
         """Mean of x_next.
 
         Args:
-            x: `(B, C, H, W)` float32, the state.
-            prediction: `(B, C, H, W)`, the (guided) output of the UNet.
+            x: `(B, ...)` float32, the state.
+            prediction: The same shape, the (guided) output of the network.
             step: `(B,)` int64 in [0, T).
         """
-        return _at(self.state_weight, step, x) * x + _at(self.noise_weight, step, x) * prediction.float()
+        return _at(self.state_weight, step, x) * x + _at(self.output_weight, step, x) * prediction.float()
 
     def noise(self, x: Tensor, prediction: Tensor, step: Tensor) -> Tensor:
-        """The predicted noise, whatever the UNet predicts."""
+        """The predicted noise, whatever the network predicts; arguments as in `mean`."""
+        signal, sigma = _at(self.signal, step, x), _at(self.sigma, step, x)
         if self.prediction == "epsilon":
             return prediction
-        alpha_bar = _at(self.alpha_bar, step, x)
-        return alpha_bar.sqrt() * prediction + (1 - alpha_bar).sqrt() * x
+        if self.prediction == "v_prediction":
+            return signal * prediction + sigma * x
+        return (x - signal * prediction) / sigma
 
     def clean(self, x: Tensor, prediction: Tensor, state: Tensor) -> Tensor:
         """The image that is predicted at a state.
 
         Args:
-            x: `(B, C, H, W)` float32, the state.
-            prediction: The same shape, the (guided) output of the UNet.
+            x: `(B, ...)` float32, the state.
+            prediction: The same shape, the (guided) output of the network.
             state: `(B,)` int64 in [0, T]; state T is the image itself.
         """
-        alpha_bar = _at(self.alpha_bar, state, x)
-        if self.prediction == "epsilon":
-            clean = (x - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
-        else:
-            clean = alpha_bar.sqrt() * x - (1 - alpha_bar).sqrt() * prediction
-        return torch.where((state == len(self)).to(x.device).view(-1, 1, 1, 1), x, clean)
+        of_state, of_output = (_at(table, state, x) for table in self._clean_tables)
+        return torch.where(over(state == len(self), x), x, of_state * x + of_output * prediction)
 
     def score_weight(self, step: Tensor, like: Tensor) -> Tensor:
         """kappa of `d log p(x_next | x_t) / d x_next`: scores of two policies differ by kappa (o_1 - o_2).
 
         The sampled noise cancels in the difference, so this form keeps its precision where 1 / std is large.
-        `(B, 1, 1, 1)`; infinite at a step without noise.
+        `(B, 1, ...)`; infinite at a step without noise.
         """
-        return _at(self.noise_weight / self.std**2, step, like)
+        return _at(self.output_weight / self.std.float() ** 2, step, like)
 
     def std_at(self, step: Tensor, like: Tensor) -> Tensor:
-        """Standard deviations `(B, 1, 1, 1)` on the device of `like`."""
+        """Standard deviations `(B, 1, ...)` on the device of `like`."""
         return _at(self.std, step, like)
 
 
@@ -119,40 +144,25 @@ def make_transitions(
     visited = timesteps(scheduler, steps)
     table, end = alpha_bars(scheduler)
     prediction = scheduler.config.prediction_type
-    now = table[visited]
-    then = torch.cat([now[1:], end])
-    if now[0] == 0 and prediction == "epsilon":
+    alpha_bar = torch.cat([table[visited], end])
+    if alpha_bar[0] == 0 and prediction == "epsilon":
         raise ValueError(
             "The chain starts at pure noise (rescale_betas_zero_snr), where predicted noise says nothing of the image; "
             "such a model predicts v_prediction, or starts later with timestep_spacing=leading, both of which the "
             "model's scheduler/scheduler_config.json says."
         )
-    std = (1.0 if kind == "ddpm" else eta) * ((1 - then) / (1 - now) * (1 - now / then)).sqrt()
-    # The clamp only absorbs rounding at a final alpha of 1, where both terms vanish.
-    direction = (1 - then - std**2).clamp(min=0).sqrt()
-    if prediction == "epsilon":
-        state_weight = (then / now).sqrt()
-        noise_weight = direction - (then * (1 - now) / now).sqrt()
-    else:
-        state_weight = (then * now).sqrt() + direction * (1 - now).sqrt()
-        noise_weight = direction * now.sqrt() - (then * (1 - now)).sqrt()
-    if not torch.stack([std, state_weight, noise_weight]).isfinite().all():
+    signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    chain = Transitions(visited, signal, sigma, *ddim(signal, sigma, 1.0 if kind == "ddpm" else eta), prediction)
+    if not torch.stack([chain.std.float(), chain.state_weight, chain.output_weight]).isfinite().all():
         raise ValueError(
             "The scheduler's betas leave a state within the chain without noise or without signal (alpha_bar is 1 or "
             "0), from where no transition is defined; look at them in the model's scheduler/scheduler_config.json."
         )
-    return Transitions(
-        visited,
-        torch.cat([now, end]).float(),
-        state_weight.float(),
-        noise_weight.float(),
-        std.float(),
-        prediction,
-    )
+    return chain
 
 
 def log_prob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Gaussian log-density of a transition, averaged over C, H and W: `(B,)` float32, nats per dimension.
+    """Gaussian log-density of a transition, averaged over the dimensions: `(B,)` float32, nats per dimension.
 
     The mean, not the sum, is the convention of DDPO, DPOK, D3PO and their successors, and every published beta and clip
     range assumes it. No gradient flows into `x_next`: the sampled action is data.
@@ -163,10 +173,15 @@ def log_prob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def kl(mean: Tensor, reference_mean: Tensor, std: Tensor) -> Tensor:
-    """KL(N(mean, std^2) || N(reference_mean, std^2)), averaged over C, H and W: `(B,)` float32, nats per dimension."""
+    """KL(N(mean, std^2) || N(reference_mean, std^2)), averaged over dimensions: `(B,)` float32, nats per dimension."""
     difference = (mean.float() - reference_mean.detach().float()) ** 2
     return (difference / (2 * std.float() ** 2)).flatten(1).mean(dim=1)
 
 
+def over(values: Tensor, like: Tensor) -> Tensor:
+    """Values `(B,)`, one a sample, as `(B, 1, ...)` on the device of `like` `(B, ...)`, to be broadcast against it."""
+    return values.to(like.device).view(-1, *[1] * (like.dim() - 1))
+
+
 def _at(table: Tensor, step: Tensor, like: Tensor) -> Tensor:
-    return table.to(like.device)[step.to(like.device)].view(-1, *[1] * (like.dim() - 1))
+    return over(table.float().to(like.device)[step.to(like.device)], like)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from actors.conditioning import Conditioning
 from actors.policy import Policy
 from actors.transitions import log_prob, make_transitions
 from learner.batch import Batch
@@ -88,13 +89,13 @@ class AnalyticPolicy(Policy):
     def parameters(self) -> list[nn.Parameter]:
         return list(self.drift.parameters())
 
-    def encode(self, prompts: Sequence[str]) -> Tensor:
-        return torch.zeros(2, len(prompts), 1, 1)
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        return Conditioning(text=torch.zeros(len(prompts), 1, 1))
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents
 
-    def predict(self, x: Tensor, step: Tensor, conditioning: Tensor) -> Tensor:
+    def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
         noise = self._exact_noise(x, self.transitions.alpha_bar[step].to(x.dtype).view(-1, 1, 1, 1))
         if self._acting is None:
             return noise
@@ -105,8 +106,7 @@ class AnalyticPolicy(Policy):
     def using(self, adapter: str | None) -> Iterator[None]:
         self._acting = None if adapter is None else self._copies[adapter]
         try:
-            with torch.no_grad():
-                yield
+            yield
         finally:
             self._acting = self.drift
 
@@ -156,7 +156,7 @@ def chain(policy: AnalyticPolicy) -> list[tuple[float, float, float]]:
     ((_, mean, variance),) = GAUSSIAN
     rows, tables = [], policy.transitions
     for step in range(len(tables)):
-        alpha_bar, noise = float(tables.alpha_bar[step]), float(tables.noise_weight[step])
+        alpha_bar, noise = float(tables.alpha_bar[step]), float(tables.output_weight[step])
         slope = (1 - alpha_bar) ** 0.5 / (alpha_bar * variance + 1 - alpha_bar)  # of eps in x
         factor = float(tables.state_weight[step]) + noise * slope
         rows.append((factor, -noise * slope * alpha_bar**0.5 * mean, float(tables.std[step]) ** 2))
@@ -203,10 +203,10 @@ def law(policy: AnalyticPolicy, pretrained: bool = False) -> Tensor:
                 noise = policy.predict(x, index, policy.encode([""]))
         else:
             noise = policy.predict(x, index, policy.encode([""]))
-        state_weight, noise_weight = (
-            t[step].double() for t in (policy.transitions.state_weight, policy.transitions.noise_weight)
+        state_weight, output_weight = (
+            t[step].double() for t in (policy.transitions.state_weight, policy.transitions.output_weight)
         )
-        mean, std = (state_weight * x + noise_weight * noise).flatten(), policy.transitions.std[step].double()
+        mean, std = (state_weight * x + output_weight * noise).flatten(), policy.transitions.std[step].double()
         kernel = torch.exp(-0.5 * ((GRID[:, None] - mean) / std) ** 2)
         kernel /= kernel.sum(dim=0).clamp(min=1e-300) * width  # also takes the last grid's rounding out
         density = kernel @ density * width

@@ -16,8 +16,8 @@ from actors.trajectories import Trajectories
 class Batch:
     """B samples with K stored transitions each; samples that are compared share a group."""
 
-    latents: Tensor  # (B, K, C, H, W) float32, x_t
-    next_latents: Tensor  # (B, K, C, H, W) float32, the sampled x_next
+    latents: Tensor  # (B, K, ...) float32, x_t
+    next_latents: Tensor  # (B, K, ...) float32, the sampled x_next
     log_probs: Tensor  # (B, K) float32, behaviour policy, nats per dimension
     steps: Tensor  # (K,) int64, sampler step of each transition
     prompts: tuple[str, ...]  # (B,)

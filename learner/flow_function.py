@@ -13,6 +13,7 @@ from diffusers import UNet2DConditionModel
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from actors.conditioning import Conditioning
 from actors.policy import Policy
 from learner.companion import Companion, CompanionConfig
 
@@ -52,10 +53,10 @@ class Flow(Companion):
         super().__init__(network, config)
         self._scale, self._timesteps = config.scale, timesteps
 
-    def __call__(self, x: Tensor, state: Tensor, conditioning: Tensor) -> Tensor:
-        """The flow at states `(B,)` in [0, T]; of `conditioning` only the prompt's half is used: no guidance here."""
+    def __call__(self, x: Tensor, state: Tensor, conditioning: Conditioning) -> Tensor:
+        """The flow at states `(B,)` in [0, T], of the prompts alone: no guidance here."""
         timestep = self._timesteps[state.cpu()].to(x.device)
-        return self._scale * self.network(x, timestep, conditioning[1].float())
+        return self._scale * self.network(x, timestep, conditioning["text"].float())
 
 
 def make_flow(config: FlowConfig, policy: Policy, kind: Literal["vector", "scalar"], seed: int = 0) -> Flow:
@@ -70,7 +71,7 @@ def make_flow(config: FlowConfig, policy: Policy, kind: Literal["vector", "scala
 
 class _Network(nn.Module):
     def __init__(
-        self, config: FlowConfig, shape: tuple[int, int, int], text_width: int, kind: Literal["vector", "scalar"]
+        self, config: FlowConfig, shape: tuple[int, ...], text_width: int, kind: Literal["vector", "scalar"]
     ) -> None:
         super().__init__()
         depth = len(config.widths)

@@ -144,12 +144,12 @@ def _evaluate(
 
     pretrained_mean, reference_log_prob = None, None
     if reference == "pretrained" or with_kl:
-        with policy.using(None):
+        with torch.no_grad(), policy.using(None):
             pretrained_mean = mean()
     if reference == "pretrained" and pretrained_mean is not None:
         reference_log_prob = log_prob(x_next, pretrained_mean, std)
     elif reference == "snapshot":
-        with policy.using(REFERENCE_ADAPTER):
+        with torch.no_grad(), policy.using(REFERENCE_ADAPTER):
             reference_log_prob = log_prob(x_next, mean(), std)
     policy_mean = mean()
     log_probs = log_prob(x_next, policy_mean, std)

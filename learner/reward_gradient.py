@@ -1,6 +1,6 @@
 """The reward as seen from inside the chain: what the predicted image of a noisy state is worth, and its gradient.
 
-The reward model answers for images; the way back through the decoder, and through the UNet to the state, is taken here,
+The reward model answers for images; the way back through decoder and denoiser to the state is taken here,
 where the policy is.
 """
 
@@ -12,7 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from actors.conditioning import Conditioning
 from actors.policy import Policy
+from actors.transitions import over
 
 
 class RewardModel(Protocol):
@@ -28,7 +30,7 @@ class RewardModel(Protocol):
 
 
 def predicted_score(
-    policy: Policy, reward: RewardModel, x: Tensor, state: Tensor, conditioning: Tensor, prompts: Sequence[str]
+    policy: Policy, reward: RewardModel, x: Tensor, state: Tensor, conditioning: Conditioning, prompts: Sequence[str]
 ) -> Tensor:
     """r(decode(x0(x))) `(B,)` float32 of states under the policy's own guided prediction, without gradient."""
     with torch.no_grad():
@@ -39,7 +41,7 @@ def predicted_score(
 def reward_gradient(
     reward: RewardModel, images: Tensor, state: Tensor, prompts: Sequence[str], *, keep_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """d r(images) / d state `(B, C, H, W)` float32, detached: no second order.
+    """d r(images) / d state `(B, ...)` float32, detached: no second order.
 
     Args:
         reward: Judges the images.
@@ -54,7 +56,7 @@ def reward_gradient(
     scores, of_images = reward.score_and_grad(images.detach(), prompts)
     of_images, judged = of_images.to(images.device), scores.isfinite().to(images.device)
     judged &= of_images.flatten(1).isfinite().all(dim=1)
-    of_images = torch.where(judged.view(-1, 1, 1, 1), of_images, 0.0)
+    of_images = torch.where(over(judged, of_images), of_images, 0.0)
     (gradient,) = torch.autograd.grad(images, state, of_images, retain_graph=keep_graph)
     # Zero times what is not finite would not be zero.
-    return torch.where(judged.view(-1, *[1] * (state.dim() - 1)), gradient.float(), 0.0), judged
+    return torch.where(over(judged, gradient), gradient.float(), 0.0), judged

@@ -20,8 +20,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from actors.conditioning import Conditioning
 from actors.policy import Policy
-from actors.transitions import log_prob
+from actors.transitions import log_prob, over
 from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.detailed_balance import DetailedBalance, DetailedBalanceConfig
@@ -53,10 +54,12 @@ class DAGDB(DetailedBalance):
     config: DAGDBConfig
     kind = "scalar"
 
-    def other_log_prob(self, policy: Policy, x: Tensor, x_next: Tensor, step: Tensor, conditioning: Tensor) -> Tensor:
+    def other_log_prob(
+        self, policy: Policy, x: Tensor, x_next: Tensor, step: Tensor, conditioning: Conditioning
+    ) -> Tensor:
         """log P_B(x_t | x_next) `(n,)`, nats per dimension: the step of the noising chain."""
         alpha_bar = policy.transitions.alpha_bar.to(x.device)
-        decay = (alpha_bar[step] / alpha_bar[step + 1]).view(-1, 1, 1, 1)
+        decay = over(alpha_bar[step] / alpha_bar[step + 1], x)
         return log_prob(x, decay.sqrt() * x_next, (1 - decay).sqrt())
 
     def loss(
@@ -81,7 +84,7 @@ class DAGDB(DetailedBalance):
         judged = imbalance.isfinite()
         losses = {"imbalance": torch.where(judged, imbalance, 0.0).square()}
         if self._regularised:
-            with policy.using(REFERENCE_ADAPTER):
+            with torch.no_grad(), policy.using(REFERENCE_ADAPTER):
                 before = policy.predict(x, step, conditioning)
             losses["change"] = (prediction - before.detach()).square().flatten(1).mean(dim=1)
         summed = {name: (weights * loss).sum() for name, loss in losses.items()}

@@ -28,7 +28,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from actors.conditioning import Conditioning
 from actors.policy import Policy
+from actors.transitions import over
 from learner.batch import Batch
 from learner.flow_function import FlowConfig
 from learner.likelihood import REFERENCE_ADAPTER
@@ -85,14 +87,14 @@ class NablaDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
 class Piece:
     """n transitions with the policy's predictions at their start."""
 
-    x: Tensor  # (n, C, H, W) float32, x_t; a leaf that takes gradients
-    x_next: Tensor  # (n, C, H, W) float32, x_next; another
+    x: Tensor  # (n, ...) float32, x_t; a leaf that takes gradients
+    x_next: Tensor  # (n, ...) float32, x_next; another
     step: Tensor  # (n,) int64
-    std: Tensor  # (n, 1, 1, 1) float32
+    std: Tensor  # (n, 1, ...) float32
     prompts: list[str]  # (n,)
-    conditioning: Tensor  # (2, n, L, D)
-    prediction: Tensor  # (n, C, H, W) float32, what the policy's network says, with its graph
-    mean: Tensor  # (n, C, H, W) float32, the policy's mean of x_next, with its graph
+    conditioning: Conditioning  # n rows
+    prediction: Tensor  # (n, ...) float32, what the policy's network says, with its graph
+    mean: Tensor  # (n, ...) float32, the policy's mean of x_next, with its graph
 
 
 class NablaDB(DetailedBalance):
@@ -116,10 +118,10 @@ class NablaDB(DetailedBalance):
     def scores(self, policy: Policy, piece: Piece) -> tuple[Tensor, Tensor | None]:
         """What the flow score has to equal: at x_next (with gradient to the policy) and at x_t (without any).
 
-        Both `(n, C, H, W)`; the second is `None` where no reverse loss asks for it.
+        Both `(n, ...)`; the second is `None` where no reverse loss asks for it.
         """
         alpha_bar = policy.transitions.alpha_bar.to(piece.x.device)
-        decay = (alpha_bar[piece.step] / alpha_bar[piece.step + 1]).view(-1, 1, 1, 1)  # of the noising step P_B
+        decay = over(alpha_bar[piece.step] / alpha_bar[piece.step + 1], piece.x)  # of the noising step P_B
         x, x_next = piece.x.detach(), piece.x_next.detach()
         noising = (x - decay.sqrt() * x_next) / (1 - decay)
         forward = (piece.mean - x_next) / piece.std**2 - decay.sqrt() * noising
@@ -138,7 +140,7 @@ class NablaDB(DetailedBalance):
 
     @staticmethod
     def _reverse_score(piece: Piece) -> Tensor:
-        """d log P_F / d x_t of the policy, `(n, C, H, W)`, detached."""
+        """d log P_F / d x_t of the policy, `(n, ...)`, detached."""
         residual = (piece.x_next - piece.mean).detach() / piece.std**2
         return torch.autograd.grad(piece.mean, piece.x, residual, retain_graph=True)[0]
 
@@ -160,7 +162,7 @@ class NablaDB(DetailedBalance):
         if self.flow is not None:
             flow_next = self.flow(piece.x_next.detach(), next_state, piece.conditioning)
             losses["terminal"] = torch.where(final, _mean_square(flow_next), 0.0)
-            flow_next = torch.where(final.view(-1, 1, 1, 1), 0.0, flow_next)
+            flow_next = torch.where(over(final, flow_next), 0.0, flow_next)
             target = guess_next + (flow_next.detach() if config.detach_flow else flow_next)
             sizes["flow"] = flow_next.detach()
         losses["forward"] = _mean_square(scale * (forward_score - target))
@@ -172,7 +174,7 @@ class NablaDB(DetailedBalance):
             reverse = _mean_square(scale * (flow + guess - reverse_score))
             losses["reverse"] = reverse if config.reverse_on_last else torch.where(final, 0.0, reverse)
         if self._regularised:
-            with policy.using(REFERENCE_ADAPTER):
+            with torch.no_grad(), policy.using(REFERENCE_ADAPTER):
                 before = policy.predict(piece.x, piece.step, piece.conditioning)
             noise, noise_before = (transitions.noise(piece.x, p, piece.step) for p in (piece.prediction, before))
             losses["change"] = _mean_square(noise - noise_before.detach())
@@ -191,17 +193,17 @@ class NablaDB(DetailedBalance):
     def _guess(
         self, policy: Policy, images: Tensor, x: Tensor, state: Tensor, prompts: list[str], keep_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """beta gamma_t dr/dx of the predicted images, `(n, C, H, W)`, detached, and which the reward could judge."""
+        """beta gamma_t dr/dx of the predicted images, `(n, ...)`, detached, and which the reward could judge."""
         gamma = policy.transitions.alpha_bar.to(x.device)[state.to(x.device)]
         gamma = {"alpha_bar": gamma, "sqrt_alpha_bar": gamma.sqrt(), "one": torch.ones_like(gamma)}[self.config.gamma]
         if not self.config.fade_image:
             gamma = torch.where((state == len(policy.transitions)).to(x.device), 1.0, gamma)
         gradient, judged = reward_gradient(self._reward, images, x, prompts, keep_graph=keep_graph)
-        guess = self.config.beta * gamma.view(-1, 1, 1, 1) * gradient
+        guess = self.config.beta * over(gamma, gradient) * gradient
         if self.config.max_drift is not None:
             # Of the transition that leads to the state, so that a state has one guess, whichever loss asks for it.
             std = policy.transitions.std_at((state - 1).clamp(min=0), x)
-            drift = (std * guess).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            drift = over((std * guess).flatten(1).norm(dim=1), guess)
             guess = guess * (self.config.max_drift / drift.clamp(min=self.config.max_drift))
         return guess, judged
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from actors.conditioning import Conditioning
 from actors.policy import Policy
 from actors.transitions import log_prob
 from learner.objectives.dag_db import DAGDB, DAGDBConfig
@@ -32,8 +34,10 @@ class ResidualDBConfig(DAGDBConfig, frozen=True, extra="forbid"):
 class ResidualDB(DAGDB):
     """Residual detailed balance, see the head of this file."""
 
-    def other_log_prob(self, policy: Policy, x: Tensor, x_next: Tensor, step: Tensor, conditioning: Tensor) -> Tensor:
+    def other_log_prob(
+        self, policy: Policy, x: Tensor, x_next: Tensor, step: Tensor, conditioning: Conditioning
+    ) -> Tensor:
         transitions = policy.transitions
-        with policy.using(None):
+        with torch.no_grad(), policy.using(None):
             mean = transitions.mean(x, policy.predict(x, step, conditioning), step)
         return log_prob(x_next, mean, transitions.std_at(step, x))

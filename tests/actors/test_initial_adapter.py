@@ -66,9 +66,9 @@ def test_kohya_files_are_read_with_their_alpha(policy_config: PolicyConfig, trai
     policy = Policy.load(policy_config.model_copy(update={"init_lora": str(tmp_path / "kohya.safetensors")}))
     pipeline = StableDiffusionPipeline.from_pretrained(policy_config.model, safety_checker=None)
     pipeline.load_lora_weights(tmp_path, weight_name="kohya.safetensors")
-    x, text = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)), policy.encode(PROMPTS)[1]
+    x, text = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3)), policy.encode(PROMPTS)["text"]
     with torch.no_grad():
-        ours, theirs = (unet(x, torch.tensor([481, 1]), text).sample for unet in (policy.unet, pipeline.unet))
+        ours, theirs = (unet(x, torch.tensor([481, 1]), text).sample for unet in (policy.network, pipeline.unet))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 

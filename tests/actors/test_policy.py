@@ -63,7 +63,7 @@ def test_a_guidance_of_at_most_one_is_none(policy_config: PolicyConfig, guidance
     policy = variant(policy_config)
     x, step = states()
     with torch.no_grad():
-        expected = policy.unet(x, policy.transitions.timesteps[step], policy.encode(PROMPTS)[1]).sample
+        expected = policy.network(x, policy.transitions.timesteps[step], policy.encode(PROMPTS)["text"]).sample
     torch.testing.assert_close(found, expected)
 
 
@@ -81,7 +81,7 @@ def test_a_half_precision_base_keeps_float32_adapters(policy_config: PolicyConfi
     pretrained = predict(policy)
     policy.snapshot("reference")
     nudge(policy)
-    assert policy.unet.dtype == torch.bfloat16
+    assert policy.network.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in policy.parameters} == {torch.float32}
     assert policy.weights("reference")[0].dtype == np.float32
     assert predict(policy).dtype == torch.float32
@@ -139,7 +139,7 @@ def test_only_the_policy_adapter_is_trained(policy: Policy, nudge: Nudge) -> Non
         with policy.using(adapter):
             pass
     assert [id(parameter) for parameter in policy.parameters] == [id(parameter) for parameter in parameters]
-    trainable = {id(p) for p in policy.unet.parameters() if p.requires_grad}
+    trainable = {id(p) for p in policy.network.parameters() if p.requires_grad}
     assert trainable == {id(parameter) for parameter in parameters}
     policy.predict(*states(), policy.encode(PROMPTS)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in parameters)
@@ -229,9 +229,9 @@ def test_diffusers_reads_the_saved_adapter(
     pipeline.load_lora_weights(tmp_path)
 
     x, _ = states()
-    text = policy.encode(PROMPTS)[1]
+    text = policy.encode(PROMPTS)["text"]
     with torch.no_grad():
-        ours, theirs = (unet(x, torch.tensor([481, 1]), text).sample for unet in (policy.unet, pipeline.unet))
+        ours, theirs = (unet(x, torch.tensor([481, 1]), text).sample for unet in (policy.network, pipeline.unet))
         pipeline.disable_lora()
         without = pipeline.unet(x, torch.tensor([481, 1]), text).sample
         pipeline.enable_lora()

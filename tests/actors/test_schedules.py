@@ -81,7 +81,7 @@ def test_every_listed_class_gives_a_chain(
     values = {**BETAS, "beta_schedule": schedule, "prediction_type": prediction, "timestep_spacing": spacing, **clips}
     chain = make_transitions(read_scheduler(write(tmp_path_factory.mktemp("s"), name, **values)), steps)
     assert len(chain) == steps
-    assert torch.stack([chain.state_weight, chain.noise_weight, chain.std]).isfinite().all()
+    assert torch.stack([chain.state_weight, chain.output_weight, chain.std]).isfinite().all()
     assert (chain.alpha_bar.diff() >= 0).all()
     assert len(chain.stochastic_steps) >= steps - 1
 

@@ -55,7 +55,7 @@ def test_sigma_of_stable_diffusion(steps: int, timestep: int, sigma: float, log_
     chain = make_transitions(sd15(), steps)
     at = chain.timesteps.tolist().index(timestep)
     assert float(chain.std[at]) == pytest.approx(sigma, abs=1e-5)
-    assert float(chain.noise_weight[at] ** 2 / (2 * chain.std[at] ** 2)) == pytest.approx(log_ratio_weight, rel=7e-3)
+    assert float(chain.output_weight[at] ** 2 / (2 * chain.std[at] ** 2)) == pytest.approx(log_ratio_weight, rel=7e-3)
 
 
 def test_log_prob_of_a_known_difference() -> None:
@@ -72,7 +72,7 @@ def test_ddim_step_by_hand(half_to_four_fifths: Transitions) -> None:
     assert float(chain.alpha_bar[0]) == pytest.approx(0.5, abs=1e-6)
     assert float(std**2) == pytest.approx(0.15, abs=1e-6)
     assert float(mean) == pytest.approx(0.9295008674, abs=1e-6)
-    assert float(chain.noise_weight[0]) == pytest.approx(-0.6708203932, abs=1e-6)
+    assert float(chain.output_weight[0]) == pytest.approx(-0.6708203932, abs=1e-6)
     assert float(log_prob(image(1.0), mean, std)) == pytest.approx(0.0130543669, abs=1e-6)
 
 
@@ -86,7 +86,7 @@ def test_kl_by_hand(half_to_four_fifths: Transitions) -> None:
 def test_log_ratio_by_hand_in_both_forms(half_to_four_fifths: Transitions) -> None:
     """T3: from the densities, and from the distances to the noise that would have led to x_next."""
     chain, step, x, x_next = half_to_four_fifths, torch.tensor([0]), image(1.0), image(1.0)
-    std, slope = chain.std_at(step, x), chain.noise_weight[0]
+    std, slope = chain.std_at(step, x), chain.output_weight[0]
     mean, reference = (chain.mean(x, image(eps), step) for eps in (0.6, 0.5))
     direct = log_prob(x_next, mean, std) - log_prob(x_next, reference, std)
     ideal = (x_next - chain.state_weight[0] * x) / slope
@@ -120,7 +120,7 @@ def test_ddpm_is_the_posterior_of_ho_whatever_eta_says(steps: int) -> None:
     expected = {
         "std": ((1 - then) / (1 - now) * beta).sqrt(),
         "state_weight": (now / then).sqrt() * (1 - then) / (1 - now) + of_clean / now.sqrt(),
-        "noise_weight": -of_clean * ((1 - now) / now).sqrt(),
+        "output_weight": -of_clean * ((1 - now) / now).sqrt(),
     }
     for table, values in expected.items():
         torch.testing.assert_close(getattr(chain, table).double(), values, rtol=2e-4, atol=0)

@@ -174,7 +174,7 @@ def test_kl_is_the_weighted_distance_of_the_predictions(policy: Policy, nudge: N
             ours = policy.predict(*inputs)
         with policy.using(None):
             theirs = policy.predict(*inputs)
-        weight = chain.noise_weight[step] ** 2 / (2 * chain.std[step] ** 2)
+        weight = chain.output_weight[step] ** 2 / (2 * chain.std[step] ** 2)
         expected = weight * (ours - theirs).square().mean(dim=(1, 2, 3))
         torch.testing.assert_close(found[:, column], expected, rtol=1e-3, atol=1e-6)
 
