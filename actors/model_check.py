@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -20,20 +22,34 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from actors.adapters import add_adapter, target_name
 from actors.config import PolicyConfig
 from actors.initial_adapter import initial_adapter
-from actors.model_files import is_local, local_folder, read_json, refuse_pointer, tensor_shapes, variants
+from actors.model_files import (
+    STEMS,
+    TRANSFORMERS,
+    is_local,
+    local_folder,
+    plain_name,
+    read_json,
+    refuse_pointer,
+    tensor_shapes,
+    variants,
+)
 from actors.schedules import read_scheduler
 from actors.transitions import Transitions, make_transitions
 
 PIPELINE = "StableDiffusionPipeline"
-_COMPONENTS = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+_COMPONENTS = {  # library and classes
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer", "CLIPTokenizerFast"),
 }
-_DIFFUSERS = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
-_TRANSFORMERS = {"safetensors": "model", "bin": "pytorch_model"}
-_STEMS = {"unet": _DIFFUSERS, "vae": _DIFFUSERS, "text_encoder": _TRANSFORMERS}
+# What a pipeline may have besides, and of what class; the last two are not loaded, whatever they are.
+_OPTIONAL: dict[str, tuple[Any, type]] = {
+    "scheduler": (diffusers, diffusers.SchedulerMixin),
+    "image_encoder": (transformers, transformers.PreTrainedModel),
+    "safety_checker": (None, object),
+    "feature_extractor": (None, object),
+}
 _LARGEST = 4096  # side of latents; pictures of 32,768 pixels
 _FEWEST = 3  # tokens that say something: one between those of begin and end
 # Inputs beside latents, timestep and text that some UNets want, and whose they are.
@@ -65,7 +81,7 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
         if not is_local(config.model):
             return None
         folder = local_folder(config.model)
-    _check_index(folder)
+    _check_index(folder, config.variant)
     unet = _check_networks(folder, config.variant)
     _check_lora_targets(unet, config.lora_targets)
     if config.init_lora is not None and is_local(config.init_lora):
@@ -96,7 +112,7 @@ def latent_shape(unet: UNet2DConditionModel) -> tuple[int, int, int]:
     return unet.config.in_channels, height, width
 
 
-def _check_index(folder: Path) -> None:
+def _check_index(folder: Path, variant: str | None) -> None:
     index = read_json(folder / "model_index.json")
     found = index.get("_class_name")
     if found != PIPELINE:
@@ -104,17 +120,36 @@ def _check_index(folder: Path) -> None:
             f"The model {folder} is a {found}, but only the {PIPELINE} (Stable Diffusion 1 and 2, text to image) is "
             "known; set policy.model to one."
         )
-    for name, classes in _COMPONENTS.items():
+    for name, (library, *classes) in _COMPONENTS.items():
         entry = index.get(name) or [None, None]
-        component = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
-        if component not in classes:
-            is_what = "has none" if component is None else f"has a {component}"
+        origin, component = entry if isinstance(entry, list) and len(entry) == 2 else (library, entry)
+        if component not in classes or origin != library:
+            is_what = "has none" if component is None else f"has a {component} of {origin}"
             raise ValueError(f"The model {folder} needs a {classes[0]} as its {name}, but {is_what}.")
+    for name, (module, base) in _OPTIONAL.items():
+        if not _names_class(entry := index.get(name, [None, None]), module, base):
+            raise ValueError(
+                f"The model {folder} has a model_index.json that says {str(entry)[:80]} of its {name}, which is no "
+                "library and class; download or save the model again."
+            )
+    if index.get("image_encoder", [None, None]) != [None, None]:
+        read_json(folder / "image_encoder" / "config.json")
+        tensor_shapes(folder / "image_encoder", TRANSFORMERS, variant)
+
+
+def _names_class(entry: Any, module: Any, base: type) -> bool:
+    """Whether an entry names nothing, or a class of a library; which one does not matter where there is no module."""
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    if module is None or entry == [None, None]:
+        return True
+    made = getattr(module, str(entry[1]), None)
+    return entry[0] == module.__name__ and isinstance(made, type) and issubclass(made, base)
 
 
 def _check_networks(folder: Path, variant: str | None) -> UNet2DConditionModel:
-    if variant and not any(variant in variants(folder / name, stems) for name, stems in _STEMS.items()):
-        there = sorted({found for name, stems in _STEMS.items() for found in variants(folder / name, stems)})
+    if variant and not any(variant in variants(folder / name, stems) for name, stems in STEMS.items()):
+        there = sorted({found for name, stems in STEMS.items() for found in variants(folder / name, stems)})
         raise FileNotFoundError(
             f"The model {folder} has no weights of policy.variant={variant}; it has "
             f"{' and '.join(there) or 'only those without a variant'}."
@@ -125,7 +160,7 @@ def _check_networks(folder: Path, variant: str | None) -> UNet2DConditionModel:
         text = _made(folder / "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)))
     _check_inputs(folder, unet, vae, text)
     for name, network in (("unet", unet), ("vae", vae), ("text_encoder", text)):
-        found: dict[str, Any] = dict(tensor_shapes(folder / name, _STEMS[name], variant))
+        found: dict[str, Any] = dict(tensor_shapes(folder / name, STEMS[name], variant))
         if name != "text_encoder":
             network._fix_state_dict_keys_on_load(found)  # names of old checkpoints, as diffusers reads them
         _check_tensors(folder / name, network, found)
@@ -182,8 +217,8 @@ def _check_inputs(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, 
 
 
 def _check_tensors(folder: Path, network: nn.Module, found: Mapping[str, tuple[int, ...]]) -> None:
-    expected = {_plain(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    given = {_plain(name): shape for name, shape in found.items() if not name.endswith("position_ids")}
+    expected = {plain_name(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {plain_name(name): shape for name, shape in found.items() if not name.endswith("position_ids")}
     problems = (
         ("lack", sorted(expected.keys() - given.keys())),
         ("hold what config.json does not describe:", sorted(given.keys() - expected.keys())),
@@ -196,10 +231,6 @@ def _check_tensors(folder: Path, network: nn.Module, found: Mapping[str, tuple[i
                 + (f" and {len(names) - 1} more of {len(expected)} tensors" if len(names) > 1 else "")
                 + "; config.json and weights are of different models, or the model was not saved whole."
             )
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("text_model.")  # which transformers has dropped from the names
 
 
 def _check_tokenizer(folder: Path, text: CLIPTextConfig) -> None:

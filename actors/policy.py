@@ -20,6 +20,7 @@ from actors import half_precision
 from actors.adapters import adapter_parameters, add_adapter, copy_into, read_adapter, write_adapter
 from actors.config import PolicyConfig
 from actors.devices import pick_device, pick_dtype
+from actors.finite import check_weights
 from actors.initial_adapter import initial_adapter
 from actors.model_check import check_model, latent_shape
 from actors.model_files import fetch
@@ -79,6 +80,7 @@ class Policy:
             feature_extractor=None,
             requires_safety_checker=False,
         )
+        check_weights(pipeline, folder, config.variant)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             policy = cls(pipeline, config)
