@@ -9,6 +9,8 @@ quarters strike a run on a cluster of three nodes, a quarter one of `cluster.loc
 default. At the end every prompt must have been trained on exactly once with the same scores, every iteration must be on
 record, and the last checkpoint (adapter, its average, optimizer, reward statistics) must be that of the undisturbed run
 bit by bit. Whenever a driver ends, nobody's actors may stay, and of a Ray of its own neither a process nor a file.
+
+The benchmark may run in the background; SIGTERM ends it with all that it has started.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rich.table import Table
 
 from benchmarks.faults import EVALUATES, FAULTS, WINDOWS, WORKER, Site, Stuck
 from benchmarks.nodes import Cluster
+from benchmarks.signals import ended_by_sigterm, heed
 from benchmarks.tiny import write_config
 from cluster.arguments import Parser
 from cluster.rundir import RunDirectory
@@ -125,8 +128,12 @@ def _faults(blows: Sequence[Blow]) -> int:
 def make_cluster() -> Cluster:
     """A head that only has room for drivers, and two workers, each with room for all actors."""
     cluster = Cluster("--num-cpus=0")
-    for _ in range(2):
-        cluster.add(*WORKER)
+    try:
+        for _ in range(2):
+            cluster.add(*WORKER)
+    except BaseException:
+        cluster.close()
+        raise
     return cluster
 
 
@@ -240,7 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     local = blows_on_one_machine(-(-args.faults // 4))
     wide = blows_on_a_cluster(args.faults - len(local))
-    with tempfile.TemporaryDirectory() as folder:
+    heed()  # drivers are struck with signals that they must not ignore from the start
+    with ended_by_sigterm(), tempfile.TemporaryDirectory() as folder:
         (there := Path(folder) / "cluster").mkdir()
         (here := Path(folder) / "local").mkdir()
         with closing(make_cluster()) as cluster:
