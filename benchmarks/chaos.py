@@ -38,6 +38,7 @@ from benchmarks.tiny import write_config
 from cluster.arguments import Parser
 from cluster.rundir import RunDirectory
 from learner import checkpoint
+from shapes.arguments import positive
 
 # The same number of times in every window.
 ANYWHERE = (
@@ -241,7 +242,7 @@ def compare(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, and say in the exit status whether anything differs."""
     parser = Parser("benchmarks.chaos", __doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, default=60, help="at least so many (default 60)")
+    parser.add_argument("--faults", type=positive, default=60, help="at least so many (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args(arguments)

@@ -37,6 +37,7 @@ from cluster.local import place
 from cluster.loop import train
 from cluster.rundir import RunDirectory
 from cluster.telemetry import Telemetry
+from shapes.arguments import positive
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -155,7 +156,7 @@ def draw(readings: Readings, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, print, draw."""
     parser = Parser("benchmarks.soak", __doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--iterations", type=positive, default=1000)
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for soak.png and soak.json")
     args = parser.parse_args(arguments)
     started = time.monotonic()

@@ -26,6 +26,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(1, f"error: {one_line(message)}; {self.prog} --help says what there is.\n")
 
 
+def positive(text: str) -> int:
+    """The `type` of an argument that is a number of things, of which there is one at least."""
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number from 1 to 999,999,999")
+    return int(text)
+
+
 def one_line(text: object) -> str:
     """What was said, on one line, with what a terminal would obey written out."""
     line = " ".join(str(text).split())
