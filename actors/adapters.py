@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from actors.finite import not_finite
+
 FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 PREFIX = "unet."
 
@@ -95,14 +97,17 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If it is not there.
-        ValueError: If it cannot be read.
+        ValueError: If it cannot be read, or holds NaN or infinity.
     """
     if not file.is_file():
         raise FileNotFoundError(f"There is no adapter {file}.")
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"The adapter {file} cannot be read ({' '.join(str(error).split())}).") from error
+    if (name := not_finite(tensors)) is not None:
+        raise ValueError(f"The adapter {file} holds NaN or infinity in {name}, so it would draw nothing.")
+    return tensors
 
 
 def check_same(found: AdapterTensors, own: AdapterTensors) -> None:

@@ -35,6 +35,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     guidance: float = Field(
         5.0,
         ge=0,
+        le=1000,
         description="Classifier-free guidance scale, DDPO's by default; at most 1 is no guidance, as in diffusers.",
     )
     sampler: Literal["ddim", "ddpm"] = Field("ddim", description="The transition.")

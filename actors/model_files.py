@@ -11,6 +11,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 
+# Names of a component's weights by suffix, in the order of preference, as either library saves them.
+DIFFUSERS = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
+TRANSFORMERS = {"safetensors": "model", "bin": "pytorch_model"}
 _POINTER = b"version https://git-lfs"
 
 
@@ -94,10 +97,16 @@ def tensor_shapes(folder: Path, stems: dict[str, str], variant: str | None) -> d
         FileNotFoundError: If there are none.
         ValueError: If they cannot be read.
     """
+    shapes = [_shapes(file) for file in weight_files(folder, stems, variant)]
+    return {name: shape for of_file in shapes for name, shape in of_file.items()}
+
+
+def weight_files(folder: Path, stems: dict[str, str], variant: str | None) -> list[Path]:
+    """The files that hold a component's weights; takes and raises as `tensor_shapes`."""
     for asked in dict.fromkeys((variant, None)):
         for suffix, stem in stems.items():
             if files := _files(folder, stem, suffix, asked):
-                return {name: shape for file in files for name, shape in _shapes(file).items()}
+                return files
     if others := variants(folder, stems):
         raise FileNotFoundError(
             f"The model's {folder} holds only weights of the variant {' and '.join(others)}; set "
@@ -105,6 +114,18 @@ def tensor_shapes(folder: Path, stems: dict[str, str], variant: str | None) -> d
         )
     wanted = " or ".join(f"{stem}.{suffix}" for suffix, stem in stems.items())
     raise FileNotFoundError(f"The model's {folder} holds no weights ({wanted}); download or save the model again.")
+
+
+def holder(folder: Path, stems: dict[str, str], variant: str | None, name: str) -> tuple[Path, str]:
+    """Which file of a component's weights holds a tensor, and under which name; takes and raises as `tensor_shapes`."""
+    files = weight_files(folder, stems, variant)
+    found = [(file, key) for file in files for key in _shapes(file) if plain_name(key) == plain_name(name)]
+    return found[0] if found else (files[0], name)  # the file has an older name for it
+
+
+def plain_name(name: str) -> str:
+    """The name of a text encoder's tensor in all versions of transformers."""
+    return name.removeprefix("text_model.")
 
 
 def variants(folder: Path, stems: dict[str, str]) -> list[str]:

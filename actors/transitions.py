@@ -25,6 +25,9 @@ from torch import Tensor
 from actors.chains.ddim import ddim
 from actors.schedules import alpha_bars, check_scheduler, timesteps
 
+# float32 keeps entries of states, which are mostly below 4, in steps of at most 2^-22. Noise of 128 such steps is known
+# to half a percent; of less, neither what was drawn nor its density is.
+_LEAST_STD = 2.0**-15
 # What a network says of a state: its noise, v = signal eps - sigma x0, or its image.
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
@@ -138,7 +141,8 @@ def make_transitions(
         eta: Share of the DDPM noise in `ddim`: 1 is as stochastic as DDPM, 0 deterministic. `ddpm` has no eta.
 
     Raises:
-        ValueError: If the scheduler describes another process, or one that has no such chain.
+        ValueError: If the scheduler describes another process, or one that has no such chain, or there is noise that
+            float32 cannot resolve.
     """
     check_scheduler(scheduler)
     visited = timesteps(scheduler, steps)
@@ -152,11 +156,18 @@ def make_transitions(
             "model's scheduler/scheduler_config.json says."
         )
     signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    chain = Transitions(visited, signal, sigma, *ddim(signal, sigma, 1.0 if kind == "ddpm" else eta), prediction)
+    share = 1.0 if kind == "ddpm" else eta
+    chain = Transitions(visited, signal, sigma, *ddim(signal, sigma, share), prediction)
     if not torch.stack([chain.std.float(), chain.state_weight, chain.output_weight]).isfinite().all():
         raise ValueError(
             "The scheduler's betas leave a state within the chain without noise or without signal (alpha_bar is 1 or "
             "0), from where no transition is defined; look at them in the model's scheduler/scheduler_config.json."
+        )
+    # The full noise of a scheduler's float32 table is always enough: only a share can be too little.
+    if (noisy := chain.std[chain.std > 0]).numel() and share < 1 and noisy.min() < _LEAST_STD:
+        raise ValueError(
+            f"With policy.eta={eta:g} the noise of a step is lost in the rounding of float32, so that no density says "
+            f"what was drawn; set policy.eta to 0, or to more than {float(eta * _LEAST_STD / noisy.min()):.4g}."
         )
     return chain
 

@@ -9,6 +9,8 @@ Three quarters strike a run on a cluster of three nodes, a quarter one of `clust
 default. At the end every prompt must have been trained on exactly once with the same scores, every iteration must be on
 record, and the last checkpoint (adapter, its average, optimizer, reward statistics) must be that of the undisturbed run
 bit by bit. Whenever a driver ends, nobody's actors may stay, and of a Ray of its own neither a process nor a file.
+
+The benchmark may run in the background; SIGTERM ends it with all that it has started.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.signals import ended_by_sigterm, heed
 from cluster.arguments import Parser
 from cluster.records.reading import Records
 from learner import checkpoint
+from shapes.arguments import positive
 from tests.support.faults import EVALUATES, FAULTS, WINDOWS, WORKER, Site, Stuck
 from tests.support.nodes import Cluster
 from tests.support.tiny import write_config
@@ -125,8 +129,12 @@ def _faults(blows: Sequence[Blow]) -> int:
 def make_cluster() -> Cluster:
     """A head that only has room for drivers, and two workers, each with room for all actors."""
     cluster = Cluster("--num-cpus=0")
-    for _ in range(2):
-        cluster.add(*WORKER)
+    try:
+        for _ in range(2):
+            cluster.add(*WORKER)
+    except BaseException:
+        cluster.close()
+        raise
     return cluster
 
 
@@ -234,13 +242,14 @@ def compare(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print, and say in the exit status whether anything differs."""
     parser = Parser("benchmarks.chaos", __doc__.splitlines()[0])
-    parser.add_argument("--faults", type=int, default=60, help="at least so many (default 60)")
+    parser.add_argument("--faults", type=positive, default=60, help="at least so many (default 60)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args(arguments)
     local = blows_on_one_machine(-(-args.faults // 4))
     wide = blows_on_a_cluster(args.faults - len(local))
-    with tempfile.TemporaryDirectory() as folder:
+    heed()  # drivers are struck with signals that they must not ignore from the start
+    with ended_by_sigterm(), tempfile.TemporaryDirectory() as folder:
         (there := Path(folder) / "cluster").mkdir()
         (here := Path(folder) / "local").mkdir()
         with closing(make_cluster()) as cluster:

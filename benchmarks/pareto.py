@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.arguments import Parser
-from cluster.config import Config, read_config
+from cluster.config import Config, ConfigError, read_config
 from cluster.records.reading import Records
+from cluster.text import shown
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.subsample import Strata
 
@@ -45,7 +46,7 @@ def series(folder: Path, reward: str) -> tuple[str, np.ndarray]:
     queries = config.batch_size * queries_per_image(config)
     rows = [
         [iteration * queries, *(columns[name][iteration] for name in (reward, *FIGURES))]
-        for iteration in sorted(columns[reward])
+        for iteration in sorted(set.intersection(*map(set, columns.values())))
     ]
     return config.objective.name, np.array(rows)
 
@@ -59,7 +60,12 @@ def main() -> None:
     args = parser.parse_args()
     methods: dict[str, list[np.ndarray]] = defaultdict(list)
     for folder in args.runs:
-        name, rows = series(folder, args.reward)
+        try:
+            name, rows = series(folder, args.reward)
+        except ConfigError as error:
+            parser.exit(1, f"error: {error}\n")
+        if not len(rows):
+            parser.exit(1, f"error: There is no evaluation on record in {shown(str(folder))} with {args.reward!r}.\n")
         methods[name].append(rows)
     table = Table("method", "runs", "queries", args.reward, "gold", "diversity", "distance")
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")

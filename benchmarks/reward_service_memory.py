@@ -30,6 +30,7 @@ from cluster.arguments import Parser
 from rewards.service.codec import SERVICE, encode
 from rewards.service.limits import MIB
 from rewards.service.reward_pb2 import Images
+from shapes.arguments import positive
 
 REWARD, TOKEN = "shapes_agreement", "a-token-of-the-benchmark"
 METADATA = (("authorization", f"Bearer {TOKEN}"),)
@@ -54,11 +55,11 @@ class Server:
 def main() -> None:
     """Run the attacks one after the other and print a table."""
     parser = Parser("benchmarks.reward_service_memory", __doc__ or "")
-    parser.add_argument("--health-checks", type=int, default=25, metavar="N", help="of 60 MiB, without the token")
-    parser.add_argument("--readers", type=int, default=50, metavar="N", help="that stop reading replies of 24 MiB")
-    parser.add_argument("--messages", type=int, default=10_000, metavar="N", help="that are hostile")
+    parser.add_argument("--health-checks", type=positive, default=25, metavar="N", help="of 60 MiB, without the token")
+    parser.add_argument("--readers", type=positive, default=50, metavar="N", help="that stop reading replies of 24 MiB")
+    parser.add_argument("--messages", type=positive, default=10_000, metavar="N", help="that are hostile")
     parser.add_argument(
-        "--clients", type=int, default=8, metavar="N", help="that ask for gradients of 12 MiB of images"
+        "--clients", type=positive, default=8, metavar="N", help="that ask for gradients of 12 MiB of images"
     )
     args = parser.parse_args()
     print(

@@ -36,6 +36,7 @@ from cluster.loop import train
 from cluster.records.display import Display
 from cluster.records.rundir import RunDirectory
 from cluster.records.telemetry import Telemetry
+from shapes.arguments import positive
 from tests.support.tiny import write_config
 
 matplotlib.use("Agg")
@@ -155,7 +156,7 @@ def draw(readings: Readings, path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, print, draw."""
     parser = Parser("benchmarks.soak", __doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--iterations", type=positive, default=1000)
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for soak.png and soak.json")
     args = parser.parse_args(arguments)
     started = time.monotonic()

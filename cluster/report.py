@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("cluster.report", "Write report.html of runs, finished, under way or broken.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
     for path in parser.parse_args(arguments).runs:
-        if not (path / CONFIG).is_file():
+        if not os.path.isfile(path / CONFIG):
             print(f"error: There is no run in {shown(str(path))} (no {CONFIG}).", file=sys.stderr)
             return 1
         try:

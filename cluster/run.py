@@ -99,8 +99,11 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
 
 
 def _resume(path: Path, overrides: Sequence[str]) -> RunDirectory:
-    path = path.expanduser().absolute()
-    _check_is_run(path)
+    path = Path(os.path.expanduser(path)).absolute()
+    try:
+        _check_is_run(path)
+    except OSError as error:  # such as of a path that no file system takes
+        raise ConfigError(f"{path} cannot be looked at: {error.strerror}.") from error
     for word in overrides:
         if not word.startswith(_CHANGEABLE):
             raise ConfigError(

@@ -118,13 +118,13 @@ def newest(folder: Path) -> Path:
 
 
 def list_all(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by iteration, oldest first; none where there is no folder.
+    """The checkpoints in a folder by iteration, oldest first; none where there is nothing.
 
     Names that no checkpoint has, and links, do not count. One that a killed writer had moved aside for another stands
     in for it.
 
     Raises:
-        CheckpointError: If the folder cannot be read.
+        CheckpointError: If what is there is no folder, or cannot be read.
     """
     return list(_by_number(folder).values())
 
@@ -137,9 +137,9 @@ def _by_number(folder: Path) -> dict[int, Path]:
             number = _number(path)
             if number is not None and entry.is_dir(follow_symlinks=False):
                 found[number] = path if number not in found or entry.name.startswith(_PREFIX) else found[number]
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
     except OSError as error:
+        if not os.path.lexists(folder):
+            return {}
         raise CheckpointError(f"The checkpoints in {folder} cannot be read ({_said(error)}).") from error
     return dict(sorted(found.items()))
 

@@ -154,6 +154,9 @@ class Learner:
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
         metrics["updates"] = float(len(history["grad_norm"]))
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        if not metrics["updates"]:  # a step without gradients changes nothing; torch warns where none came before
+            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.step()
         self._schedule.step()
         return Update(self.version, metrics, started, time.time() - started)
 

@@ -102,7 +102,17 @@ def _shown(answer: Any) -> str:
     if answer is None or isinstance(answer, float | int):
         return str(answer)
     length = f" and length {len(answer)}" if isinstance(answer, list | tuple | dict | set | str) else ""
-    return f"an object of type {type(answer).__name__}{length}"
+    return f"an object of type {type(answer).__name__}{length}{_odd(answer)}"
+
+
+def _odd(answer: Any) -> str:
+    """Which element of a list is the first that holds no number."""
+    if isinstance(answer, list | tuple):
+        for place, element in enumerate(answer):
+            if _numbers(element) is None:
+                what = "None" if element is None else f"an object of type {type(element).__name__}"
+                return f", whose element [{place}] is no number but {what}"
+    return ""
 
 
 def _images(count: int) -> str:

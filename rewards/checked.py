@@ -18,7 +18,7 @@ class Checked(Reward):
     """Asks a reward, and answers on the images' device as the protocol says.
 
     Every question raises `WrongAnswer` if the answer is none, `RewardUnavailable` if the reward says so, and
-    `RewardFailed` if it raises anything else, be it `SystemExit`.
+    `RewardFailed` if it raises anything else, be it `SystemExit`. Ctrl-C, and whatever else ends the process, passes.
 
     Args:
         reward: Is asked.
@@ -45,7 +45,7 @@ class Checked(Reward):
         except (UnknownReward, RewardUnavailable):
             raise
         except BaseException as error:
-            if _of_ray(error):
+            if _is_ending(error):
                 raise
             raise RewardUnavailable(f"The reward {name!r} cannot be built: {said(error)}.") from error
 
@@ -96,11 +96,11 @@ class Checked(Reward):
         except RewardUnavailable:
             raise
         except BaseException as error:
-            if _of_ray(error):
+            if _is_ending(error):
                 raise
             raise RewardFailed(f"{self._who} raised {said(error)}.") from error
 
 
-def _of_ray(error: BaseException) -> bool:
-    # Ray ends a process with a SystemExit of its own in whatever code is running; it is not the reward's.
-    return hasattr(error, "ray_terminate_msg")
+def _is_ending(error: BaseException) -> bool:
+    # Of the process, in whatever code is running: Ctrl-C, or Ray with a SystemExit of its own; neither is the reward's.
+    return isinstance(error, KeyboardInterrupt) or hasattr(error, "ray_terminate_msg")

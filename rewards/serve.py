@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 import yaml
@@ -29,6 +29,7 @@ from rewards.service.security import (
     split_address,
 )
 from rewards.service.server import RewardServer
+from shapes.arguments import Parser, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,24 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(reason: object) -> int:
-    print(f"error: {_line(reason)}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(reason)}", file=sys.stderr, flush=True)
     return 1
 
 
-def _line(reason: object) -> str:
-    """What was said, on one line, with what a terminal would obey written out."""
-    text = " ".join(str(reason).split())
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(1, f"error: {_line(message)}; {self.prog} --help says what there is.\n")
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     defaults = Limits()
-    parser = _Parser(prog="python -m rewards.serve", description="Serve a reward over gRPC.")
+    parser = Parser("rewards.serve", "Serve a reward over gRPC.")
     add = parser.add_argument
     add("--reward", required=True, metavar="NAME", help="as in a run's config, such as shapes_agreement")
     add("--option", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of the reward's class")

@@ -7,7 +7,6 @@ so, docs/main_job.md says.
 
 from __future__ import annotations
 
-import argparse
 import random
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from shapes import PIPELINE
+from shapes.arguments import Parser
 from shapes.captions import KINDS, all_captions
 from shapes.judge import gold_score
 from shapes.pretrain import sample
@@ -25,7 +25,7 @@ _HOPELESS = 0.1  # share of samples that are right; below this there are hardly 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m shapes.choose_prompts", description=__doc__)
+    parser = Parser("shapes.choose_prompts", __doc__ or "")
     parser.add_argument("--pipeline", type=Path, default=PIPELINE)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prompts")
     parser.add_argument("--candidates", type=int, default=96, help="training prompts of each kind that are tried")

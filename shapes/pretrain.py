@@ -6,7 +6,6 @@ how good the base model is.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -17,6 +16,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from tqdm import tqdm
 
 from shapes import PRETRAINED
+from shapes.arguments import Parser
 from shapes.captions import KINDS, Caption, sample_caption
 from shapes.fit_pipeline import Pictures, fit_autoencoder, fit_decoder, fit_denoiser, reconstruct, save_pipeline
 from shapes.fit_scorer import fit_scorer
@@ -76,7 +76,7 @@ def _autoencoder(folder: Path) -> AutoencoderKL:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m shapes.pretrain", description=__doc__)
+    parser = Parser("shapes.pretrain", __doc__ or "")
     parser.add_argument("--out", type=Path, default=PRETRAINED, help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--autoencoder-steps", type=int, default=1800)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from actors.config import PolicyConfig
 from actors.policy import Policy
+from benchmarks.signals import heed
 from tests.support.tiny import make_pipeline
 
 # The same examples in every run, and no clock: a busy machine must not fail a test.
@@ -55,6 +55,4 @@ def nudge() -> Callable[[Policy], None]:
 @pytest.fixture(scope="session", autouse=True)
 def signals_are_heeded() -> None:
     """Let Ctrl-C and hang-ups reach the commands that tests start, also where the tests run in the background."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_IGN:  # which children would inherit; a handler they do not
-            signal.signal(number, lambda number, frame: None)
+    heed()

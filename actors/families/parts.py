@@ -8,36 +8,71 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from actors.model_files import read_json, refuse_pointer, tensor_shapes, variants
+from actors.model_files import TRANSFORMERS, plain_name, read_json, refuse_pointer, tensor_shapes, variants
 
-DIFFUSERS = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}  # names of weights by suffix
-TRANSFORMERS = {"safetensors": "model", "bin": "pytorch_model"}
 _LARGEST = 4096  # side of latents; pictures of 32,768 pixels
 _FEWEST = 3  # tokens that say something: one between those of begin and end
 
 
-def check_components(folder: Path, components: Mapping[str, Sequence[str]]) -> None:
+def check_components(
+    folder: Path, components: Mapping[str, Sequence[str]], optional: Mapping[str, tuple[ModuleType | None, type]]
+) -> None:
     """Refuse a pipeline that lacks a component, or has one of another class.
 
     Args:
         folder: Of the pipeline.
-        components: The classes that each may have, by name.
+        components: Library and classes that each may have, by name.
+        optional: What it may have besides: library and base class; without a library it is not loaded, whatever it is.
 
     Raises:
         ValueError: If one is missing or of another class.
     """
     index = read_json(folder / "model_index.json")
-    for name, classes in components.items():
+    for name, (library, *classes) in components.items():
         entry = index.get(name) or [None, None]
-        component = entry[1] if isinstance(entry, list) and len(entry) == 2 else entry
-        if component not in classes:
-            is_what = "has none" if component is None else f"has a {component}"
+        origin, component = entry if isinstance(entry, list) and len(entry) == 2 else (library, entry)
+        if component not in classes or origin != library:
+            is_what = "has none" if component is None else f"has a {component} of {origin}"
             raise ValueError(f"The model {folder} needs a {classes[0]} as its {name}, but {is_what}.")
+    for name, (module, base) in optional.items():
+        if not _names_class(entry := index.get(name, [None, None]), module, base):
+            raise ValueError(
+                f"The model {folder} has a model_index.json that says {str(entry)[:80]} of its {name}, which is no "
+                "library and class; download or save the model again."
+            )
+
+
+def _names_class(entry: Any, module: ModuleType | None, base: type) -> bool:
+    """Whether an entry names nothing, or a class of a library; which one does not matter where there is no module."""
+    if not isinstance(entry, list) or len(entry) != 2:
+        return False
+    if module is None or entry == [None, None]:
+        return True
+    made = getattr(module, str(entry[1]), None)
+    return entry[0] == module.__name__ and isinstance(made, type) and issubclass(made, base)
+
+
+def check_unused(folder: Path, name: str, variant: str | None) -> None:
+    """Refuse a pipeline whose index names a component of transformers that is loaded but has no files.
+
+    Args:
+        folder: Of the pipeline.
+        name: Of the component.
+        variant: Of the weights.
+
+    Raises:
+        FileNotFoundError: If they are not there.
+        ValueError: If they cannot be read.
+    """
+    if read_json(folder / "model_index.json").get(name, [None, None]) != [None, None]:
+        read_json(folder / name / "config.json")
+        tensor_shapes(folder / name, TRANSFORMERS, variant)
 
 
 def check_variant(folder: Path, variant: str | None, stems: Mapping[str, dict[str, str]]) -> None:
@@ -99,8 +134,8 @@ def check_weights(folder: Path, network: Any, stems: dict[str, str], variant: st
     found: dict[str, Any] = dict(tensor_shapes(folder, stems, variant))
     if hasattr(network, "_fix_state_dict_keys_on_load"):
         network._fix_state_dict_keys_on_load(found)  # names of old checkpoints, as diffusers reads them
-    expected = {_plain(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    given = {_plain(name): shape for name, shape in found.items() if not name.endswith("position_ids")}
+    expected = {plain_name(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {plain_name(name): shape for name, shape in found.items() if not name.endswith("position_ids")}
     problems = (
         ("lack", sorted(expected.keys() - given.keys())),
         ("hold what config.json does not describe:", sorted(given.keys() - expected.keys())),
@@ -113,10 +148,6 @@ def check_weights(folder: Path, network: Any, stems: dict[str, str], variant: st
                 + (f" and {len(names) - 1} more of {len(expected)} tensors" if len(names) > 1 else "")
                 + "; config.json and weights are of different models, or the model was not saved whole."
             )
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("text_model.")  # which transformers has dropped from the names
 
 
 def check_clip_tokenizer(place: Path, text: CLIPTextConfig) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -15,22 +18,30 @@ from actors import half_precision
 from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
 from actors.families.parts import (
-    DIFFUSERS,
-    TRANSFORMERS,
     check_clip_tokenizer,
     check_components,
+    check_unused,
     check_variant,
     check_weights,
     latent_side,
     made,
 )
+from actors.finite import check_finite
+from actors.model_files import DIFFUSERS, TRANSFORMERS
 from actors.schedules import read_scheduler
 
-_COMPONENTS = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+_COMPONENTS = {  # library and classes
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer", "CLIPTokenizerFast"),
+}
+# What a pipeline may have besides, and of what class; the last two are not loaded, whatever they are.
+_OPTIONAL: dict[str, tuple[ModuleType | None, type]] = {
+    "scheduler": (diffusers, diffusers.SchedulerMixin),
+    "image_encoder": (transformers, transformers.PreTrainedModel),
+    "safety_checker": (None, object),
+    "feature_extractor": (None, object),
 }
 _STEMS = {"unet": DIFFUSERS, "vae": DIFFUSERS, "text_encoder": TRANSFORMERS}
 # Inputs beside latents, timestep and text that some UNets want, and whose they are.
@@ -65,7 +76,8 @@ class StableDiffusion:
     @classmethod
     def check(cls, folder: Path, config: PolicyConfig) -> nn.Module:
         """See `Family`."""
-        check_components(folder, _COMPONENTS)
+        check_components(folder, _COMPONENTS, _OPTIONAL)
+        check_unused(folder, "image_encoder", config.variant)
         check_variant(folder, config.variant, _STEMS)
         unet = made(folder / "unet", UNet2DConditionModel.from_config)
         vae = made(folder / "vae", AutoencoderKL.from_config)
@@ -88,6 +100,8 @@ class StableDiffusion:
             feature_extractor=None,
             requires_safety_checker=False,
         )
+        networks = {name: getattr(pipeline, name) for name in _STEMS}
+        check_finite(networks, folder, _STEMS, config.variant)
         return cls(pipeline, device)
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:

@@ -19,6 +19,7 @@ from cluster.config.schema import (
     RoleConfig,
     SamplersConfig,
 )
+from cluster.errors import ConfigError
 
 __all__ = [
     "CheckpointConfig",

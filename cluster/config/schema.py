@@ -39,6 +39,9 @@ def _absolute_file(path: str) -> str:
 
 
 Seconds = Annotated[float, Field(gt=0, le=1e8)]  # at most three years: waits beyond overflow
+Count = Annotated[int, Field(ge=1, le=10_000)]  # processes: a quarter of what Ray is tested with
+# Its product with a score is a float32, as are the sums; beyond this it overflows, or counts for nothing.
+Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
 PromptSource = Annotated[str, AfterValidator(absolute_source)]
 
 
@@ -49,7 +52,7 @@ class RewardConfig(BaseModel, frozen=True, extra="forbid"):
         None,
         description="A reward's name, module:Class of one's own, or grpc://host:port; null: the key itself.",
     )
-    weight: float = Field(1.0, description="Share in the combined reward; 0 only watches.")
+    weight: Weight = Field(1.0, description="Share in the combined reward; 0 only watches.")
     options: dict[str, Any] = Field({}, description="Keyword arguments of the reward's class.")
     environment: Annotated[str, AfterValidator(_absolute_file)] | None = Field(
         None,
@@ -102,7 +105,7 @@ class RoleConfig(BaseModel, frozen=True, extra="forbid"):
 class SamplersConfig(RoleConfig, frozen=True, extra="forbid"):
     """The sampler actors and how far ahead they work."""
 
-    count: int = Field(1, ge=1, description="How many sampler actors there are.")
+    count: Count = Field(1, description="How many sampler actors there are.")
     min_count: int | None = Field(
         None, ge=1, description="Start when so many are up; the others join when the cluster has room. null: all."
     )
@@ -113,7 +116,7 @@ class SamplersConfig(RoleConfig, frozen=True, extra="forbid"):
 class RewardActorsConfig(RoleConfig, frozen=True, extra="forbid"):
     """The reward actors, and what each reserves on a cluster."""
 
-    count: int = Field(1, ge=1, description="How many actors there are for each environment of rewards.")
+    count: Count = Field(1, description="How many actors there are for each environment of rewards.")
     gradients: Literal["learner", "actors"] = Field(
         "learner",
         description="Where objectives that ask for more than scores get it: from copies of the rewards in the "
@@ -124,7 +127,7 @@ class RewardActorsConfig(RoleConfig, frozen=True, extra="forbid"):
 class LearnerActorConfig(LearnerConfig, RoleConfig, frozen=True, extra="forbid"):
     """The optimizer, the processes that share its work, and what they reserve."""
 
-    ranks: int = Field(1, ge=1, description="Learner processes that share each batch; the result is that of one.")
+    ranks: Count = Field(1, description="Learner processes that share each batch; the result is that of one.")
     rank_timeout: Seconds = Field(
         600, description="Seconds that a rank waits for the others before they count as lost."
     )

@@ -1,16 +1,16 @@
 """`python -m rewards.environments NAME FOLDER`: build an environment ahead, for `rewards.NAME.environment`."""
 
-import argparse
 import sys
 from pathlib import Path
 from subprocess import CalledProcessError
 
 from rewards.environments import build
+from shapes.arguments import Parser
 
 
 def main() -> int:
     """Build it, and print its interpreter."""
-    parser = argparse.ArgumentParser(prog="python -m rewards.environments", description=__doc__)
+    parser = Parser("rewards.environments", __doc__ or "")
     parser.add_argument("environment", help="a name such as image_reward, or a requirements file (*.txt)")
     parser.add_argument("folder", type=Path, help="where it goes; what is there is replaced")
     args = parser.parse_args()
@@ -18,6 +18,9 @@ def main() -> int:
         print(build(args.environment, args.folder.absolute()))
     except FileNotFoundError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: {args.folder} cannot be written to ({error.strerror}).", file=sys.stderr)
         return 1
     except CalledProcessError:
         print(f"error: pip could not install {args.environment}; it says why above.", file=sys.stderr)

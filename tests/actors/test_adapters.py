@@ -15,6 +15,7 @@ from peft import LoraConfig
 
 from actors.adapters import FILE, write_adapter
 from actors.config import PolicyConfig
+from actors.model_check import check_model
 from actors.policy import Policy
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1"]
@@ -67,3 +68,23 @@ def test_an_adapter_of_another_policy_is_refused_and_changes_nothing(
         with pytest.raises(ValueError, match="another policy"):
             policy.load_lora(tmp_path / str(number))
         assert np.array_equal(policy.weights()[0], before)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_adapter_that_holds_no_number_is_refused_and_changes_nothing(
+    policy: Policy, policy_config: PolicyConfig, tmp_path: Path, value: float
+) -> None:
+    right = policy.weights()[0]
+    with torch.no_grad():
+        policy.parameters[3].view(-1)[-1] = value
+    policy.save_lora(tmp_path)
+    name = policy.weights()[1][3][0]
+    other = Policy.load(policy_config)
+    for use in (
+        lambda: other.load_lora(tmp_path),
+        lambda: Policy.load(policy_config.model_copy(update={"init_lora": str(tmp_path)})),
+        lambda: check_model(policy_config.model_copy(update={"init_lora": str(tmp_path)})),
+    ):
+        with pytest.raises(ValueError, match=rf"{tmp_path / FILE} holds NaN or infinity in unet\.{name}, "):
+            use()
+    assert np.array_equal(other.weights()[0], right)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from actors.config import PolicyConfig
 from actors.model_check import check_model
@@ -154,6 +155,87 @@ def test_a_missing_component_and_a_broken_file_are_named(folder: Path) -> None:
     refused(folder, "text_encoder, but has none")
 
 
+def test_an_image_encoder_that_is_named_is_whole_or_refused(folder: Path) -> None:
+    edit(folder / "model_index.json", image_encoder=["transformers", "CLIPVisionModelWithProjection"])
+    refused(folder, r"lacks .*image_encoder/config\.json")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, image_size=8, patch_size=8, projection_dim=8))
+    encoder.save_pretrained(folder / "image_encoder")
+    Policy.load(config_of(folder))
+    (folder / "image_encoder/model.safetensors").unlink()
+    refused(folder, "image_encoder holds no weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("image_encoder", 5),
+        ("image_encoder", ["transformers"]),
+        ("image_encoder", ["somewhere", "CLIPVisionModelWithProjection"]),
+        ("image_encoder", ["transformers", "Nope"]),
+        ("scheduler", None),
+        ("scheduler", ["diffusers", "Nope"]),
+        ("scheduler", ["diffusers", 5]),
+        ("scheduler", ["transformers", "CLIPTextModel"]),
+        ("safety_checker", None),
+        ("feature_extractor", 5),
+    ],
+)
+def test_an_index_that_names_no_class_of_what_may_be_there_is_refused(folder: Path, name: str, entry: Any) -> None:
+    edit(folder / "model_index.json", **{name: entry})
+    refused(folder, f"{folder} has a model_index.json that says .* of its {name}")
+
+
+def test_parts_that_are_not_loaded_need_not_be_there(folder: Path) -> None:
+    edit(folder / "model_index.json", safety_checker=["gone", "Checker"], feature_extractor=["gone", "Extractor"])
+    config = config_of(folder)
+    check_model(config)
+    Policy.load(config)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        (UNET, "conv_in.weight"),
+        ("vae/diffusion_pytorch_model.safetensors", "decoder.conv_in.bias"),
+        ("text_encoder/model.safetensors", "text_model.embeddings.token_embedding.weight"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_with_file_and_key(
+    folder: Path, file: str, key: str, value: float
+) -> None:
+    tensors = load_file(folder / file)
+    named = key if key in tensors else key.removeprefix("text_model.")
+    tensors[named].flatten()[-1] = value
+    save_file(tensors, folder / file, {"format": "pt"})
+    config = config_of(folder)
+    check_model(config)  # headers alone
+    with pytest.raises(ValueError, match=rf"weights {folder}/{file} hold .* in {named}, .*\.$") as caught:
+        Policy.load(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shard_with_what_is_no_number_is_named(tmp_path: Path) -> None:
+    model = make_pipeline(tmp_path / "model", max_shard_size="20KB")
+    shard = sorted((model / "unet").glob("*-of-*.safetensors"))[-1]
+    tensors = load_file(shard)
+    key = sorted(tensors)[-1]
+    tensors[key].fill_(float("nan"))
+    save_file(tensors, shard, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"weights {shard} hold .* in {key}, as float32"):
+        Policy.load(config_of(model))
+
+
+def test_weights_that_the_number_format_cannot_hold_are_refused_with_it(folder: Path) -> None:
+    tensors = load_file(folder / UNET)
+    tensors["conv_in.bias"][0] = 1e6
+    save_file(tensors, folder / UNET, {"format": "pt"})
+    Policy.load(config_of(folder, dtype="bfloat16"))
+    with pytest.raises(ValueError, match=r"in conv_in\.bias, as float16; .*policy\.dtype"):
+        Policy.load(config_of(folder, dtype="float16"))
+
+
 def test_unknown_lora_targets_are_refused_with_candidates(folder: Path) -> None:
     refused(folder, "'to_qq'.*to_q", lora_targets=("to_k", "to_qq"))
     refused(folder, "'attn1'", lora_targets=("attn1",))
@@ -237,7 +319,9 @@ def test_json_that_is_no_config_is_refused(folder: Path, file: str, text: str) -
     refused(folder, "JSON file|by name|no scheduler/scheduler_config.json to read")
 
 
-@pytest.mark.parametrize("entry", [5, "x", {"a": 1}, ["diffusers"], ["diffusers", 5], ["diffusers", None]])
+@pytest.mark.parametrize(
+    "entry", [5, "x", {"a": 1}, ["diffusers"], ["diffusers", 5], ["diffusers", None], ["x", "UNet2DConditionModel"]]
+)
 def test_an_index_that_names_no_class_is_refused(folder: Path, entry: Any) -> None:
     edit(folder / "model_index.json", unet=entry)
     refused(folder, f"{folder} needs a UNet2DConditionModel as its unet")

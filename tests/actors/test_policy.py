@@ -50,10 +50,10 @@ def test_embeddings_do_not_pile_up_and_forgetting_one_changes_nothing(policy: Po
     for i in range(300):
         policy.encode([f"prompt {i}", "a red circle"])
     assert len(policy._embeddings) == 256
-    assert {"", "a red circle", "prompt 299"} < policy._embeddings.keys()  # those used last
-    assert torch.equal(policy.encode(["a red circle", "a blue square"]), first)
+    assert {"a red circle", "prompt 299"} < policy._embeddings.keys()  # those used last
+    assert torch.equal(policy.encode(["a red circle", "a blue square"])["text"], first["text"])
     many = [f"prompt {i}" for i in range(400)]  # more at once than are kept
-    assert torch.equal(policy.encode(many)[:, :2], policy.encode(many[:2]))
+    assert torch.equal(policy.encode(many)["text"][:2], policy.encode(many[:2])["text"])
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
@@ -68,12 +68,11 @@ def test_a_guidance_of_at_most_one_is_none(policy_config: PolicyConfig, guidance
 
 
 def test_an_embedding_does_not_depend_on_its_neighbours(policy_config: PolicyConfig) -> None:
-    together = Policy.load(policy_config).encode([*PROMPTS, PROMPTS[0]])
-    alone = [Policy.load(policy_config).encode([prompt]) for prompt in PROMPTS]
-    for row, single in enumerate([*alone, alone[0]]):
-        assert torch.equal(together[:, row], single[:, 0])
-    assert not torch.equal(together[1, 0], together[1, 1])
-    assert torch.equal(together[0, 0], Policy.load(policy_config).encode([""])[1, 0])
+    together = Policy.load(policy_config).encode([*PROMPTS, PROMPTS[0]])["text"]
+    alone = [Policy.load(policy_config).encode([prompt])["text"][0] for prompt in PROMPTS]
+    for row, single in zip(together, [*alone, alone[0]], strict=True):
+        assert torch.equal(row, single)
+    assert not torch.equal(together[0], together[1])
 
 
 def test_a_half_precision_base_keeps_float32_adapters(policy_config: PolicyConfig, nudge: Nudge) -> None:
@@ -163,10 +162,18 @@ def test_using_gives_the_policy_back_after_an_exception(policy: Policy, nudge: N
 
 
 @pytest.mark.parametrize("adapter", [None, "reference"])
-def test_another_adapter_acts_without_gradient(policy: Policy, adapter: str | None) -> None:
+def test_whether_gradients_are_taken_is_another_thing_than_who_acts(policy: Policy, adapter: str | None) -> None:
     policy.snapshot("reference")
+    x, step = states()
+    x.requires_grad_()
     with policy.using(adapter):
-        assert not policy.predict(*states(), policy.encode(PROMPTS)).requires_grad
+        found = policy.predict(x, step, policy.encode(PROMPTS))
+        with torch.no_grad():
+            assert not policy.predict(x, step, policy.encode(PROMPTS)).requires_grad
+    found.sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+    assert all(p.grad is None for p in policy.network.parameters())  # another adapter is never trained
 
 
 def test_the_seed_draws_the_adapter_and_nothing_else(policy_config: PolicyConfig) -> None:

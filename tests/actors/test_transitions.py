@@ -211,6 +211,29 @@ def test_a_scheduler_that_clips_is_refused(overrides: dict[str, bool]) -> None:
         make_transitions(sd15(**overrides), 5)
 
 
+@pytest.mark.parametrize("eta", [1e-320, 1e-30, 1e-7, 1e-3])
+def test_noise_that_float32_does_not_resolve_is_refused_with_the_least_that_it_does(eta: float) -> None:
+    with pytest.raises(ValueError, match=r"set policy\.eta to 0, or to more than 0\.001478\.$"):
+        make_transitions(sd15(), 50, "ddim", eta)
+
+
+def test_from_the_least_noise_on_what_was_drawn_is_known_from_the_states() -> None:
+    chain = make_transitions(sd15(), 50, "ddim", eta=0.0014781)
+    std = chain.std[chain.std > 0].min()
+    mean, z = torch.randn(2, 10_000, generator=torch.Generator().manual_seed(0))
+    assert ((mean + std * z - mean) / std - z).square().mean().sqrt() < 5e-3
+
+
+def test_a_chain_that_ends_at_once_has_no_noise_to_resolve() -> None:
+    assert make_transitions(sd15(set_alpha_to_one=True), 1, "ddim", eta=1e-30).stochastic_steps == ()
+
+
+@pytest.mark.parametrize("first", [6e-8, 1.2e-7, 1e-6])
+def test_all_of_the_noise_is_resolved_whatever_the_betas(first: float) -> None:
+    betas = DDIMScheduler(num_train_timesteps=3, trained_betas=[first, 6e-8, 6e-8], clip_sample=False)
+    assert make_transitions(betas, 3, "ddpm").std[:-1].min() > 1e-4
+
+
 def test_a_scheduler_that_predicts_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="'sample'"):
         make_transitions(sd15(prediction_type="sample"), 5)

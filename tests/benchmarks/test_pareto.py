@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from benchmarks.pareto import queries_per_image
+import pytest
+from cluster.rundir import RunDirectory
+
+from benchmarks.pareto import main, queries_per_image
 from cluster.config import load_config
 
 
@@ -21,3 +24,20 @@ from cluster.config import load_config
 )
 def test_queries_are_counted_per_image(overrides: list[str], queries: int) -> None:
     assert queries_per_image(load_config(None, [*overrides, "policy.steps=12"])) == queries
+
+
+@pytest.mark.parametrize("gold", [False, True])
+def test_what_is_no_run_or_was_not_evaluated_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gold: bool
+) -> None:
+    run = RunDirectory.create(load_config(None, [f"folder={tmp_path}", "name=mine"]))
+    if gold:  # but neither the reward nor the other figures
+        run.record(0, {"eval/train/gold": 1.0}, {})
+    for folder, words in ((tmp_path / "no", "There is no config file"), (run.path, "no evaluation on record")):
+        monkeypatch.setattr("sys.argv", ["benchmarks.pareto", str(folder)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith("error: ")
+        assert words in said

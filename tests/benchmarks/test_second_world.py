@@ -125,4 +125,4 @@ def test_the_command_makes_a_pipeline_that_a_policy_draws_with(tmp_path: Path) -
     assert len(tokens) == 11 + 2  # one a word
     policy = Policy.load(PolicyConfig(model=str(tmp_path / "model"), device="cpu", steps=3))
     assert policy.latent_shape == (8, 6, 6)
-    assert policy.encode(["a big teal ring"]).shape == (2, 1, 20, 48)
+    assert policy.encode(["a big teal ring"])["text"].shape == (1, 20, 48)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.arguments import Parser
+from shapes.arguments import positive
 
 ROOT = Path(__file__).parents[2]
 INTERNAL = {"cluster.crew.janitor"}  # started by the driver, not typed
@@ -60,9 +61,10 @@ def test_every_command_has_help(
 def test_every_command_refuses_an_option_that_it_does_not_have(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(module, "--no-such-option", monkeypatch=monkeypatch) != 0
-    (*_, last) = capsys.readouterr().err.splitlines()
-    assert "error: " in last
+    assert run(module, "--no-such-option", monkeypatch=monkeypatch) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: ")
+    assert said.endswith(f"python -m {module} --help says what there is.")
 
 
 def test_a_refusal_is_one_line_whatever_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,3 +75,14 @@ def test_a_refusal_is_one_line_whatever_was_typed(capsys: pytest.CaptureFixture[
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("typed", ["0", "-3", "1.5", "many", "", "9" * 5000, "²"])
+def test_a_count_is_a_whole_number_from_one_on(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser("benchmarks.soak", "Soak.")
+    parser.add_argument("--iterations", type=positive)
+    assert parser.parse_args(["--iterations", "12"]).iterations == 12
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([f"--iterations={typed}"])
+    assert ended.value.code == 1
+    assert "is not a whole number from 1" in capsys.readouterr().err

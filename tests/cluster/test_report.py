@@ -189,6 +189,8 @@ def test_the_command_writes_the_pages_of_runs(make_config: Make, capsys: pytest.
     assert capsys.readouterr().out.split() == [str(run.path / "report.html")]
     assert report.main([str(run.path / "images")]) == 1
     assert capsys.readouterr().err == f"error: There is no run in {run.path / 'images'} (no config.yaml).\n"
+    assert report.main(["x" * 5000]) == 1  # longer than a path may be
+    assert capsys.readouterr().err.startswith("error: There is no run in xxx")
     with pytest.raises(SystemExit) as ended:
         report.main(["--help"])
     assert ended.value.code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,6 +322,20 @@ def test_what_is_no_run_is_refused_with_what_may_be_meant(
 ) -> None:
     folder = Path(str(run.path / path)) if not path.startswith("..") else (run.path / path).resolve()
     assert words.format(run=run.path) in refuse("--resume", str(folder))
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "~nobody-of-this-name/run", "file/run"])
+def test_a_path_that_no_file_can_have_is_refused(refuse: Refuse, tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
+    assert "traceback" not in refuse("--resume", path)
+
+
+def test_a_run_whose_checkpoints_are_a_file_is_refused_and_does_not_start_over(
+    refuse: Refuse, run: RunDirectory
+) -> None:
+    shutil.rmtree(run.checkpoints)
+    run.checkpoints.touch()
+    assert f"The checkpoints in {run.checkpoints} cannot be read" in refuse("--resume", str(run.path))
 
 
 def test_a_run_that_cannot_start_leaves_nothing_behind(base: list[str], tmp_path: Path) -> None:

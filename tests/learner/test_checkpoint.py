@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,14 @@ def test_no_checkpoint_is_an_error(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=folder):
         checkpoint.newest(tmp_path / folder)
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("gone")], ids=["file", "dead link"])
+def test_what_is_no_folder_is_not_taken_for_no_checkpoints(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "checkpoints")
+    for look in (checkpoint.list_all, checkpoint.newest):
+        with pytest.raises(CheckpointError, match=r"^The checkpoints in .*/checkpoints cannot be read \("):
+            look(tmp_path / "checkpoints")
 
 
 def test_the_oldest_checkpoints_are_deleted(tmp_path: Path) -> None:

@@ -33,9 +33,6 @@ def test_it_sees_state_prompt_and_step_and_no_guidance(policy: Policy) -> None:
     assert (flow(x + 0.1, step, conditioning) - base).abs().max() > 1e-5
     assert (flow(x, step + 1, conditioning) - base).abs().max() > 1e-5
     assert (flow(x, step, policy.encode(["two blue squares"])) - base).abs().max() > 1e-7
-    other = conditioning.clone()
-    other[0] += 1  # the empty prompt's half
-    torch.testing.assert_close(flow(x, step, other), base, rtol=0, atol=0)
 
 
 def test_a_step_clips_and_a_gradient_that_is_not_finite_is_refused(policy: Policy) -> None:
@@ -43,12 +40,12 @@ def test_a_step_clips_and_a_gradient_that_is_not_finite_is_refused(policy: Polic
     weight = flow.network.unet.conv_out.weight
     for parameter in flow.network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    assert flow.step() > SMALL.max_grad_norm
+    assert flow.step("flow") > SMALL.max_grad_norm
     assert weight.abs().max() > 0
     before = weight.detach().clone()
     weight.grad = torch.full_like(weight, float("inf"))
     with pytest.raises(FloatingPointError, match=r"objective\.flow\.lr"):
-        flow.step()
+        flow.step("flow")
     torch.testing.assert_close(weight.detach(), before, rtol=0, atol=0)
 
 

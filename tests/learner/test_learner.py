@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -296,16 +297,30 @@ def test_the_pretrained_model_survives_training_bit_for_bit(policy: Policy, draw
     assert torch.equal(pretrained(), before)
 
 
-def test_a_batch_of_which_nothing_is_left_changes_nothing(policy: Policy, draw: Draw) -> None:
-    batch, before = draw(policy), policy.weights()[0]
-    empty = replace(
+def nothing_left(batch: Batch) -> Batch:
+    """The batch when all of its samples have been left out."""
+    return replace(
         batch, latents=batch.latents[:0], next_latents=batch.next_latents[:0], log_probs=batch.log_probs[:0],
         prompts=(), groups=batch.groups[:0], rewards=batch.rewards[:0],
     )  # fmt: skip
-    update = learner(policy).step(empty)
-    assert update.version == 1
-    assert update.metrics["updates"] == 0
-    assert np.array_equal(policy.weights()[0], before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_batch_of_which_nothing_is_left_changes_nothing(policy: Policy, draw: Draw) -> None:
+    trained = learner(policy, iterations=4, lr=4e-3, lr_schedule="linear", ema_decay=0.5)
+    rates = []
+    for version, left in enumerate((False, True, False, True)):
+        batch = draw(policy, version)
+        before = [trained.weights(averaged).flat for averaged in (False, True)]
+        moments = copy.deepcopy(trained.optimizer.state_dict()["state"])
+        update = trained.step(batch if left else nothing_left(batch))
+        rates.append(update.metrics["lr"])
+        assert update.version == version + 1
+        assert (update.metrics["updates"] == 0) == (not left)
+        if not left:
+            assert np.array_equal([trained.weights(averaged).flat for averaged in (False, True)], before)
+            torch.testing.assert_close(trained.optimizer.state_dict()["state"], moments, rtol=0, atol=0)
+    assert rates == pytest.approx([4e-3 * share for share in (1, 0.75, 0.5, 0.25)])  # by iteration, not by update
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

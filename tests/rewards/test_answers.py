@@ -82,8 +82,10 @@ def test_what_is_no_number_is_refused_in_one_sentence(junk: object, count: int) 
     [
         (None, "with None;"),
         (0.5, "with 0.5;"),
-        ([1.0, None], "type list and length 2"),
-        (["1", "2"], "type list"),
+        ([1.0, None], "type list and length 2, whose element [1] is no number but None;"),
+        ((1, "2"), "type tuple and length 2, whose element [1] is no number but an object of type str;"),
+        ([[1.0], [None]], "length 2, whose element [1] is no number but an object of type list;"),
+        ([1.0, 2.0, 3.0], "type list and length 3;"),
         ([[1.0], [2.0, 3.0]], "type list"),
         ([torch.zeros(2), torch.zeros(3)], "type list"),
         ("ab", "type str and length 2"),

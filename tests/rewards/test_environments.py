@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rewards.environments import FOLDER, build, locate
+from rewards.environments.__main__ import main
 
 ISOLATED = Path(__file__).parent / "isolated"
 
@@ -33,6 +34,16 @@ def test_what_is_neither_is_refused(environment: str, tmp_path: Path, monkeypatc
     (tmp_path / "README.md").touch()
     with pytest.raises(FileNotFoundError, match="one of hpsv2, image_reward, a requirements file"):
         locate(environment)
+
+
+def test_a_folder_that_is_a_file_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["rewards.environments", "hpsv2", str(tmp_path / "file" / "inside")])
+    assert main() == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {tmp_path}/file/inside cannot be written to (")
 
 
 @pytest.mark.slow

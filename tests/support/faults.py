@@ -28,6 +28,7 @@ ROLES = ("Sampler", "RewardActor", "LearnerActor", "WeightStore")
 WINDOWS = {"start": "__init__", "restore": "restore", "publish": "", "checkpoint": "save", "evaluation": ""}
 _BLOCK = 4_000_000
 _FULL = 3.0  # seconds that a store stays full
+_LINGERS = 30.0  # seconds that what a driver has left may take to end by itself
 _ROOT = Path(__file__).parents[2]
 
 
@@ -104,10 +105,17 @@ class Site:
         self._nothing_left(before, orderly=True)
 
     def close(self) -> None:
-        """End what is still there."""
+        """End what is still there, and a Ray of the driver's own with it."""
+        own = [] if self._cluster else self._processes()
         for process in (self._driver, *self._others):
             process.kill()
             process.wait()
+        deadline = time.monotonic() + _LINGERS
+        while (alive := [process for process in own if _runs(process)]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         shutil.rmtree(self._ray, ignore_errors=True)
 
     def strike(self, role: str, number: signal.Signals, draw: float) -> None:
@@ -169,7 +177,7 @@ class Site:
             return []
 
     def _nothing_left(self, before: list[psutil.Process], orderly: bool) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _LINGERS
         while found := self._left(before, orderly):
             if time.monotonic() > deadline:
                 raise Stuck(f"The driver has ended and left {', '.join(found)}:\n{self._tail()}")
@@ -233,7 +241,7 @@ def title_of(pid: int) -> str:
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -60,7 +60,11 @@ class Cluster:
         ports = [f"--port={port}", f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"]
         shown = ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"] if jobs else ["--include-dashboard=no"]
         self.nodes: list[psutil.Popen] = []
-        self._head = self._start("--head", *ports, *shown, *head)
+        try:
+            self._head = self._start("--head", *ports, *shown, *head)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         deadline = time.monotonic() + 120
         while jobs and self.ray("job", "list").returncode:
             if time.monotonic() > deadline:
@@ -107,10 +111,14 @@ class Cluster:
         path = own.with_suffix(".log")
         with path.open("w") as log:
             process = psutil.Popen(command, env=self.environment, stdout=log, stderr=log)
-        while "Ray runtime started" not in path.read_text():
-            if process.poll() is not None:
-                raise RuntimeError(f"A node did not start:\n{path.read_text()}")
-            time.sleep(0.1)
+        try:
+            while "Ray runtime started" not in path.read_text():
+                if process.poll() is not None:
+                    raise RuntimeError(f"A node did not start:\n{path.read_text()}")
+                time.sleep(0.1)
+        except BaseException:
+            _kill(process)
+            raise
         return process
 
 
