@@ -164,10 +164,11 @@ def make_transitions(
             "0), from where no transition is defined; look at them in the model's scheduler/scheduler_config.json."
         )
     # The full noise of a scheduler's float32 table is always enough: only a share can be too little.
-    if (noisy := chain.std[chain.std > 0]).numel() and share < 1 and noisy.min() < _LEAST_STD:
+    *_, full = ddim(signal, sigma, 1.0)
+    if 0 < share < (least := _LEAST_STD / min(full[full > 0].tolist(), default=math.inf)):
         raise ValueError(
             f"With policy.eta={eta:g} the noise of a step is lost in the rounding of float32, so that no density says "
-            f"what was drawn; set policy.eta to 0, or to more than {float(eta * _LEAST_STD / noisy.min()):.4g}."
+            f"what was drawn; set policy.eta to 0, or to more than {least:.4g}."
         )
     return chain
 

@@ -136,9 +136,9 @@ def test_velocities_start_at_pure_noise(eta: float) -> None:
     x, output, z = torch.randn(3, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     start = torch.zeros(2, dtype=torch.int64)
     ours = chain.mean(x, output, start) + chain.std_at(start, x) * z
-    then = chain.alpha_bar[1]  # x0 is -v, and the direction to x_next is x itself
-    by_hand = -then.sqrt() * output + (1 - then - chain.std[0] ** 2).sqrt() * x + chain.std[0] * z
-    torch.testing.assert_close(ours, by_hand)
+    then = chain.signal[1] ** 2  # x0 is -v, and the direction to x_next is x itself
+    by_hand = -then.sqrt() * output + (1 - then - chain.std[0] ** 2).clamp(min=0).sqrt() * x + chain.std[0] * z
+    torch.testing.assert_close(ours, by_hand.float())
     assert torch.equal(chain.clean(x, output, start), -output)
     for step, timestep in enumerate(chain.timesteps.tolist()[1:], start=1):
         at = torch.full((2,), step)
