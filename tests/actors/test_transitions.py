@@ -178,7 +178,7 @@ def test_each_row_of_a_batch_takes_its_own_step() -> None:
     x, eps = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     alone = [chain.mean(x[i : i + 1], eps[i : i + 1], order[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(chain.mean(x, eps, order), torch.cat(alone), rtol=0, atol=0)
-    assert chain.std_at(order, x).flatten().tolist() == chain.std[order].tolist()
+    assert chain.std_at(order, x).flatten().tolist() == chain.std[order].float().tolist()
 
 
 def test_the_clean_image_is_what_was_noised_and_the_last_state_is_clean() -> None:
