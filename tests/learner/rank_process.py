@@ -33,7 +33,7 @@ ALL = {"steps_per_update": None, "step_fraction": 1.0, "min_gap": 0.0}
 CASES: dict[str, dict[str, Any]] = {
     "ppod": {"name": "ppod", **ALL},
     "ppod, trajectory": {"name": "ppod", **ALL, "form": "trajectory", "beta": 20},
-    "ppod, ranking": {"name": "ppod", **ALL, "pairs": "ranking", "kl_weight": 0.0},
+    "ppod, ranking": {"name": "ppod", **ALL, "pairs": "ranking", "kl_weight": 0.0, "clip_range": 0.2},
     "ppod, snapshot": {"name": "ppod", **ALL, "round_length": 3},
     "ppod, nothing to compare": {"name": "ppod", **ALL, "min_gap": 1e9},
     "d3po": {"name": "d3po", "step_fraction": 1.0},

@@ -323,9 +323,9 @@ def test_a_batch_of_which_nothing_is_left_changes_nothing(policy: Policy, draw: 
     assert rates == pytest.approx([4e-3 * share for share in (1, 0.75, 0.5, 0.25)])  # by iteration, not by update
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "rounding"), [("float16", 0.02), ("bfloat16", 0.2)])  # which has 3 bits less
 def test_a_half_precision_base_takes_nearly_the_same_step(
-    policy_config: PolicyConfig, policy: Policy, draw: Draw, dtype: str
+    policy_config: PolicyConfig, policy: Policy, draw: Draw, dtype: str, rounding: float
 ) -> None:
     """Of a loss so small that float16 would lose most of its gradient."""
     batch, moved = draw(policy), {}
@@ -336,4 +336,4 @@ def test_a_half_precision_base_takes_nearly_the_same_step(
         part = next(iter(trained._objective.parts(batch, torch.Generator().manual_seed(0))))
         trained._objective.backward(other, batch, part, 64)
         moved[name] = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
-    assert float((moved[dtype] - moved["float32"]).norm() / moved["float32"].norm()) < 0.1
+    assert float((moved[dtype] - moved["float32"]).norm() / moved["float32"].norm()) < rounding
