@@ -129,6 +129,10 @@ class Policy:
         step = state.clamp(max=len(self.transitions) - 1)
         return self.transitions.clean(x, self.predict(x, step, conditioning), state)
 
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Latents `(B, *latent_shape)` float32 of images `(B, 3, H, W)` in [0, 1]."""
+        return self._family.encode(images)
+
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` float32 in [0, 1] of latents; NaN where the decoder gives none."""
         return self._family.decode(latents)

@@ -1,42 +1,74 @@
 """Rolls out denoising trajectories: a pure function of the policy's weights and the request.
 
 Noise is counter-based (Philox): the key is (run seed, iteration), the counter (prompt, sample, step). A rollout
-therefore does not depend on which process ran it, in what order, or on which attempt.
+therefore does not depend on which process ran it, in what order, or on which attempt; and whoever has the keys can go
+the same way again, with a graph.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from actors.conditioning import Conditioning
 from actors.policy import Policy
 from actors.trajectories import Request, Trajectories
-from actors.transitions import log_prob
+from actors.transitions import log_prob, over
 
 
-def noise(request: Request, step: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal noise `(B, *shape)` float32 of a request at one point of its chain.
+def noise(keys: np.ndarray, step: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal noise `(B, *shape)` float32 at one point of a chain.
 
     Args:
-        request: Whose samples.
+        keys: `(B, 5)`, see `Trajectories.keys`.
         step: 0 for the initial state x_T, j + 1 for the noise that sampler step j adds.
         shape: Of a state.
     """
     draws = [
         np.random.Generator(
             np.random.Philox(
-                key=np.array([request.seed, request.iteration], np.uint64),
-                counter=np.array([0, step, sample, prompt], np.uint64),
+                key=np.array([seed, iteration], np.uint64),
+                counter=np.array([0, step, first if step == 0 else sample, prompt], np.uint64),
             )
         ).standard_normal(shape, np.float32)
-        for prompt, sample in zip(
-            request.prompt_index,
-            (0,) * len(request.prompts) if step == 0 and request.share_init_noise else request.sample_index,
-            strict=True,
-        )
+        for seed, iteration, prompt, sample, first in keys
     ]
     return torch.from_numpy(np.stack(draws))
+
+
+class Step(NamedTuple):
+    """One transition of B samples."""
+
+    number: int  # of the sampler step
+    x: Tensor  # (B, ...) float32, the state
+    mean: Tensor  # (B, ...) float32, of the next one under the policy
+    std: Tensor  # (B, 1, ...) float32
+    x_next: Tensor  # (B, ...) float32, the next one as it was drawn
+
+
+def chain(
+    policy: Policy, x: Tensor, conditioning: Conditioning, keys: np.ndarray, first_step: int = 0
+) -> Iterator[Step]:
+    """The steps of a chain from a state on; whether there is a graph is the caller's.
+
+    Args:
+        policy: Who acts.
+        x: `(B, ...)` float32, the state before `first_step`.
+        conditioning: Of B samples.
+        keys: `(B, 5)`, see `Trajectories.keys`: the same keys add the same noise.
+        first_step: Where to begin.
+    """
+    for number in range(first_step, len(policy.transitions)):
+        index = torch.full((len(x),), number)
+        mean = policy.transitions.mean(x, policy.predict(x, index, conditioning), index)
+        std = policy.transitions.std_at(index, x)
+        x_next = mean + std * noise(keys, number + 1, policy.latent_shape).to(policy.device)
+        yield Step(number, x, mean, std, x_next)
+        x = x_next
 
 
 @torch.no_grad()
@@ -52,21 +84,15 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
         The images `(B, H, W, 3)` uint8, and the trajectories. If a picture, or a number on the way to it, is not
         finite, the images are a masked array in which that picture is masked: there is nothing to be judged.
     """
-    transitions, shape = policy.transitions, policy.latent_shape
-    conditioning = policy.encode(request.prompts)
-    x = noise(request, 0, shape).to(policy.device)
-    latents, next_latents, log_probs = [], [], []
-    for step in range(len(transitions)):
-        index = torch.full((len(x),), step)
-        mean = transitions.mean(x, policy.predict(x, index, conditioning), index)
-        std = transitions.std_at(index, x)
-        x_next = mean + std * noise(request, step + 1, shape).to(policy.device)
-        if step in request.stored_steps:
-            latents.append(x)
-            next_latents.append(x_next)
-            log_probs.append(log_prob(x_next, mean, std))
-        x = x_next
+    shape, keys = policy.latent_shape, request.keys
+    x = _begin(policy, request, keys)
+    stored = []
+    for step in chain(policy, x, policy.encode(request.prompts), keys, request.first_step):
+        x = step.x_next
+        if step.number in request.stored_steps:
+            stored.append((step.x, step.x_next, log_prob(step.x_next, step.mean, step.std)))
     images = policy.decode(x)
+    latents, next_latents, log_probs = (list(parts) for parts in zip(*stored, strict=True)) if stored else ([], [], [])
     finite = torch.stack([_finite(part) for part in (images, x, *latents, *next_latents, *log_probs)]).all(dim=0)
     pixels = (images.nan_to_num() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return _mask(pixels, finite.cpu().numpy()), Trajectories(
@@ -77,7 +103,21 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
         prompts=request.prompts,
         prompt_index=np.array(request.prompt_index, np.int64),
         version=version,
+        keys=keys,
+        clean=x.cpu().numpy() if request.clean else None,
     )
+
+
+def _begin(policy: Policy, request: Request, keys: np.ndarray) -> Tensor:
+    """The state before the request's first step."""
+    drawn = noise(keys, 0, policy.latent_shape).to(policy.device)
+    if request.start is None:
+        return drawn
+    images = torch.from_numpy(np.array(request.start)).to(policy.device).permute(0, 3, 1, 2) / 255
+    clean, state = policy.encode_images(images), torch.full((len(drawn),), request.first_step)
+    chain = policy.transitions
+    signal, sigma = (over(table.float()[state], drawn) for table in (chain.signal, chain.sigma))
+    return signal * clean + sigma * drawn
 
 
 def _finite(values: Tensor) -> Tensor:

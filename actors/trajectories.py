@@ -7,7 +7,7 @@ Arrays out of the object store are read-only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from xxhash import xxh3_64, xxh3_64_intdigest
@@ -29,12 +29,24 @@ class Request:
     sample_index: tuple[int, ...]  # (B,) which sample of that prompt
     stored_steps: tuple[int, ...] = ()  # (K,) sampler steps whose transitions the objective wants
     share_init_noise: bool = False  # all samples of a prompt start from the same x_T
+    clean: bool = False  # the final latents travel too
+    first_step: int = 0  # of the chain; where there is a start, that is noised to the state before it
+    start: np.ndarray | None = field(default=None, compare=False)  # (B, H, W, 3) uint8, images to begin from
 
     def __post_init__(self) -> None:
+        if (self.first_step > 0) != (self.start is not None):
+            raise ValueError("A request that begins within the chain needs images to begin from, and only such a one.")
         if not len(self.prompts) == len(self.prompt_index) == len(self.sample_index):
             raise ValueError("A request needs one prompt index and one sample index for every prompt.")
         if list(self.stored_steps) != sorted(set(self.stored_steps)):
             raise ValueError(f"The stored steps must ascend without repeats, not {self.stored_steps}.")
+
+    @property
+    def keys(self) -> np.ndarray:
+        """What each sample's noise is keyed with, see `Trajectories.keys`."""
+        first = (0,) * len(self.prompts) if self.share_init_noise else self.sample_index
+        columns = zip(self.prompt_index, self.sample_index, first, strict=True)
+        return np.array([(self.seed, self.iteration, *rest) for rest in columns], np.uint64).reshape(-1, 5)
 
 
 # The `iteration` of evaluation rollouts: beyond every training iteration, so their seeds are never trained on.
@@ -52,6 +64,9 @@ class Trajectories:
     prompts: tuple[str, ...]  # (B,)
     prompt_index: np.ndarray  # (B,) int64
     version: int  # of the weights that acted
+    # (B, 5) uint64, what noise is keyed with: seed, iteration, prompt, sample, and the sample that x_T is keyed with
+    keys: np.ndarray
+    clean: np.ndarray | None = None  # (B, ...) float32, the final latents, where they were asked for
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def follow(policy: Policy, reward: RewardModel, request: Request) -> tuple[Tenso
         shape; and the reward of the predicted images and of the final one `(B, T + 1)`.
     """
     transitions, conditioning = policy.transitions, policy.encode(request.prompts)
-    x = noise(request, 0, policy.latent_shape).to(policy.device)
+    x = noise(request.keys, 0, policy.latent_shape).to(policy.device)
     noises, gradients, scores = [], [], []
     for step in range(len(transitions)):
         index, leaf = torch.full((len(x),), step), x.detach().requires_grad_()
@@ -45,7 +45,7 @@ def follow(policy: Policy, reward: RewardModel, request: Request) -> tuple[Tenso
         scores.append(reward.score(images.detach(), request.prompts))
         gradients.append(reward_gradient(reward, images, leaf, request.prompts)[0].flatten(1))
         with torch.no_grad():
-            z = noise(request, step + 1, policy.latent_shape).to(policy.device)
+            z = noise(request.keys, step + 1, policy.latent_shape).to(policy.device)
             x = transitions.mean(x, prediction.detach(), index) + transitions.std_at(index, x) * z
             noises.append(z.flatten(1))
     with torch.no_grad():

@@ -151,6 +151,7 @@ def make_requests(
     iteration: int = EVALUATION,
     stored_steps: tuple[int, ...] = (),
     share_init_noise: bool = False,
+    clean: bool = False,
     most: int | None = EVALUATED,
 ) -> list[Request]:
     """Cut prompts x samples, in that order, into requests of `size` samples (the last may be smaller).
@@ -159,14 +160,21 @@ def make_requests(
         prompts: What to ask for.
         samples: Of each prompt.
         size: Of a request.
-        seed, iteration, stored_steps, share_init_noise: See `Request`.
+        seed, iteration, stored_steps, share_init_noise, clean: See `Request`.
         most: Ask for so many of the prompts at most (`spread`); `None` for all.
     """
     asked = spread(prompts, most)
     rows = range(len(asked) * samples)
     return [
         make_request(
-            asked.__getitem__, rows[start : start + size], samples, seed, iteration, stored_steps, share_init_noise
+            asked.__getitem__,
+            rows[start : start + size],
+            samples,
+            seed,
+            iteration,
+            stored_steps,
+            share_init_noise,
+            clean,
         )
         for start in rows[::size]
     ]
@@ -180,6 +188,7 @@ def make_request(
     iteration: int,
     stored_steps: tuple[int, ...] = (),
     share_init_noise: bool = False,
+    clean: bool = False,
 ) -> Request:
     """Some rows of prompts x samples as a request.
 
@@ -187,10 +196,10 @@ def make_request(
         prompt: The prompt of a group; asked for the groups of the rows alone.
         rows: Row r is sample r % samples of group r // samples.
         samples: Of each group.
-        seed, iteration, stored_steps, share_init_noise: See `Request`.
+        seed, iteration, stored_steps, share_init_noise, clean: See `Request`.
     """
     groups, numbers = zip(*(divmod(row, samples) for row in rows), strict=True)
     texts = {group: prompt(group) for group in set(groups)}
     return Request(
-        seed, iteration, tuple(texts[group] for group in groups), groups, numbers, stored_steps, share_init_noise
+        seed, iteration, tuple(texts[group] for group in groups), groups, numbers, stored_steps, share_init_noise, clean
     )

@@ -24,6 +24,10 @@ class Batch:
     groups: Tensor  # (B,) int64
     rewards: Tensor  # (B,) float32, see `learner.advantages`; NaN where the sample was dropped
     version: int  # the oldest weights that acted
+    keys: np.ndarray | None = (
+        None  # (B, 5) uint64, see `Trajectories.keys`: with them `actors.rollout.chain` goes the same way again
+    )
+    clean: Tensor | None = None  # (B, ...) float32, the final latents, where they were asked for
     scores: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 of each reward, as it said them
 
 
@@ -58,6 +62,7 @@ def collate(
     if not finite.all():
         stored = {name: values[finite] for name, values in stored.items()}
 
+    clean = np.concatenate([t.clean for t in trajectories]) if first.clean is not None else None
     return Batch(
         **{name: torch.from_numpy(values) for name, values in stored.items()},
         steps=torch.from_numpy(np.array(first.steps)),
@@ -65,5 +70,7 @@ def collate(
         groups=torch.from_numpy(np.concatenate([t.prompt_index for t in trajectories])[finite]),
         rewards=torch.from_numpy(np.array(rewards, np.float32)[finite]),
         version=min(t.version for t in trajectories),
+        keys=np.concatenate([t.keys for t in trajectories])[finite],
+        clean=None if clean is None else torch.from_numpy(clean[finite]),
         scores={name: torch.from_numpy(np.array(own, np.float32)[finite]) for name, own in (scores or {}).items()},
     )

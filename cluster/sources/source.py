@@ -61,4 +61,5 @@ class Numbered:
             batch,
             self._plan.stored_steps,
             self._plan.share_init_noise,
+            self._plan.clean,
         )

@@ -67,6 +67,7 @@ class Plan:
 
     stored_steps: tuple[int, ...]  # sampler steps whose transitions are kept
     share_init_noise: bool = False  # all samples of a prompt start from the same x_T
+    clean: bool = False  # the final latents travel too
     offline_batches: int = 0  # train on this many batches, drawn once from the pretrained model; 0 is online
 
 

@@ -292,7 +292,7 @@ def test_pictures_need_not_be_square(tmp_path: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline(
-        "a red circle", latents=noise(request, 0, (4, 4, 8)), num_inference_steps=3, guidance_scale=2.0,
+        "a red circle", latents=noise(request.keys, 0, (4, 4, 8)), num_inference_steps=3, guidance_scale=2.0,
         height=8, width=16, output_type="np",
     ).images  # fmt: skip
     assert np.abs(pixels / 255 - drawn).max() <= 1.01 / 255

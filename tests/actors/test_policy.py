@@ -249,7 +249,7 @@ def test_diffusers_reads_the_saved_adapter(
     images, _ = rollout(policy, request)
     pipeline.set_progress_bar_config(disable=True)
     drawn = pipeline(
-        PROMPTS, latents=noise(request, 0, (4, 8, 8)), num_inference_steps=5, guidance_scale=2.0, eta=0.0,
+        PROMPTS, latents=noise(request.keys, 0, (4, 8, 8)), num_inference_steps=5, guidance_scale=2.0, eta=0.0,
         output_type="np",
     ).images  # fmt: skip
     assert np.abs(images / 255 - drawn).max() <= 1.01 / 255

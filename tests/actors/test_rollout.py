@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from actors.config import PolicyConfig
 from actors.policy import Policy
-from actors.rollout import noise, rollout
+from actors.rollout import chain, noise, rollout
 from actors.trajectories import EVALUATION, Request
 
 SHAPE = (4, 8, 8)
@@ -42,7 +42,7 @@ def select(request: Request, rows: list[int]) -> Request:
 )
 def test_noise_does_not_depend_on_neighbours_or_order(rows: list[int], step: int, share_init_noise: bool) -> None:
     request = replace(REQUEST, share_init_noise=share_init_noise)
-    assert torch.equal(noise(select(request, rows), step, SHAPE), noise(request, step, SHAPE)[rows])
+    assert torch.equal(noise(select(request, rows).keys, step, SHAPE), noise(request.keys, step, SHAPE)[rows])
 
 
 def test_every_part_of_the_key_gives_fresh_standard_normal_noise() -> None:
@@ -56,7 +56,7 @@ def test_every_part_of_the_key_gives_fresh_standard_normal_noise() -> None:
         for step in (0, 1)
     ]
     draws = torch.cat(
-        [noise(Request(s, i, ("",), (p,), (n,)), step, (4, 32, 32)).flatten(1) for s, i, p, n, step in keys]
+        [noise(Request(s, i, ("",), (p,), (n,)).keys, step, (4, 32, 32)).flatten(1) for s, i, p, n, step in keys]
     )
     assert draws.mean(dim=1).abs().max() < 4.5 / math.sqrt(draws.shape[1])
     assert (draws.std(dim=1) - 1).abs().max() < 4.5 / math.sqrt(2 * draws.shape[1])
@@ -66,13 +66,13 @@ def test_every_part_of_the_key_gives_fresh_standard_normal_noise() -> None:
 
 def test_sharing_the_initial_noise_shares_nothing_else() -> None:
     shared = replace(REQUEST, share_init_noise=True)
-    start = noise(shared, 0, SHAPE)
+    start = noise(shared.keys, 0, SHAPE)
     assert torch.equal(start[0], start[1])
     assert torch.equal(start[2], start[3])
     assert not torch.equal(start[0], start[2])
     for step in range(1, 6):
-        assert torch.equal(noise(shared, step, SHAPE), noise(REQUEST, step, SHAPE))
-        assert len(noise(shared, step, SHAPE).flatten(1).unique(dim=0)) == 4
+        assert torch.equal(noise(shared.keys, step, SHAPE), noise(REQUEST.keys, step, SHAPE))
+        assert len(noise(shared.keys, step, SHAPE).flatten(1).unique(dim=0)) == 4
 
 
 def test_a_rollout_repeats_bit_for_bit_whatever_the_process_has_drawn(policy: Policy) -> None:
@@ -101,7 +101,7 @@ def test_samples_do_not_depend_on_their_neighbours(policy: Policy) -> None:
 
 def test_transitions_chain_from_the_noise_to_the_image(policy: Policy) -> None:
     images, chain = rollout(policy, REQUEST, version=4)
-    assert np.array_equal(chain.latents[:, 0], noise(REQUEST, 0, SHAPE).numpy())
+    assert np.array_equal(chain.latents[:, 0], noise(REQUEST.keys, 0, SHAPE).numpy())
     assert np.array_equal(chain.latents[:, 1:], chain.next_latents[:, :-1])
     with torch.no_grad():
         decoded = policy.decode(torch.from_numpy(chain.next_latents[:, -1])).permute(0, 2, 3, 1).numpy()
@@ -118,7 +118,7 @@ def test_log_probs_are_those_of_the_noise_that_was_added(policy: Policy, nudge: 
     nudge(policy)
     _, chain = rollout(policy, REQUEST)
     for step, std in enumerate(policy.transitions.std.tolist()):
-        z = noise(REQUEST, step + 1, SHAPE)
+        z = noise(REQUEST.keys, step + 1, SHAPE)
         expected = -(z**2).mean(dim=(1, 2, 3)) / 2 - math.log(std) - 0.5 * math.log(2 * math.pi)
         np.testing.assert_allclose(chain.log_probs[:, step], expected, atol=1e-5)
 
@@ -189,3 +189,35 @@ def test_a_picture_is_masked_if_a_stored_number_on_its_way_is_not_finite(
     pixels, trajectories = rollout(policy, REQUEST)
     assert np.ma.getmaskarray(pixels).all(axis=(1, 2, 3)).tolist() == [False, True, False, False]
     assert not np.isfinite(trajectories.log_probs[1]).all()
+
+
+def test_whoever_has_the_keys_goes_the_same_way_again_with_a_graph(policy: Policy) -> None:
+    pixels, stored = rollout(policy, replace(REQUEST, stored_steps=(0, 3), clean=True))
+    begin = noise(stored.keys, 0, SHAPE)
+    steps = list(chain(policy, begin, policy.encode(stored.prompts), stored.keys))
+    assert [step.number for step in steps] == list(range(len(policy.transitions)))
+    for column, number in enumerate((0, 3)):
+        assert np.array_equal(steps[number].x.detach(), stored.latents[:, column])
+        assert np.array_equal(steps[number].x_next.detach(), stored.next_latents[:, column])
+    assert stored.clean is not None
+    assert np.array_equal(steps[-1].x_next.detach(), stored.clean)
+    steps[-1].x_next.sum().backward()
+    assert all(parameter.grad is not None for parameter in policy.parameters)
+
+
+def test_final_latents_travel_only_where_they_are_asked_for(policy: Policy) -> None:
+    assert rollout(policy, REQUEST)[1].clean is None
+
+
+def test_a_rollout_from_images_begins_with_them_noised(policy: Policy) -> None:
+    pixels, _ = rollout(policy, REQUEST)
+    request = replace(REQUEST, start=pixels, first_step=3, stored_steps=(3,))
+    _, stored = rollout(policy, request)
+    with torch.no_grad():
+        clean = policy.encode_images(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    alpha_bar = policy.transitions.alpha_bar[3]
+    expected = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise(REQUEST.keys, 0, SHAPE)
+    torch.testing.assert_close(torch.from_numpy(stored.latents[:, 0]), expected)
+    for changes in ({"first_step": 0}, {"start": None}):
+        with pytest.raises(ValueError, match="images to begin from"):
+            replace(request, **changes)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ def rollout(first: int, samples: int, version: int = 0) -> Trajectories:
     return Trajectories(
         latents=latents, next_latents=latents + 0.5, log_probs=latents[:, :, 0, 0, 0] / 10, steps=np.array([0, 2]),
         prompts=tuple(f"prompt {n}" for n in numbers), prompt_index=numbers // 2, version=version,
+        keys=np.stack([numbers] * 5, axis=1).astype(np.uint64), clean=latents[:, 1] + 0.5,
     )  # fmt: skip
 
 
@@ -31,6 +32,10 @@ def test_samples_keep_their_order_and_their_rewards() -> None:
     assert batch.rewards.tolist() == [30, 40, 50, 0, 10]
     assert batch.steps.tolist() == [0, 2]
     assert batch.version == 5  # of the oldest weights
+    assert batch.keys is not None
+    assert batch.keys[:, 0].tolist() == [3, 4, 5, 0, 1]
+    assert batch.clean is not None
+    assert batch.clean[:, 0, 0, 0].tolist() == [3.5, 4.5, 5.5, 0.5, 1.5]
 
 
 def test_the_batch_is_a_copy_of_read_only_arrays() -> None:
@@ -66,4 +71,6 @@ def test_a_sample_with_a_number_that_is_not_finite_is_left_out(field: str, value
     assert batch.prompts == ("prompt 0", "prompt 2", "prompt 3", "prompt 4", "prompt 5")
     assert batch.groups.tolist() == [0, 1, 1, 2, 2]
     assert batch.latents[:, 0, 0, 0, 0].tolist() == [0, 2, 3, 4, 5]
+    assert batch.keys is not None
+    assert batch.keys[:, 0].tolist() == [0, 2, 3, 4, 5]
     assert all(tensor.isfinite().all() for tensor in (batch.latents, batch.next_latents, batch.log_probs))
