@@ -164,18 +164,9 @@ def make_requests(
         most: Ask for so many of the prompts at most (`spread`); `None` for all.
     """
     asked = spread(prompts, most)
-    rows = range(len(asked) * samples)
+    rows, wanted = range(len(asked) * samples), (stored_steps, share_init_noise, clean)
     return [
-        make_request(
-            asked.__getitem__,
-            rows[start : start + size],
-            samples,
-            seed,
-            iteration,
-            stored_steps,
-            share_init_noise,
-            clean,
-        )
+        make_request(asked.__getitem__, rows[start : start + size], samples, seed, iteration, *wanted)
         for start in rows[::size]
     ]
 

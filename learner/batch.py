@@ -24,9 +24,7 @@ class Batch:
     groups: Tensor  # (B,) int64
     rewards: Tensor  # (B,) float32, see `learner.advantages`; NaN where the sample was dropped
     version: int  # the oldest weights that acted
-    keys: np.ndarray | None = (
-        None  # (B, 5) uint64, see `Trajectories.keys`: with them `actors.rollout.chain` goes the same way again
-    )
+    keys: np.ndarray | None = None  # (B, 5) uint64, of the noise: `actors.rollout.chain` goes the same way again
     clean: Tensor | None = None  # (B, ...) float32, the final latents, where they were asked for
     scores: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 of each reward, as it said them
 

@@ -105,7 +105,7 @@ class PPOD(Objective):
 
     def plan(self, chain: Transitions) -> Plan:
         steps = noisy_steps(chain.stochastic_steps, self.config.step_fraction)
-        return Plan(steps, self.config.share_init_noise, self.config.offline_batches)
+        return Plan(steps, self.config.share_init_noise, offline_batches=self.config.offline_batches)
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._reference == "snapshot" and version % self.config.round_length == 0:

@@ -192,7 +192,7 @@ def test_a_picture_is_masked_if_a_stored_number_on_its_way_is_not_finite(
 
 
 def test_whoever_has_the_keys_goes_the_same_way_again_with_a_graph(policy: Policy) -> None:
-    pixels, stored = rollout(policy, replace(REQUEST, stored_steps=(0, 3), clean=True))
+    _, stored = rollout(policy, replace(REQUEST, stored_steps=(0, 3), clean=True))
     begin = noise(stored.keys, 0, SHAPE)
     steps = list(chain(policy, begin, policy.encode(stored.prompts), stored.keys))
     assert [step.number for step in steps] == list(range(len(policy.transitions)))
