@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 
 from cluster.arguments import Parser
 from cluster.config import Config, load_words
-from cluster.crew.crew import assemble, dismiss, wait_for
+from cluster.crew.crew import Crew, assemble, dismiss, wait_for
 from cluster.crew.placement import Placement
 from cluster.errors import ActorsLost, ConfigError, Hung, StartError, sentence
 from cluster.evaluate import leaves_out
@@ -186,6 +186,14 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
     console.print(*map(shown, lines), sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
+def _work(config: Config, crew: Crew) -> str:
+    updates, transitions = crew.learner.work(config.prompts_per_iteration, config.prompts.samples)
+    return (
+        f"an iteration is {updates} optimizer step(s) of up to {transitions:,} transitions, "
+        f"{config.learner.micro_batch} at a time"
+    )
+
+
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:
     """Train, with a new crew from the last checkpoint when something was lost that cannot be replaced alone."""
     placement = place(config)
@@ -199,6 +207,10 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
             try:
                 with at_once():
                     wait_for(crew, config, again=restarts > 0)
+                    if not restarts:
+                        display.note(
+                            _work(config, *crew.learner.work(config.prompts_per_iteration, config.prompts.samples))
+                        )
                 return train(config, crew, run, display)
             except (RayActorError, RayTaskError, ObjectLostError, StartError, Hung) as error:
                 # A StartError here may be of an actor that came back, and found no weight store to connect to.

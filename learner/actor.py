@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from torch.distributed import TCPStore
 
 from actors.config import PolicyConfig
@@ -15,7 +16,7 @@ from actors.policy import Policy
 from actors.trajectories import Trajectories, Weights
 from learner import checkpoint
 from learner.advantages import Advantages
-from learner.batch import collate
+from learner.batch import Batch, collate
 from learner.learner import Learner, LearnerConfig, Update
 from learner.objectives import ObjectiveConfig
 from learner.objectives.objective import Plan
@@ -71,6 +72,16 @@ class LearnerActor:
     def plan(self) -> Plan:
         """What the objective wants rollouts to be like."""
         return self._objective.plan(self._policy.transitions)
+
+    def work(self, groups: int, samples: int) -> tuple[int, int]:
+        """Optimizer steps that a batch of groups x samples takes, and the most transitions that one of them sees."""
+        size, nothing = groups * samples, torch.empty(0)
+        stored = torch.tensor(self.plan().stored_steps)
+        batch = Batch(
+            nothing, nothing, nothing, stored, ("",) * size, torch.arange(size) // samples, torch.zeros(size), 0
+        )
+        parts = list(self._objective.parts(batch, torch.Generator()))
+        return len(parts), max(len(part.samples) * part.columns.shape[-1] for part in parts)
 
     def update(self, scores: Mapping[str, np.ndarray], *trajectories: Trajectories) -> tuple[Update, Weights | None]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.

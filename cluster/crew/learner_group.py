@@ -48,8 +48,15 @@ class LearnerGroup:
         Raises:
             Hung: If the learner does not answer.
         """
+        return self._ask(self.actors[0].plan)
+
+    def work(self, groups: int, samples: int) -> tuple[int, int]:
+        """Optimizer steps of a batch and transitions of one, see `LearnerActor.work`; raises as `plan`."""
+        return self._ask(self.actors[0].work, groups, samples)
+
+    def _ask(self, method: Any, *arguments: Any) -> Any:
         try:
-            return ray.get(self.actors[0].plan.remote(), timeout=self._patience)
+            return ray.get(method.remote(*arguments), timeout=self._patience)
         except GetTimeoutError:
             self._hangs("said what it needs")
 

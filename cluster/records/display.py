@@ -80,7 +80,7 @@ class Display:
         self._progress.update(self._bar, completed=done, total=total, count=count, ends=ends)
         if not self._console.is_terminal and now - self._spoke >= _SPEAKS:
             self._spoke = now
-            self._say(f"  {self._phase}  {count}" + ("" if left is None else f"   {_duration(left)} left"))
+            self.note(f"  {self._phase}  {count}" + ("" if left is None else f"   {_duration(left)} left"))
 
     def going_on(self, iteration: int) -> None:
         """Say that training begins here, after so many iterations."""
@@ -99,7 +99,7 @@ class Display:
             words.append(f"dropped {metrics['dropped']:.1%}")
         if "images_per_second" in metrics:
             words.append(f"images/s {metrics['images_per_second']:.1f}")
-        self._say("   ".join(words))
+        self.note("   ".join(words))
         now, done = time.monotonic(), iteration - self._before
         ends = now + (now - self._began) / done * (self._iterations - iteration) if done > 0 else None
         self._progress.update(self._run, completed=iteration, count=self._count(iteration), ends=ends)
@@ -112,7 +112,7 @@ class Display:
             _, split, what = name.split("/", 2)
             splits.setdefault(split, []).append(f"{what} {figure(value)}")
         for split, figures in splits.items():
-            self._say(f"  {split:8s}  " + "   ".join(figures))
+            self.note(f"  {split:8s}  " + "   ".join(figures))
         self._export(metrics)
 
     def lost(self, role: str, times: int) -> None:
@@ -122,7 +122,8 @@ class Display:
     def _count(self, iteration: int) -> str:
         return f"{iteration}/{self._iterations} iterations"
 
-    def _say(self, line: str) -> None:
+    def note(self, line: str) -> None:
+        """Show a line of text."""
         self._console.print(shown(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def _export(self, figures: Mapping[str, float]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
@@ -15,6 +14,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.companion import Companion
+from learner.decoupled import backward_each
 from learner.flow_function import Flow, FlowConfig, make_flow
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.objective import Asks, Objective, Part, Plan
@@ -95,13 +95,11 @@ class DetailedBalance(Objective):
         rows, cols = part.samples.repeat_interleave(part.columns.shape[1]), part.columns.flatten()
         weights = self.column_weights(Strata(len(batch.steps), self.config.step_fraction))
         weights = (weights / weights.sum()).repeat(len(part.samples)) / len(part.samples)
-        totals: dict[str, float] = defaultdict(float)
-        for piece in ranks.pieces(len(rows), micro_batch):
-            loss, metrics = self.loss(policy, batch, rows[piece], cols[piece], weights[piece].to(policy.device))
-            loss.backward()
-            for name, value in metrics.items():
-                totals[name] += float(value)
-        return ranks.sum_metrics(totals)
+
+        def loss(piece: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.loss(policy, batch, rows[piece], cols[piece], weights[piece].to(policy.device))
+
+        return backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks)
 
     @abstractmethod
     def loss(

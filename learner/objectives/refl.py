@@ -15,10 +15,12 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, Field
+from torch import Tensor
 
 from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
+from learner.decoupled import backward_each
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -62,13 +64,14 @@ class ReFL(Objective):
     def backward(
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
     ) -> dict[str, float]:
-        total = 0.0
-        for piece in ranks.pieces(len(part.samples), micro_batch):
+        def loss(piece: Tensor) -> tuple[Tensor, dict[str, float]]:
             rows, cols = part.samples[piece], part.columns.flatten()[piece]
             prompts = [batch.prompts[row] for row in rows.tolist()]
             x = batch.latents[rows, cols].to(policy.device)
             images = policy.decode(policy.clean(x, batch.steps[cols], policy.encode(prompts)))
             scores, gradient = self._reward.score_and_grad(images.detach(), prompts)
-            images.backward(-torch.nan_to_num(gradient).to(images.device) / len(part.samples))
-            total -= float(scores.nansum()) / len(part.samples)
-        return ranks.sum_metrics({"loss": total})
+            # Has the reward's gradient with respect to the images, wherever the reward was computed.
+            surrogate = -(images * torch.nan_to_num(gradient).to(images.device)).sum() / len(part.samples)
+            return surrogate, {"loss": -float(scores.nansum()) / len(part.samples)}
+
+        return backward_each(len(part.samples), loss, micro_batch=micro_batch, ranks=ranks)

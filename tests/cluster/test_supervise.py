@@ -26,7 +26,12 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     made: list[Any] = []
 
     def assemble(config: Config, placement: Placement) -> Any:
-        made.append(SimpleNamespace(lost=lambda error: "The learner died." if str(error) == "lost" else None))
+        made.append(
+            SimpleNamespace(
+                lost=lambda error: "The learner died." if str(error) == "lost" else None,
+                learner=SimpleNamespace(work=lambda groups, samples: (1, groups * samples)),
+            )
+        )
         return made[-1]
 
     monkeypatch.setattr(cluster.run, "assemble", assemble)
