@@ -208,9 +208,7 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
                 with at_once():
                     wait_for(crew, config, again=restarts > 0)
                     if not restarts:
-                        display.note(
-                            _work(config, *crew.learner.work(config.prompts_per_iteration, config.prompts.samples))
-                        )
+                        display.note(_work(config, crew))
                 return train(config, crew, run, display)
             except (RayActorError, RayTaskError, ObjectLostError, StartError, Hung) as error:
                 # A StartError here may be of an actor that came back, and found no weight store to connect to.

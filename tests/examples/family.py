@@ -1,0 +1,53 @@
+"""Diffusion in pixels, an example of a family: no autoencoder, no text encoder, and states that are pictures."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from actors.conditioning import Conditioning
+from actors.config import PolicyConfig
+from actors.families.parts import check_components, check_weights, latent_side, made
+from actors.model_files import DIFFUSERS
+from actors.schedules import read_scheduler
+
+
+class PixelDiffusion:
+    """A UNet of pictures in [-1, 1]; a prompt is a row of random numbers of its own."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.network = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=dtype).to(device)
+        self.network.eval().requires_grad_(False)
+        self.scheduler = read_scheduler(str(folder))
+        self.latent_shape = (3, *latent_side(self.network.config.sample_size, "UNet"))
+        self.text_width = self.network.config.cross_attention_dim
+
+    @classmethod
+    def check(cls, folder: Path, config: PolicyConfig) -> nn.Module:
+        check_components(folder, {"unet": ("diffusers", "UNet2DConditionModel")}, {})
+        unet = made(folder / "unet", UNet2DConditionModel.from_config)
+        check_weights(folder / "unet", unet, DIFFUSERS, config.variant)
+        return unet
+
+    @classmethod
+    def load(cls, folder: Path, config: PolicyConfig, device: torch.device, dtype: torch.dtype) -> PixelDiffusion:
+        return cls(folder, device, dtype)
+
+    def condition(self, prompts: Sequence[str]) -> Conditioning:
+        seeds = [zlib.crc32(prompt.encode()) for prompt in prompts]
+        rows = [torch.randn(1, self.text_width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return Conditioning(text=torch.stack(rows))
+
+    def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.network(x.to(self.network.dtype), timestep, conditioning["text"]).sample.float()
+
+    def encode(self, images: Tensor) -> Tensor:
+        return 2 * images - 1
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return (latents / 2 + 0.5).clamp(0, 1)
