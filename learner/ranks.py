@@ -144,7 +144,7 @@ def join(
         RankLost: If they did not all come.
     """
     for backend in ("GLOO", "NCCL"):
-        if interface := _interface(addresses[rank]):
+        if interface := interface_of(addresses[rank]):
             os.environ.setdefault(f"{backend}_SOCKET_IFNAME", interface)
     count, limit = len(addresses), timedelta(seconds=timeout)
     ranks = Ranks(rank, count)
@@ -159,6 +159,6 @@ def join(
     return ranks
 
 
-def _interface(address: str) -> str | None:
+def interface_of(address: str) -> str | None:
     """The network interface that has an address; left alone, Gloo would take the one of the machine's own name."""
     return next((name for name, own in psutil.net_if_addrs().items() if address in {a.address for a in own}), None)

@@ -28,7 +28,7 @@ def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Im
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for row, prompt in enumerate(prompts):
         top = _GAP + row * (pitch + _TEXT)
-        caption = _fit(shown(" ".join(prompt.split())), pen, font, sheet.width - 2 * _GAP)
+        caption = shorten(shown(" ".join(prompt.split())), pen, font, sheet.width - 2 * _GAP)
         pen.text((_GAP, top), caption, fill="black", font=font)
         for column in range(columns):
             image = Image.fromarray(pixels[row, column])
@@ -49,7 +49,9 @@ def before_after(before: Image.Image, after: Image.Image) -> Image.Image:
     return sheet
 
 
-def _fit(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def shorten(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """A text as it is, or its longest beginning with an ellipsis that is no wider than so many pixels."""
+
     def length(text: str) -> float:
         return pen.textlength(text, font=font)
 

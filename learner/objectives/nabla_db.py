@@ -129,7 +129,7 @@ class NablaDB(DetailedBalance):
             return forward, None
         reverse = -noising
         if not self.config.expected_scores:  # the mean of d log P_F / d x_t over x_next ~ P_F is zero
-            reverse = reverse - self._reverse_score(piece)
+            reverse = reverse - self.reverse_score(piece)
         return forward, reverse
 
     # ------------------------------------------------------------------ what follows is common to both forms
@@ -139,7 +139,7 @@ class NablaDB(DetailedBalance):
         return not self.config.no_flow and self.config.reverse_weight > 0
 
     @staticmethod
-    def _reverse_score(piece: Piece) -> Tensor:
+    def reverse_score(piece: Piece) -> Tensor:
         """d log P_F / d x_t of the policy, `(n, ...)`, detached."""
         residual = (piece.x_next - piece.mean).detach() / piece.std**2
         return torch.autograd.grad(piece.mean, piece.x, residual, retain_graph=True)[0]
@@ -148,7 +148,7 @@ class NablaDB(DetailedBalance):
         self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, weights: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, transitions = self.config, policy.transitions
-        piece = _predict(policy, batch, rows, cols)
+        piece = predict_piece(policy, batch, rows, cols)
         final = piece.step == len(transitions) - 1
         state, next_state = piece.step, piece.step + 1
         weights, final = weights.to(piece.x.device), final.to(piece.x.device)
@@ -156,9 +156,9 @@ class NablaDB(DetailedBalance):
 
         forward_score, reverse_score = self.scores(policy, piece)
         images = policy.decode(policy.clean(piece.x_next, next_state, piece.conditioning))
-        guess_next, judged = self._guess(policy, images, piece.x_next, next_state, piece.prompts)
+        guess_next, judged = self.guess(policy, images, piece.x_next, next_state, piece.prompts)
         target = guess_next
-        losses, sizes = {}, {"guidance": guess_next}
+        losses, sizes = {}, {"reward_gradient": guess_next}
         if self.flow is not None:
             flow_next = self.flow(piece.x_next.detach(), next_state, piece.conditioning)
             losses["terminal"] = torch.where(final, _mean_square(flow_next), 0.0)
@@ -168,7 +168,7 @@ class NablaDB(DetailedBalance):
         losses["forward"] = _mean_square(scale * (forward_score - target))
         if self.flow is not None and reverse_score is not None:
             images = policy.decode(transitions.clean(piece.x, piece.prediction, state))
-            guess, judged_too = self._guess(policy, images, piece.x, state, piece.prompts, keep_graph=True)
+            guess, judged_too = self.guess(policy, images, piece.x, state, piece.prompts, keep_graph=True)
             judged = judged & judged_too
             flow = self.flow(piece.x.detach(), state, piece.conditioning)
             reverse = _mean_square(scale * (flow + guess - reverse_score))
@@ -190,7 +190,7 @@ class NablaDB(DetailedBalance):
         metrics["unjudged"] = (weights * ~judged).sum()
         return total, metrics | {"loss": total.detach()}
 
-    def _guess(
+    def guess(
         self, policy: Policy, images: Tensor, x: Tensor, state: Tensor, prompts: list[str], keep_graph: bool = False
     ) -> tuple[Tensor, Tensor]:
         """beta gamma_t dr/dx of the predicted images, `(n, ...)`, detached, and which the reward could judge."""
@@ -208,7 +208,8 @@ class NablaDB(DetailedBalance):
         return guess, judged
 
 
-def _predict(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Piece:
+def predict_piece(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Piece:
+    """Transitions `(rows, cols)`, `(n,)` int64 each, of a batch, with the policy's predictions."""
     # Leaves of their own: gradients are taken at these states, and nothing flows back into the trajectory.
     x = batch.latents[rows, cols].to(policy.device).detach().requires_grad_()
     x_next = batch.next_latents[rows, cols].to(policy.device).detach().requires_grad_()

@@ -62,4 +62,4 @@ class ResidualNablaDB(NablaDB):
             return eta * difference, None if reverse is None else eta * reverse
         # The published form: eta also multiplies the policy's own reverse score, whose mean is zero.
         forward = difference - (1 - eta) * sampled
-        return forward, None if reverse is None else eta * (reverse - self._reverse_score(piece))
+        return forward, None if reverse is None else eta * (reverse - self.reverse_score(piece))

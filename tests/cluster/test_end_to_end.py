@@ -97,10 +97,25 @@ def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return run, final
 
 
+def check_documented(run: RunDirectory) -> None:
+    """Every metric of a run has a row in docs/metrics.md."""
+    table = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text().partition("## TensorBoard")[0]
+    names = {name for row in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE) for name in re.findall(r"`(.*?)`", row)}
+    patterns = [re.sub(r"<\\?\w+>", ".+", re.escape(name).replace("\\<", "<").replace("\\>", ">")) for name in names]
+    unknown = [name for name in run.metrics() if not any(re.fullmatch(pattern, name) for pattern in patterns)]
+    assert unknown == []
+
+
 def test_ratios_are_one_and_nothing_is_clipped_before_the_first_update(undisturbed: tuple[RunDirectory, dict]) -> None:
     metrics = undisturbed[0].metrics()
+    assert len(metrics["ratio/first"]) == 4
     assert all(value <= 1e-5 for _, value in metrics["ratio/first"])
+    assert all(value == 0 for side in ("winner", "loser") for _, value in metrics[f"clip/{side}"])
     assert all(value == 0 for _, value in metrics["staleness"])
+
+
+def test_every_figure_on_record_is_documented(undisturbed: tuple[RunDirectory, dict]) -> None:
+    check_documented(undisturbed[0])
 
 
 def test_training_changes_the_weights_and_records_everything(undisturbed: tuple[RunDirectory, dict]) -> None:
@@ -318,3 +333,4 @@ def test_a_gradient_informed_run_resumes_with_its_flow_function(settings: Path, 
         halves = carry_out(config.model_copy(update={"iterations": iterations}), first, crew)
         dismiss(crew)
     assert same(whole, halves)
+    check_documented(run)

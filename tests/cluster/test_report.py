@@ -104,7 +104,7 @@ def test_the_configuration_is_on_the_page(page: Page) -> None:
 
 def test_curves_and_the_pictures_before_and_after_are_embedded(page: Page) -> None:
     curves, train, held_out = map(decode, page.images)
-    assert curves.std() > 0
+    assert len(np.unique(curves.reshape(-1, curves.shape[-1]), axis=0)) > 50  # coloured lines, not empty axes
     assert centre(train, "red") < centre(train, "green")
     assert centre(held_out, "blue") < centre(held_out, "yellow")
 

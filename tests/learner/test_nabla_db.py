@@ -19,7 +19,7 @@ from benchmarks.analytic_world import draw as draw_analytic
 from learner.batch import Batch
 from learner.flow_function import FlowConfig
 from learner.learner import Learner, LearnerConfig
-from learner.objectives.nabla_db import NablaDB, NablaDBConfig, _predict
+from learner.objectives.nabla_db import NablaDB, NablaDBConfig, predict_piece
 from learner.objectives.objective import Part
 from learner.objectives.ppod import PPODConfig
 from learner.objectives.refl import ReFLConfig
@@ -101,7 +101,7 @@ def close(one: Tensor, other: Tensor) -> None:
 def test_the_kappa_form_is_the_difference_of_the_forward_scores(
     policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
 ) -> None:
-    piece = _predict(policy, batch, torch.arange(6).repeat(5), torch.arange(5).repeat_interleave(6))
+    piece = predict_piece(policy, batch, torch.arange(6).repeat(5), torch.arange(5).repeat_interleave(6))
 
     def score(mean: Tensor) -> Tensor:
         x_next = piece.x_next.detach().requires_grad_()
@@ -118,11 +118,11 @@ def test_the_kappa_form_is_the_difference_of_the_forward_scores(
 
 
 def test_the_sampled_reverse_score_is_the_gradient_of_the_log_probability(policy: Policy, batch: Batch) -> None:
-    piece = _predict(policy, batch, torch.arange(6), torch.tensor([0, 1, 2, 3, 4, 4]))
+    piece = predict_piece(policy, batch, torch.arange(6), torch.tensor([0, 1, 2, 3, 4, 4]))
     dimensions = piece.x[0].numel()
     density = log_prob(piece.x_next, piece.mean, piece.std).sum() * dimensions
     (expected,) = torch.autograd.grad(density, piece.x, retain_graph=True)
-    torch.testing.assert_close(NablaDB._reverse_score(piece), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(NablaDB.reverse_score(piece), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
@@ -131,7 +131,7 @@ def test_expected_scores_are_the_means_of_the_sampled_ones(eta: float) -> None:
     torch.nn.init.normal_(world.drift.table, std=0.5)
     step, draws = 4, 400_000
     one = draw_analytic(world, AnalyticReward(slope=1.0), 1, 1, seed=0, version=0)
-    piece = _predict(world, one, torch.tensor([0]), torch.tensor([step]))
+    piece = predict_piece(world, one, torch.tensor([0]), torch.tensor([step]))
     noise = torch.randn(draws, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     repeated = replace(
         one,
@@ -139,7 +139,7 @@ def test_expected_scores_are_the_means_of_the_sampled_ones(eta: float) -> None:
         next_latents=(piece.mean.detach() + piece.std * noise)[:, None].expand(-1, 10, -1, -1, -1),
         prompts=("",) * draws,
     )
-    many = _predict(world, repeated, torch.arange(draws), torch.full((draws,), step))
+    many = predict_piece(world, repeated, torch.arange(draws), torch.full((draws,), step))
     settings = {"prior_strength": eta, "no_flow": False}
     forward, reverse = ResidualNablaDBConfig(**settings, expected_scores=False).build().scores(world, many)
     expected = ResidualNablaDBConfig(**settings).build().scores(world, many)
@@ -285,7 +285,7 @@ def test_at_the_start_the_forward_loss_is_the_mean_square_of_the_guidance(
     objective.attach(fresh, Curved())
     _, _, metrics = gradients(objective, fresh, draw(fresh, steps=(0, 1, 2, 3, 4)))
     assert metrics["size/flow"] == 0
-    assert metrics["loss/forward"] == pytest.approx(metrics["size/guidance"], rel=1e-6)
+    assert metrics["loss/forward"] == pytest.approx(metrics["size/reward_gradient"], rel=1e-6)
     assert metrics["loss/forward"] > 0
 
 
@@ -299,7 +299,7 @@ def test_the_drift_of_a_transition_is_bounded_in_its_own_noise(
     def guess(**options: Any) -> Tensor:
         x = batch.next_latents[torch.arange(6), state - 1].clone().requires_grad_()
         images = policy.decode(policy.clean(x, state, policy.encode(prompts)))
-        return make(**options)._guess(policy, images, x, state, prompts)[0]
+        return make(**options).guess(policy, images, x, state, prompts)[0]
 
     exact = guess()
     drift = (std * exact).flatten(1).norm(dim=1)
@@ -428,7 +428,7 @@ def test_losses_vanish_at_the_exact_optimum_of_a_linear_reward() -> None:
     objective.attach(policy, reward)
     batch = draw_analytic(policy, reward, 64, 1, seed=0, version=0)
     metrics = objective.backward(policy, batch, Part(torch.arange(64), torch.arange(steps).expand(64, steps)), 1000)
-    assert metrics["size/guidance"] > 0.1
+    assert metrics["size/reward_gradient"] > 0.1
     for name in ("forward", "reverse", "terminal"):
         assert metrics[f"loss/{name}"] < 1e-8
     # The method's own figures, section 6.1 of the derivation: C_10 = .043072, G_5 = .48240.

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from learner.objectives import ObjectiveConfig
-from learner.ranks import ALONE, Ranks, _interface, listen
+from learner.ranks import ALONE, Ranks, interface_of, listen
 from tests.learner.rank_process import CASES, STEPPED
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
@@ -55,8 +55,8 @@ def test_the_meeting_place_is_open_on_the_given_address_alone() -> None:
 
 
 def test_the_interface_of_an_address_is_found() -> None:
-    assert str(_interface("127.0.0.1")).startswith("lo")
-    assert _interface("192.0.2.1") is None
+    assert str(interface_of("127.0.0.1")).startswith("lo")
+    assert interface_of("192.0.2.1") is None
 
 
 def test_every_algorithm_is_among_the_cases() -> None:

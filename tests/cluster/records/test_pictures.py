@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from cluster.records import pictures
-from cluster.records.pictures import before_after, grid
+from cluster.records.pictures import before_after, grid, shorten
 
 
 def plain(rows: int, columns: int, side: int = 8) -> np.ndarray:
@@ -60,7 +59,7 @@ def test_a_prompt_is_written_above_its_row_and_cut_to_the_width() -> None:
 def test_a_caption_is_the_longest_beginning_that_has_room(text: str, width: int) -> None:
     pen, font = ImageDraw.Draw(Image.new("RGB", (1, 1))), ImageFont.load_default(13)
     text = " ".join(text.split())
-    fitted = pictures._fit(text, pen, font, width)
+    fitted = shorten(text, pen, font, width)
     shorter = [text[:end] + "…" for end in range(len(text))]
     room = [caption for caption in (text, *reversed(shorter)) if pen.textlength(caption, font=font) <= width]
     assert fitted == (room[0] if room else "…")
