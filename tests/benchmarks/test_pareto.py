@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cluster.rundir import RunDirectory
 
 from benchmarks.pareto import main, queries_per_image
 from cluster.config import load_config
+from cluster.records.rundir import RunDirectory
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from typing import Any, NoReturn
 import psutil
 import pytest
 
-from benchmarks import chaos, faults, nodes
+from benchmarks import chaos
 from benchmarks.signals import ended_by_sigterm, heed
+from tests.support import faults, nodes
 
 IGNORED = (signal.SIGINT, signal.SIGHUP)
 SLEEPS = "import time; time.sleep(600)"

@@ -162,7 +162,7 @@ def test_a_failure_in_the_last_evaluation_loses_no_update_and_a_resumed_run_only
     dismiss(crew)
     assert same(adapter(run), undisturbed[1])
     monkeypatch.undo()
-    monkeypatch.setattr(cluster.loop.Batches, "batch", None)  # nothing is left to train on
+    monkeypatch.setattr(cluster.loop.Sampled, "batch", None)  # nothing is left to train on
     crew = make_crew(config, PLACEMENT)
     assert same(carry_out(config, run, crew), undisturbed[1])
     dismiss(crew)

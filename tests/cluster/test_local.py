@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.crew.capacity import UNITS, Demand, Node, fit
+from cluster.crew.capacity import UNITS, Demand, Node, assign
 from cluster.local import share_of_gpus
 from tests.support.tiny import write_config
 
@@ -30,7 +30,7 @@ def test_every_actor_finds_a_place_and_none_could_have_more(gpus: int, workers: 
     share = share_of_gpus(gpus, workers)
     assert places(share)
     assert share == 1 or not places(share + 1 / UNITS)
-    fit([Demand(f"actor-{i}", {"GPU": share}) for i in range(workers)], [Node("here", {"GPU": float(gpus)})])
+    assign([Demand(f"actor-{i}", {"GPU": share}) for i in range(workers)], [Node("here", {"GPU": float(gpus)})])
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,10 @@ def test_the_actor_judges_as_the_learner_would() -> None:
     weights = {"shapes_agreement": 0.7, "shapes_gold": 0.0}
     makers = {name: partial(make_reward, name) for name in weights}
     scores, gradients = WeightedSum.make(makers, weights).score_and_grad(images, prompts)
-    found, of_actor = RewardActor(makers).judge(images.numpy(), prompts, weights, True)
+    found, of_actor = RewardActor(makers).weighted_sum(images.numpy(), prompts, weights, True)
     torch.testing.assert_close(torch.from_numpy(found), scores)
     torch.testing.assert_close(torch.from_numpy(of_actor), gradients)
-    alone, nothing = RewardActor(makers).judge(images.numpy(), prompts, weights, False)
+    alone, nothing = RewardActor(makers).weighted_sum(images.numpy(), prompts, weights, False)
     assert nothing is None
     torch.testing.assert_close(torch.from_numpy(alone), scores)
 

@@ -89,7 +89,7 @@ def test_gradients_are_those_of_finite_differences(files: dict[str, str], pictur
     _, gradients = reward.score_and_grad(images, prompts)
     reward._model.double()
     direction = torch.randn(images.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ahead, behind = (reward.judge(images.double() + sign * 1e-4 * direction, prompts) for sign in (1, -1))
+    ahead, behind = (reward.score_chunk(images.double() + sign * 1e-4 * direction, prompts) for sign in (1, -1))
     slopes = (gradients * direction).flatten(1).sum(dim=1)
     assert slopes.abs().min() > 1e-3
     torch.testing.assert_close(slopes, (ahead - behind) / 2e-4, rtol=1e-3, atol=1e-5)
