@@ -40,6 +40,8 @@ class Request:
             raise ValueError("A request needs one prompt index and one sample index for every prompt.")
         if list(self.stored_steps) != sorted(set(self.stored_steps)):
             raise ValueError(f"The stored steps must ascend without repeats, not {self.stored_steps}.")
+        if self.stored_steps and self.stored_steps[0] < self.first_step:
+            raise ValueError(f"Step {self.stored_steps[0]} is to be stored, but the chain begins at {self.first_step}.")
 
     @property
     def keys(self) -> np.ndarray:

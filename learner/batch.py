@@ -52,15 +52,12 @@ def collate(
     if len(prompts) != len(rewards):
         raise ValueError(f"There are {len(prompts)} samples and {len(rewards)} rewards.")
 
-    stored = {
-        name: np.concatenate([getattr(t, name) for t in trajectories])
-        for name in ("latents", "next_latents", "log_probs")
-    }
+    names = ("latents", "next_latents", "log_probs", *(("clean",) if first.clean is not None else ()))
+    stored = {name: np.concatenate([getattr(t, name) for t in trajectories]) for name in names}
     finite = np.all([np.isfinite(v).all(axis=tuple(range(1, v.ndim))) for v in stored.values()], axis=0)
     if not finite.all():
         stored = {name: values[finite] for name, values in stored.items()}
 
-    clean = np.concatenate([t.clean for t in trajectories]) if first.clean is not None else None
     return Batch(
         **{name: torch.from_numpy(values) for name, values in stored.items()},
         steps=torch.from_numpy(np.array(first.steps)),
@@ -69,6 +66,5 @@ def collate(
         rewards=torch.from_numpy(np.array(rewards, np.float32)[finite]),
         version=min(t.version for t in trajectories),
         keys=np.concatenate([t.keys for t in trajectories])[finite],
-        clean=None if clean is None else torch.from_numpy(clean[finite]),
         scores={name: torch.from_numpy(np.array(own, np.float32)[finite]) for name, own in (scores or {}).items()},
     )

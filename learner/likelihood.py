@@ -112,18 +112,20 @@ def backward(
 def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int = 4) -> float:
     """The largest |log pi_theta - log pi_old|, nats per dimension, over the stored steps of a batch's first samples.
 
+    NaN if one of them is.
+
     Args:
         policy: Whose log-probabilities.
-        batch: The stored transitions.
+        batch: The stored transitions, at least one.
         micro_batch: Transitions that go through the network at a time.
         rows: How many samples.
     """
     pairs = torch.cartesian_prod(torch.arange(min(rows, len(batch.prompts))), torch.arange(len(batch.steps)))
-    largest = 0.0
+    largest = []
     for row, col in (piece.T for piece in pairs.split(micro_batch)):
         found, _, _ = _evaluate(policy, batch, row, col, "behaviour", with_kl=False)
-        largest = max(largest, float((found - batch.log_probs[row, col].to(found.device)).abs().max()))
-    return largest
+        largest.append((found - batch.log_probs[row, col].to(found.device)).abs().max())
+    return float(torch.stack(largest).max())
 
 
 def _grad(leaf: Tensor) -> Tensor:

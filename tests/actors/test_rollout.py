@@ -221,3 +221,5 @@ def test_a_rollout_from_images_begins_with_them_noised(policy: Policy) -> None:
     for changes in ({"first_step": 0}, {"start": None}):
         with pytest.raises(ValueError, match="images to begin from"):
             replace(request, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Step 2 is to be stored, but the chain begins at 3"):
+        replace(request, stored_steps=(2, 3))

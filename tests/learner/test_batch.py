@@ -60,7 +60,7 @@ def test_a_missing_reward_is_refused() -> None:
         collate([rollout(0, 4)], np.zeros(3, np.float32))
 
 
-@pytest.mark.parametrize("field", ["latents", "next_latents", "log_probs"])
+@pytest.mark.parametrize("field", ["latents", "next_latents", "log_probs", "clean"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_sample_with_a_number_that_is_not_finite_is_left_out(field: str, value: float) -> None:
     source = rollout(0, 4)
