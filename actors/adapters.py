@@ -31,12 +31,12 @@ def add_adapter(network: Any, name: str, rank: int, alpha: int, targets: Sequenc
 
 
 def use_adapter(network: Any, name: str | None, *, trained: str) -> None:
-    """Let an adapter act, or none; which parameters take gradients and whether a graph is built are left alone.
+    """Let an adapter act, or none; whether a graph is built is left alone.
 
     Args:
         network: That has the adapters.
         name: Of the one that is to act; `None` turns all off.
-        trained: The only one whose parameters take gradients.
+        trained: The only one whose parameters take gradients, whoever acts.
     """
     if name is None:
         network.disable_adapters()

@@ -115,8 +115,8 @@ def _begin(policy: Policy, request: Request, keys: np.ndarray) -> Tensor:
         return drawn
     images = torch.from_numpy(np.array(request.start)).to(policy.device).permute(0, 3, 1, 2) / 255
     clean, state = policy.encode_images(images), torch.full((len(drawn),), request.first_step)
-    chain = policy.transitions
-    signal, sigma = (over(table.float()[state], drawn) for table in (chain.signal, chain.sigma))
+    tables = policy.transitions.signal, policy.transitions.sigma
+    signal, sigma = (over(table.float()[state], drawn) for table in tables)
     return signal * clean + sigma * drawn
 
 

@@ -50,7 +50,8 @@ def plain_loop(config: Config) -> float:
     learner = Learner(config.learner, policy, objective, config.seed)
     rewards = RewardActor(config.makers)
     weights = {name: reward.weight for name, reward in config.rewards.items()}
-    advantages = Advantages(weights, config.standardise, config.combination.buffer, config.combination.min_count)
+    how = config.combination
+    advantages = Advantages(weights, config.standardise, how.buffer, how.min_count, how.whiten)
     prompts = read_prompts(config.prompts.train)
     times = [time.perf_counter()]
     for iteration in range(ITERATIONS):

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +18,11 @@ from pydantic import BaseModel, Field
 from actors.policy import Policy
 from actors.trajectories import Weights
 from learner.batch import Batch
+from learner.companion import Decay
 from learner.likelihood import largest_log_ratio
 from learner.objectives import Objective
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LearnerConfig(BaseModel, frozen=True, extra="forbid"):

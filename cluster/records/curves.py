@@ -25,7 +25,7 @@ _PANELS = (
     (r"share/.+", "Shares of the rewards in the combined one", "share of variance"),
     (r"kl/.+", "KL divergence, a step", "nats per dimension"),
     (r"loss/(?:forward|reverse|terminal|change)", "Detailed balance", "mean square of scores"),
-    (r"size/.+", "Reward guidance and flow function", "mean square of scores"),
+    (r"size/.+", "Reward gradient and flow function", "mean square of scores"),
     (r"margin/accuracy", "Implicit accuracy", "share of pairs"),
     (r"margin/.+", "Margin", "nats per dimension"),
     (r"clip/.+", "Clipped", "share of transitions"),

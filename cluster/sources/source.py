@@ -1,4 +1,4 @@
-"""What the loop asks for batches, and the choice between those who have some."""
+"""What the loop asks for batches, and the requests that they are made of."""
 
 from __future__ import annotations
 

@@ -127,12 +127,12 @@ class Objective(ABC):
     def backward(
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
     ) -> dict[str, float]:
-        """Add this rank's share of the gradient of one part to the policy's parameters.
+        """Add this rank's share of the gradient of one part to the parameters of the policy and of the modules.
 
         The shares of all ranks sum to the gradient of the part, and every rank must call.
 
         Args:
-            policy: With gradients cleared.
+            policy: With gradients cleared, as the modules'.
             batch: The whole batch.
             part: What to train on.
             micro_batch: Transitions that go through the network at a time.

@@ -277,7 +277,7 @@ def test_the_change_is_measured_from_the_start_of_the_update_without_gradient(
 # ---------------------------------------------------------------------- invariants
 
 
-def test_at_the_start_the_forward_loss_is_the_mean_square_of_the_guidance(
+def test_at_the_start_the_forward_loss_is_the_mean_square_of_the_reward_gradient(
     policy_config: PolicyConfig, draw: Callable[..., Batch]
 ) -> None:
     fresh = Policy.load(policy_config)
