@@ -16,13 +16,18 @@ from torch import Tensor
 from actors.config import PolicyConfig
 from actors.policy import Policy
 from learner.batch import Batch
+from learner.flow_function import FlowConfig
 from learner.learner import Learner, LearnerConfig, RatioError
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.d3po import D3POConfig
+from learner.objectives.dag_db import DAGDBConfig
+from learner.objectives.nabla_db import NablaDBConfig
 from learner.objectives.ppod import PPODConfig
+from learner.objectives.refl import ReFLConfig
 
 Nudge = Callable[..., None]
 Draw = Callable[..., Batch]
+SMALL = FlowConfig(widths=(8, 16), heads=2, groups=4)
 
 
 def learner(
@@ -122,6 +127,17 @@ def test_log_probs_that_are_off_are_refused(policy: Policy, draw: Draw) -> None:
     with pytest.raises(RatioError, match=r"1\.0e-03"):
         learner(policy).step(batch)
     assert np.array_equal(policy.weights()[0], before)
+
+
+@pytest.mark.parametrize(
+    "config", [ReFLConfig(), DAGDBConfig(flow=SMALL), NablaDBConfig(flow=SMALL)], ids=lambda config: config.name
+)
+def test_log_probs_are_checked_whatever_the_objective(policy: Policy, draw: Draw, config: Any) -> None:
+    batch = draw(policy, steps=(3, 4))
+    batch.log_probs[:] += 5
+    unasked: Any = object()
+    with pytest.raises(RatioError, match=r"5\.0e\+00"):
+        Learner(LearnerConfig(), policy, config.build(), reward=unasked).step(batch)
 
 
 def test_a_half_precision_base_may_round(policy: Policy, draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
