@@ -27,10 +27,6 @@ class Conditioning(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def rows(self, index: Tensor | slice) -> Conditioning:
-        """Some of the samples."""
-        return Conditioning(**{name: tensor[index] for name, tensor in self._tensors.items()})
-
     def expand(self, samples: int) -> Conditioning:
         """The only row for so many samples, without a copy."""
         return Conditioning(**{name: t.expand(samples, *t.shape[1:]) for name, t in self._tensors.items()})

@@ -38,7 +38,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         le=1000,
         description="Classifier-free guidance scale, DDPO's by default; at most 1 is no guidance, as in diffusers.",
     )
-    sampler: Literal["ddim", "ddpm"] = Field("ddim", description="The transition.")
+    solver: Literal["ddim", "ddpm"] = Field("ddim", description="How the chain steps; ddpm is ddim with eta=1.")
     eta: float = Field(1.0, ge=0, le=1, description="Share of the DDPM noise in ddim; 1 is DDPO's.")
     lora_rank: int = Field(4, ge=1, le=4096, description="Rank of the adapter; 4 is DDPO's and diffusers'.")
     lora_alpha: int = Field(

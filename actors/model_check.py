@@ -46,7 +46,7 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
             add_adapter(network, "initial", *shape)
         initial_adapter(config.init_lora, network, "initial", *shape)
     try:
-        return make_transitions(read_scheduler(str(folder)), config.steps, config.sampler, config.eta)
+        return make_transitions(read_scheduler(str(folder)), config.steps, config.solver, config.eta)
     except ValueError as error:
         said = str(error).rstrip(".")
         raise ValueError(f"{said}." if str(folder) in said else f"{said} (the model is {folder}).") from error

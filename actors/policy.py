@@ -51,7 +51,7 @@ class Policy:
     def __init__(self, family: Family, config: PolicyConfig) -> None:
         self.config, self._family = config, family
         self.device = pick_device(config.device)
-        self.transitions = make_transitions(family.scheduler, config.steps, config.sampler, config.eta)
+        self.transitions = make_transitions(family.scheduler, config.steps, config.solver, config.eta)
         self.network, self.latent_shape = family.network, family.latent_shape
         self._embeddings: dict[str, Conditioning] = {}
         self._add_adapter(ADAPTER)

@@ -2,7 +2,7 @@
 
 A pipeline's scheduler config mixes two things: the process that the model was trained on (betas, prediction, spacing,
 where the chain ends) and a solver. Only the first is read, with the defaults of the config's own class; the solver is
-`policy.sampler`. Of a class that is not listed here the process is another (flow matching, EDM, consistency steps).
+`policy.solver`. Of a class that is not listed here the process is another (flow matching, EDM, consistency steps).
 """
 
 from __future__ import annotations

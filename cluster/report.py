@@ -119,8 +119,9 @@ def _sheets(run: Records) -> list[tuple[str, bytes]]:
         if first and last:
             path = first[0]
             if path != last[0]:
-                run.write_image(f"{split}-before-after", before_after(first[1], last[1]))
                 path = run.path / "images" / f"{split}-before-after.png"
+                with replacing(path) as file:
+                    before_after(first[1], last[1]).save(file, format="PNG")
             sheets.append((split, path.read_bytes()))
     return sheets
 

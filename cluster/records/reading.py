@@ -22,9 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
-from cluster.records.files import replacing
 from cluster.records.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -79,8 +77,3 @@ class Records:
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             log.warning("%s cannot be read (%s), so no more distances are measured from it.", path, error)
             return None
-
-    def write_image(self, name: str, image: Image.Image) -> None:
-        """Write `images/<name>.png`."""
-        with replacing(self.path / "images" / f"{name}.png") as file:
-            image.save(file, format="PNG")

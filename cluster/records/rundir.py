@@ -148,6 +148,11 @@ class RunDirectory(Records):
         with replacing(self.path / "pretrained.npz") as file:
             np.savez(file, allow_pickle=False, **features)
 
+    def write_image(self, name: str, image: Image.Image) -> None:
+        """Write `images/<name>.png`."""
+        with replacing(self.path / "images" / f"{name}.png") as file:
+            image.save(file, format="PNG")
+
     def write_grid(self, split: str, iteration: int, grid: Image.Image) -> None:
         """Write the image grid of an evaluation."""
         self.write_image(f"{split}-{iteration:06d}", grid)

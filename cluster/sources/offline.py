@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ray
 
 from cluster.config import Config
@@ -41,4 +43,5 @@ class Offline:
             progress(len(done) * size, len(numbers) * size)
             self._rollouts.wait()
             done |= {number: found for number in numbers if (found := self._rollouts.take(number)) is not None}
-        return [done[number] for number in numbers]
+        # Nobody looks at the pictures again, which fill the object store.
+        return [replace(done[number], pixels=None) for number in numbers]  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from actors.policy import Policy
-from actors.transitions import Transitions
+from actors.transitions import Transitions, over
 from learner.batch import Batch
 from learner.decoupled import backward_each
 from learner.objectives.objective import Asks, Objective, Part, Plan
@@ -70,8 +70,10 @@ class ReFL(Objective):
             x = batch.latents[rows, cols].to(policy.device)
             images = policy.decode(policy.clean(x, batch.steps[cols], policy.encode(prompts)))
             scores, gradient = self._reward.score_and_grad(images.detach(), prompts)
-            # Has the reward's gradient with respect to the images, wherever the reward was computed.
-            surrogate = -(images * torch.nan_to_num(gradient).to(images.device)).sum() / len(part.samples)
+            judged = scores.isfinite() & gradient.flatten(1).isfinite().all(dim=1)
+            gradient = torch.where(over(judged, gradient), gradient, 0.0).to(images.device)
+            # Its gradient is the reward's, wherever the reward was computed.
+            surrogate = (images * (-gradient / len(part.samples))).sum()
             return surrogate, {"loss": -float(scores.nansum()) / len(part.samples)}
 
         return backward_each(len(part.samples), loss, micro_batch=micro_batch, ranks=ranks)

@@ -118,7 +118,7 @@ def test_unknown_key_is_refused_wherever_it_is_given(tmp_path: Path, base: list[
     [
         (["learner.lr=fast"], ["'learner.lr'", "'fast'"]),
         (["iterations=0"], ["'iterations'", "greater than or equal to 1"]),
-        (["policy.sampler=euler"], ["'policy.sampler'", "'ddim'"]),
+        (["policy.solver=euler"], ["'policy.solver'", "'ddim'"]),
         (["objective.name=ppo"], ["'ppo'", "'ppod'"]),
         (["objective.clip=soft"], ["'objective.clip'", "'pessimistic'"]),
         (["objective.form=trajectory", "objective.steps_per_update=1"], ["objective", "steps_per_update=null"]),
