@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from actors.finite import not_finite
 
 FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
-PREFIX = "unet."
 
 AdapterTensors = Mapping[str, Tensor]  # by the parameter's name in the network, without the adapter's
 
@@ -64,24 +63,26 @@ def adapter_parameters(network: Any, name: str) -> list[tuple[str, nn.Parameter]
     )
 
 
-def write_adapter(folder: Path, tensors: AdapterTensors, config: LoraConfig) -> None:
-    """Write an adapter as `FILE`, which diffusers' `load_lora_weights(folder)` reads with its rank and alpha.
+def write_adapter(folder: Path, tensors: AdapterTensors, config: LoraConfig, part: str) -> None:
+    """Write an adapter of a pipeline's part, such as `unet`, as `FILE`.
+
+    diffusers' `load_lora_weights(folder)` reads it with its rank and alpha.
 
     The same adapter gives the same bytes: the file's header lists its metadata in no fixed order, so there is one entry
     only, and what peft keeps in sets is sorted.
     """
     settings = {
-        f"{PREFIX}{key}": sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()
+        f"{part}.{key}": sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
-        {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in tensors.items()},
+        {f"{part}.{name}": tensor.contiguous() for name, tensor in tensors.items()},
         folder / FILE,
         metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)},
     )
 
 
-def read_adapter(folder: Path) -> AdapterTensors:
+def read_adapter(folder: Path, part: str) -> AdapterTensors:
     """What `write_adapter` wrote into a folder; of its other files none is looked at.
 
     Raises:
@@ -89,7 +90,7 @@ def read_adapter(folder: Path) -> AdapterTensors:
         ValueError: If it cannot be read.
     """
     tensors = read_tensors(folder / FILE)
-    return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()}
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -7,27 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from diffusers.utils import convert_unet_state_dict_to_peft
 from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 from torch import Tensor
 
-from actors.adapters import FILE, PREFIX, AdapterTensors, adapter_parameters, read_tensors, target_name
+from actors.adapters import FILE, AdapterTensors, adapter_parameters, read_tensors, target_name
+from actors.families.family import Family
 from actors.model_files import is_local
 
 
 def initial_adapter(
-    source: str, unet: UNet2DConditionModel, name: str, rank: int, alpha: int, targets: Sequence[str]
+    source: str, family: type[Family], network: Any, name: str, rank: int, alpha: int, targets: Sequence[str]
 ) -> AdapterTensors:
-    """The tensors of an adapter, as those of the adapter `name` of this UNet.
+    """The tensors of an adapter, as those of the adapter `name` of this network.
 
     An alpha other than `alpha` is folded into the second factor, so that the product is the same.
 
     Args:
         source: A safetensors file, a folder with one, or a hub name.
-        unet: With the adapter; its weights are not looked at, so they may be on the meta device.
+        family: Of the model.
+        network: Its denoiser, with the adapter; weights are not looked at, so they may be on the meta device.
         name: Of the adapter that these will overwrite.
         rank: That it has.
         alpha: That it has.
@@ -38,14 +38,15 @@ def initial_adapter(
         ValueError: If it cannot be read, or is of another kind, rank, model or set of layers.
     """
     file = _find(source)
-    given, alphas, settings = _read(file, unet)
-    if others := sorted({key.split(".")[0] for key in given if not key.startswith(PREFIX)}):
+    given, alphas, settings = _read(file, family, network)
+    prefix = f"{family.part}."
+    if others := sorted({key.split(".")[0] for key in given if not key.startswith(prefix)}):
         raise ValueError(
-            f"The adapter {file} (policy.init_lora) adapts {' and '.join(others)} too, but this policy adapts the UNet "
-            "alone; save the UNet's part alone."
+            f"The adapter {file} (policy.init_lora) adapts {' and '.join(others)} too, but this policy adapts the "
+            f"{family.part} alone; save that part alone."
         )
-    tensors = convert_unet_state_dict_to_peft({key.removeprefix(PREFIX): t for key, t in given.items()})
-    own = {key: tuple(parameter.shape) for key, parameter in adapter_parameters(unet, name)}
+    tensors = {key.removeprefix(prefix): t for key, t in given.items()}
+    own = {key: tuple(parameter.shape) for key, parameter in adapter_parameters(network, name)}
     _check_kind(file, tensors, settings)
     if (ranks := {t.shape[0] for key, t in tensors.items() if ".lora_A." in key}) != {rank}:
         wanted = f"set policy.lora_rank={ranks.pop()}" if len(ranks) == 1 else "only one rank for all is known"
@@ -93,22 +94,22 @@ def _find(source: str) -> Path:
     return path
 
 
-def _read(file: Path, unet: UNet2DConditionModel) -> tuple[dict[str, Tensor], Mapping[str, float], Mapping[str, Any]]:
-    """Tensors with diffusers' prefixes, each layer's alpha if the file has them, and the settings in its metadata."""
-    tensors = read_tensors(file)
+def _read(
+    file: Path, family: type[Family], network: Any
+) -> tuple[dict[str, Tensor], Mapping[str, float], Mapping[str, Any]]:
+    """Tensors with their parts' prefixes, each layer's alpha if the file has them, and the settings in its metadata."""
+    tensors, prefix = read_tensors(file), f"{family.part}."
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
-        state, alphas = StableDiffusionPipeline.lora_state_dict(tensors, unet_config=unet.config)
+        state, alphas = family.read_lora(tensors, network)
     except Exception as error:  # whatever the conversion of another format stumbles over
         reason = " ".join(str(error).split())
         raise ValueError(
             f"The adapter {file} (policy.init_lora) is in no format that diffusers reads ({reason})."
         ) from error
-    named = {key.removeprefix(PREFIX).removesuffix(".alpha"): float(value) for key, value in (alphas or {}).items()}
-    of_layers = {key.split(".lora_")[0]: alpha for key, alpha in convert_unet_state_dict_to_peft(named).items()}
-    settings = {key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)}
-    return state, of_layers, settings
+    settings = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    return state, alphas, settings
 
 
 def _check_kind(file: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
@@ -116,4 +117,4 @@ def _check_kind(file: Path, tensors: Mapping[str, Tensor], settings: Mapping[str
     unusual = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if settings.get(key)]
     if strange or unusual or not tensors:
         what = f"{strange[0]} is in it" if strange else f"it has {unusual[0]}" if unusual else "it has no tensors"
-        raise ValueError(f"The adapter {file} (policy.init_lora) is no plain LoRA of Stable Diffusion's UNet ({what}).")
+        raise ValueError(f"The adapter {file} (policy.init_lora) is no plain LoRA of the denoiser ({what}).")

@@ -38,13 +38,14 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
         if not is_local(config.model):
             return None
         folder = local_folder(config.model)
-    network = find_family(folder).check(folder, config)
+    family = find_family(folder)
+    network = family.check(folder, config)
     _check_lora_targets(network, config.lora_targets)
     if config.init_lora is not None and is_local(config.init_lora):
         shape = (config.lora_rank, config.lora_alpha, config.lora_targets)
         with torch.device("meta"):
             add_adapter(network, "initial", *shape)
-        initial_adapter(config.init_lora, network, "initial", *shape)
+        initial_adapter(config.init_lora, family, network, "initial", *shape)
     try:
         return make_transitions(read_scheduler(str(folder)), config.steps, config.solver, config.eta)
     except ValueError as error:
@@ -66,6 +67,25 @@ def find_family(folder: Path) -> type[Family]:
             "text to image) is known; set policy.model to one."
         )
     return family_of(found)
+
+
+def count_cut(model: str, prompts: Sequence[str]) -> tuple[int, int] | None:
+    """How many prompts are longer than what the model's text encoder reads, and how many tokens that is.
+
+    Args:
+        model: Folder or hub name of a pipeline.
+        prompts: Any number.
+
+    Returns:
+        The two numbers; `None` if the model is not on this machine, or cannot be read.
+    """
+    if not is_local(model):
+        return None
+    try:
+        folder = local_folder(model)
+        return find_family(folder).count_cut(folder, prompts)
+    except (OSError, ValueError):
+        return None
 
 
 def _check_lora_targets(network: nn.Module, targets: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
 # Names of a component's weights by suffix, in the order of preference, as either library saves them.
@@ -48,7 +48,7 @@ def fetch(model: str, variant: str | None) -> Path:
         return local_folder(model)
     try:
         return Path(
-            StableDiffusionPipeline.download(
+            DiffusionPipeline.download(
                 model, variant=variant, safety_checker=None, feature_extractor=None, requires_safety_checker=False
             )
         )

@@ -67,13 +67,14 @@ class Policy:
         device = pick_device(config.device)
         folder = fetch(config.model, config.variant)
         check_model(config, folder)
-        family = find_family(folder).load(folder, config, device, pick_dtype(config.dtype, device))
+        kind = find_family(folder)
+        family = kind.load(folder, config, device, pick_dtype(config.dtype, device))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             policy = cls(family, config)
         if config.init_lora is not None:
             shape = (config.lora_rank, config.lora_alpha, config.lora_targets)
-            copy_into(policy.network, ADAPTER, initial_adapter(config.init_lora, policy.network, ADAPTER, *shape))
+            copy_into(policy.network, ADAPTER, initial_adapter(config.init_lora, kind, policy.network, ADAPTER, *shape))
         return policy
 
     # ------------------------------------------------------------------ networks
@@ -215,7 +216,7 @@ class Policy:
         The same adapter gives the same bytes, in every process.
         """
         tensors = {name: parameter.detach() for name, parameter in self._adapter_parameters(ADAPTER)}
-        write_adapter(folder, tensors, self.network.peft_config[ADAPTER])
+        write_adapter(folder, tensors, self.network.peft_config[ADAPTER], self._family.part)
 
     def load_lora(self, folder: Path) -> None:
         """Read what `save_lora` wrote, that file alone, back into the `policy` adapter.
@@ -224,7 +225,7 @@ class Policy:
             FileNotFoundError: If it is not there.
             ValueError: If it is of another adapter than this policy has.
         """
-        copy_into(self.network, ADAPTER, read_adapter(folder))
+        copy_into(self.network, ADAPTER, read_adapter(folder, self._family.part))
 
     def _add_adapter(self, name: str) -> None:
         add_adapter(self.network, name, self.config.lora_rank, self.config.lora_alpha, self.config.lora_targets)

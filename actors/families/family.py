@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from diffusers import SchedulerMixin
@@ -18,12 +18,14 @@ class Family(Protocol):
     """A loaded model of one family: frozen networks, of which one is given adapters.
 
     Attributes:
+        part: What the pipeline calls its denoiser, such as `unet`; keys of adapter files begin with it.
         network: The denoiser, which adapters are added to.
         scheduler: Describes the chain.
         latent_shape: Of one state, such as (C, H, W).
         text_width: Width D of the prompts' embedding `conditioning["text"]` `(B, L, D)`, which companions read.
     """
 
+    part: ClassVar[str]
     network: Any
     scheduler: SchedulerMixin
     latent_shape: tuple[int, ...]
@@ -45,6 +47,24 @@ class Family(Protocol):
     @classmethod
     def load(cls, folder: Path, config: PolicyConfig, device: torch.device, dtype: torch.dtype) -> Family:
         """Load a folder that `check` lets pass."""
+        ...
+
+    @staticmethod
+    def read_lora(tensors: Mapping[str, Tensor], network: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """An adapter file's tensors in peft's names, each below its part's, and the alpha of each layer that has one.
+
+        Args:
+            tensors: Of the file, in any format that diffusers reads.
+            network: The denoiser that they are for.
+
+        Raises:
+            Exception: Whatever the conversion of another format stumbles over.
+        """
+        ...
+
+    @staticmethod
+    def count_cut(folder: Path, prompts: Sequence[str]) -> tuple[int, int]:
+        """How many prompts are longer than what the text encoder reads, and how many tokens that is."""
         ...
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:

@@ -212,3 +212,10 @@ def latent_side(size: Any, network: str) -> tuple[int, int]:
             "its latents, or their height and width."
         )
     return height, width
+
+
+def count_cut(tokenizer: Any, prompts: Sequence[str]) -> tuple[int, int]:
+    """How many prompts are longer than what a tokenizer's text encoder reads, and how many tokens that is."""
+    most = tokenizer.model_max_length
+    long = [prompt for prompt in prompts if len(prompt.encode()) > most - 2]  # no token is shorter than a byte
+    return sum(len(ids) > most for ids in tokenizer(long, verbose=False).input_ids) if long else 0, most

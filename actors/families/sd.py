@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_unet_state_dict_to_peft
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from actors import half_precision
 from actors.conditioning import Conditioning
@@ -23,6 +25,7 @@ from actors.families.parts import (
     check_unused,
     check_variant,
     check_weights,
+    count_cut,
     latent_side,
     made,
 )
@@ -61,6 +64,8 @@ class StableDiffusion:
         pipeline: Its networks are frozen.
         device: Where they are moved.
     """
+
+    part = "unet"
 
     def __init__(self, pipeline: StableDiffusionPipeline, device: torch.device) -> None:
         self._pipeline, self._device = pipeline.to(device), device
@@ -103,6 +108,22 @@ class StableDiffusion:
         networks = {name: getattr(pipeline, name) for name in _STEMS}
         check_finite(networks, folder, _STEMS, config.variant)
         return cls(pipeline, device)
+
+    @staticmethod
+    def read_lora(tensors: Mapping[str, Tensor], network: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """See `Family`."""
+        state, alphas = StableDiffusionPipeline.lora_state_dict(dict(tensors), unet_config=network.config)
+        unet = {key: t for key, t in state.items() if key.startswith("unet.")}
+        others = {key: t for key, t in state.items() if key not in unet}
+        plain = convert_unet_state_dict_to_peft({key.removeprefix("unet."): t for key, t in unet.items()})
+        named = {key.removeprefix("unet.").removesuffix(".alpha"): float(v) for key, v in (alphas or {}).items()}
+        of_layers = {key.split(".lora_")[0]: v for key, v in convert_unet_state_dict_to_peft(named).items()}
+        return {f"unet.{key}": t for key, t in plain.items()} | others, of_layers
+
+    @staticmethod
+    def count_cut(folder: Path, prompts: Sequence[str]) -> tuple[int, int]:
+        """See `Family`."""
+        return count_cut(CLIPTokenizer.from_pretrained(str(folder / "tokenizer")), prompts)
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         """`text` `(B, L, D)`: L tokens of width D. One at a time: an embedding must not depend on its neighbours."""

@@ -9,8 +9,7 @@ import logging
 import re
 from collections.abc import Callable
 
-from actors.model_check import check_model
-from actors.tokens import count_cut
+from actors.model_check import check_model, count_cut
 from cluster.config.schema import Config
 from cluster.config.sentences import short
 from cluster.prompts import read_prompts

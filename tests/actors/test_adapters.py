@@ -21,12 +21,12 @@ from actors.policy import Policy
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1"]
 WRITE = f"""
 import sys, torch; from pathlib import Path; from peft import LoraConfig; from actors.adapters import write_adapter
-write_adapter(Path(sys.argv[1]), {{"b.lora_A.weight": torch.ones(2, 3)}}, LoraConfig(target_modules={TARGETS}))
+write_adapter(Path(sys.argv[1]), {{"b.lora_A.weight": torch.ones(2, 3)}}, LoraConfig(target_modules={TARGETS}), "unet")
 """
 
 
 def test_the_header_has_one_entry_and_its_sets_are_sorted(tmp_path: Path) -> None:
-    write_adapter(tmp_path, {"b.lora_A.weight": torch.ones(2, 3)}, LoraConfig(r=2, target_modules=TARGETS))
+    write_adapter(tmp_path, {"b.lora_A.weight": torch.ones(2, 3)}, LoraConfig(r=2, target_modules=TARGETS), "unet")
     data = (tmp_path / FILE).read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert len(header["__metadata__"]) == 1

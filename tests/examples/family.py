@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -19,6 +20,8 @@ from actors.schedules import read_scheduler
 
 class PixelDiffusion:
     """A UNet of pictures in [-1, 1]; a prompt is a row of random numbers of its own."""
+
+    part = "unet"
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         self.network = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=dtype).to(device)
@@ -37,6 +40,14 @@ class PixelDiffusion:
     @classmethod
     def load(cls, folder: Path, config: PolicyConfig, device: torch.device, dtype: torch.dtype) -> PixelDiffusion:
         return cls(folder, device, dtype)
+
+    @staticmethod
+    def read_lora(tensors: Mapping[str, Tensor], network: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
+        return dict(tensors), {}  # in the names that `Policy.save_lora` gives
+
+    @staticmethod
+    def count_cut(folder: Path, prompts: Sequence[str]) -> tuple[int, int]:
+        return 0, 2**31  # a prompt of any length is read
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         seeds = [zlib.crc32(prompt.encode()) for prompt in prompts]
