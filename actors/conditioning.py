@@ -27,6 +27,11 @@ class Conditioning(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the tensors take."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors.values())
+
     def expand(self, samples: int) -> Conditioning:
         """The only row for so many samples, without a copy."""
         return Conditioning(**{name: t.expand(samples, *t.shape[1:]) for name, t in self._tensors.items()})

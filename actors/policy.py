@@ -27,8 +27,9 @@ from actors.model_files import fetch
 from actors.transitions import make_transitions
 
 ADAPTER = "policy"
-# Prompts whose embeddings stay in the host's memory (60 MB for Stable Diffusion 1.5): it does not grow with the list.
-_KEPT = 256
+# Bytes of embeddings that stay in the host's memory, whatever the length of the list: 1,100 prompts of Stable Diffusion
+# 1.5. It should hold the prompts of an iteration, which every micro-batch asks for.
+_KEPT = 2**28
 
 
 class Policy:
@@ -91,8 +92,11 @@ class Policy:
                 known = self._condition(prompt)
             found[prompt] = known
         self._embeddings |= found  # in the order of use
-        for prompt in list(self._embeddings)[:-_KEPT]:
-            del self._embeddings[prompt]
+        size = sum(known.bytes for known in self._embeddings.values())
+        for prompt in list(self._embeddings):
+            if size <= _KEPT:
+                break
+            size -= self._embeddings.pop(prompt).bytes
         return Conditioning.cat([found[prompt] for prompt in prompts]).to(self.device)
 
     @torch.no_grad()

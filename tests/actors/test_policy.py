@@ -45,14 +45,20 @@ def test_guidance_extrapolates_from_the_empty_prompt(policy_config: PolicyConfig
     assert (guided - conditional).abs().max() > 1e-3
 
 
-def test_embeddings_do_not_pile_up_and_forgetting_one_changes_nothing(policy: Policy) -> None:
+def test_embeddings_do_not_pile_up_and_forgetting_one_changes_nothing(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = policy.encode(["a red circle", "a blue square"])
-    for i in range(300):
+    monkeypatch.setattr("actors.policy._KEPT", 10 * policy.encode(["a red circle"]).bytes)
+    asked: list[str] = []
+    condition = policy._family.condition
+    monkeypatch.setattr(policy._family, "condition", lambda prompts: asked.extend(prompts) or condition(prompts))
+    for i in range(30):
         policy.encode([f"prompt {i}", "a red circle"])
-    assert len(policy._embeddings) == 256
-    assert {"a red circle", "prompt 299"} < policy._embeddings.keys()  # those used last
+    assert asked == [f"prompt {i}" for i in range(30)]  # what was used last is kept
     assert torch.equal(policy.encode(["a red circle", "a blue square"])["text"], first["text"])
-    many = [f"prompt {i}" for i in range(400)]  # more at once than are kept
+    assert asked[-1] == "a blue square"  # and what was not is encoded again
+    many = [f"prompt {i}" for i in range(40)]  # more at once than are kept
     assert torch.equal(policy.encode(many)["text"][:2], policy.encode(many[:2])["text"])
 
 
