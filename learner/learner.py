@@ -164,7 +164,8 @@ class Learner:
         if averaged and self._average is not None:
             with self._averaged():
                 return Weights.pack(self.version, *self._policy.weights())
-        return Weights.pack(self.version, *self._policy.weights())
+        adapter = self._objective.plan(self._policy.transitions).acts_with
+        return Weights.pack(self.version, *self._policy.weights(adapter))
 
     def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
         """Write all that a bit-identical continuation needs, and the adapter in diffusers' format.

@@ -68,6 +68,7 @@ class Plan:
     stored_steps: tuple[int, ...]  # sampler steps whose transitions are kept
     share_init_noise: bool = False  # all samples of a prompt start from the same x_T
     clean: bool = False  # the final latents travel too
+    acts_with: str = "policy"  # the adapter that is published: the trained one, or one that the objective keeps
     offline_batches: int = 0  # train on this many batches, drawn once from the pretrained model; 0 is online
 
 

@@ -355,3 +355,14 @@ def test_a_half_precision_base_takes_nearly_the_same_step(
         trained._objective.backward(other, batch, part, 64)
         moved[name] = torch.cat([p.grad.flatten() for p in other.parameters if p.grad is not None])
     assert float((moved[dtype] - moved["float32"]).norm() / moved["float32"].norm()) < rounding
+
+
+def test_what_is_published_is_the_adapter_that_the_objective_acts_with(policy: Policy, draw: Draw) -> None:
+    """A trailing adapter: the behaviour policy is that of the batch before."""
+    trained = learner(policy, {"reference": "round", "round_length": 2, "steps_per_update": 1})
+    plan = trained._objective.plan
+    trained._objective.plan = lambda chain: replace(plan(chain), acts_with="reference")  # type: ignore[method-assign]
+    before = policy.weights()[0]
+    trained.step(draw(policy))
+    assert np.array_equal(trained.weights().flat, before)  # of the snapshot at the start of the round
+    assert not np.array_equal(policy.weights()[0], before)
