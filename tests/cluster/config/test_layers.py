@@ -92,7 +92,7 @@ def test_what_a_model_of_ones_own_lacks_is_said(
 def test_settings_of_another_objective_do_not_apply(tmp_path: Path, given: str) -> None:
     path = write(tmp_path, "objective: {name: d3po}\n") if given == "file" else None
     objective = load_config(path, [] if path else ["objective.name=d3po"]).objective
-    assert (objective.beta, objective.clip_range, objective.kl_weight) == (0.1, 0.1, 0.0)
+    assert (objective.beta, objective.clip_range, objective.prompts_per_update) == (0.1, 0.1, 1)
     assert load_config(path, ["objective.name=ppod"]).objective.beta == 100
 
 
