@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -89,15 +88,24 @@ class Checked(Reward):
             )
         return scores, found[0]
 
-    @contextmanager
-    def _asked(self) -> Iterator[None]:
-        try:
-            yield
-        except RewardUnavailable:
-            raise
-        except BaseException as error:
-            if _is_ending(error):
-                raise
+    def _asked(self) -> _Asked:
+        return _Asked(self._who)
+
+
+class _Asked:
+    """A block in which whatever a reward raises becomes a `RewardFailed`.
+
+    No `contextmanager`: that lets a StopIteration through, whatever the block makes of it.
+    """
+
+    def __init__(self, who: str) -> None:
+        self._who = who
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None and not isinstance(error, RewardUnavailable) and not _is_ending(error):
             raise RewardFailed(f"{self._who} raised {said(error)}.") from error
 
 

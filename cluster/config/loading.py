@@ -83,7 +83,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         raise ConfigError(f"The config file {short(path)} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise ConfigError(f"The config file {short(path)} cannot be read: {error}.") from error
-    if not isinstance(given or {}, dict):
+    if given is not None and not isinstance(given, dict):
         raise ConfigError(f"The config file {short(path)} is not a mapping of settings.")
     return given or {}
 

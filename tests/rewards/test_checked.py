@@ -201,3 +201,14 @@ def test_a_function_that_says_so_is_differentiable() -> None:
     energy.differentiable = True  # type: ignore[attr-defined]
     _, gradients = Checked(as_reward(energy)(scale=3.0), "own").score_and_grad(IMAGES, ["a", "b"])
     torch.testing.assert_close(gradients, 6 * IMAGES)
+
+
+def test_an_iterator_that_ends_inside_a_reward_is_a_failure_like_any_other() -> None:
+    reward = Checked(Both(lambda images: next(iter(()))), "own")
+    for ask in (
+        lambda: reward.score(IMAGES, ["a", "b"]),
+        lambda: reward.score_and_grad(IMAGES, ["a", "b"]),
+        lambda: reward.embed(IMAGES),
+    ):
+        with pytest.raises(RewardFailed, match=r"'own'.* raised StopIteration"):
+            ask()

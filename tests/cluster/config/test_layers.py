@@ -141,3 +141,14 @@ def test_merging_changes_neither_side() -> None:
     below, above = {"a": {"b": 1, "c": [1]}}, {"a": {"b": {"d": 2}}, "e": [3]}
     assert merge(below, above) == {"a": {"b": {"d": 2}, "c": [1]}, "e": [3]}
     assert (below, above) == ({"a": {"b": 1, "c": [1]}}, {"a": {"b": {"d": 2}}, "e": [3]})
+
+
+@pytest.mark.parametrize("text", ["[]", "0", "false", "''", "[a]", "text"])
+def test_a_file_that_is_no_mapping_is_refused_although_it_may_be_empty(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a mapping of settings"):
+        load_config(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["", "# nothing is set\n", "{}", "---\n"])
+def test_a_file_that_sets_nothing_is_the_embedded_world(tmp_path: Path, text: str) -> None:
+    assert load_config(write(tmp_path, text)) == load_config(None)
