@@ -54,13 +54,13 @@ class Checked(Reward):
         return reward if isinstance(reward, cls) else cls(reward)
 
     def score(self, images: Tensor, prompts: Sequence[str], strict: bool = False) -> Tensor:
-        with self._asked():
+        with _Asked(self._who):
             return to_scores(self._reward.score(images, prompts), len(images), self._who, strict).to(images.device)
 
     def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         if not self.differentiable:
             raise TypeError(f"{self._class} has no gradient with respect to the image.")
-        with self._asked():
+        with _Asked(self._who):
             if type(self._reward).score_and_grad is Reward.score_and_grad:
                 answer: Any = self._differentiate(images, prompts)
             else:
@@ -74,7 +74,7 @@ class Checked(Reward):
     def embed(self, images: Tensor) -> Tensor:
         if type(self._reward).embed is Reward.embed:
             raise TypeError(f"{self._class} has no image features.")
-        with self._asked():
+        with _Asked(self._who):
             return to_features(self._reward.embed(images), len(images), self._who).to(images.device)
 
     def _differentiate(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -87,9 +87,6 @@ class Checked(Reward):
                 f"{self._who} says that it is differentiable, but no gradient flows from its scores into the images."
             )
         return scores, found[0]
-
-    def _asked(self) -> _Asked:
-        return _Asked(self._who)
 
 
 class _Asked:
