@@ -38,8 +38,35 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         le=1000,
         description="Classifier-free guidance scale, DDPO's by default; at most 1 is no guidance, as in diffusers.",
     )
-    solver: Literal["ddim", "ddpm"] = Field("ddim", description="How the chain steps; ddpm is ddim with eta=1.")
-    eta: float = Field(1.0, ge=0, le=1, description="Share of the DDPM noise in ddim; 1 is DDPO's.")
+    guidance_rescale: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How much of the guided prediction's spread is brought back to that of the unguided one; models of "
+        "zero terminal SNR were published with 0.7.",
+    )
+    negative_prompt: str | None = Field(
+        None, description="What guidance leads away from; null is what the model's pipeline does without one."
+    )
+    height: int | None = Field(None, ge=1, description="Height of the pictures in pixels; null is the model's own.")
+    width: int | None = Field(None, ge=1, description="Width of the pictures in pixels; null is the model's own.")
+    solver: Literal["ddim", "ddpm"] = Field(
+        "ddim", description="How the chain steps; ddpm is ddim with eta=1, the exact posterior of the noising chain."
+    )
+    eta: float | None = Field(
+        None, ge=0, description="Amount of noise; null is the solver's own, which for ddim is all of DDPM's, as DDPO's."
+    )
+    noisy_steps: tuple[int, int] | None = Field(
+        None,
+        description="Steps that may add noise, from the first to before the second number, counted from 0; the others "
+        "follow the probability-flow ODE, as MixGRPO's. null: all.",
+    )
+    spacing: Literal["leading", "linspace", "trailing"] | None = Field(
+        None, description="Which of the training timesteps are visited; null is what the model's scheduler says."
+    )
+    shift: float | None = Field(
+        None, gt=0, description="Shift of a flow model's noise levels towards noise; null is the model's own."
+    )
     lora_rank: int = Field(4, ge=1, le=4096, description="Rank of the adapter; 4 is DDPO's and diffusers'.")
     lora_alpha: int = Field(
         4, gt=0, le=1_000_000, description="The adapter's output is scaled by lora_alpha / lora_rank."

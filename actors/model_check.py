@@ -15,7 +15,6 @@ from actors.families import FAMILIES, family_of
 from actors.families.family import Family
 from actors.initial_adapter import initial_adapter
 from actors.model_files import is_local, local_folder, read_json
-from actors.schedules import read_scheduler
 from actors.transitions import Transitions, make_transitions
 
 
@@ -47,7 +46,7 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
             add_adapter(network, "initial", *shape)
         initial_adapter(config.init_lora, family, network, "initial", *shape)
     try:
-        return make_transitions(read_scheduler(str(folder)), config.steps, config.solver, config.eta)
+        return make_transitions(family.noise_levels(folder, config), config.solver, config.eta, config.noisy_steps)
     except ValueError as error:
         said = str(error).rstrip(".")
         raise ValueError(f"{said}." if str(folder) in said else f"{said} (the model is {folder}).") from error

@@ -24,7 +24,7 @@ from actors.families.family import Family
 from actors.initial_adapter import initial_adapter
 from actors.model_check import check_model, find_family
 from actors.model_files import fetch
-from actors.transitions import make_transitions
+from actors.transitions import make_transitions, over
 
 ADAPTER = "policy"
 # Bytes of embeddings that stay in the host's memory, whatever the length of the list: 1,100 prompts of Stable Diffusion
@@ -52,7 +52,7 @@ class Policy:
     def __init__(self, family: Family, config: PolicyConfig) -> None:
         self.config, self._family = config, family
         self.device = pick_device(config.device)
-        self.transitions = make_transitions(family.scheduler, config.steps, config.solver, config.eta)
+        self.transitions = make_transitions(family.levels, config.solver, config.eta, config.noisy_steps)
         self.network, self.latent_shape = family.network, family.latent_shape
         self._embeddings: dict[str, Conditioning] = {}
         self._add_adapter(ADAPTER)
@@ -105,13 +105,15 @@ class Policy:
 
     @cached_property
     def _unprompted(self) -> Conditioning:
-        """Of the empty prompt, one row; what guidance leads away from."""
-        return self._condition("").to(self.device)
+        """What guidance leads away from, one row."""
+        with torch.no_grad():
+            return self._family.uncondition(self.config.negative_prompt).to(self.device)
 
     def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
         """The guided prediction o_uncond + w (o_cond - o_uncond) of the acting adapter: `(B, ...)` float32.
 
-        With a guidance of at most 1 it is o_cond, as in diffusers.
+        With a guidance of at most 1 it is o_cond, as in diffusers; so it is where the family's network is told the
+        guidance instead.
 
         Args:
             x: `(B, *latent_shape)` float32, the state.
@@ -120,11 +122,15 @@ class Policy:
         """
         timestep = self.transitions.timesteps[step.cpu()].to(self.device)
         guidance = self.config.guidance
-        if guidance <= 1:
+        if guidance <= 1 or self._family.tells_guidance:
             return self._family.predict(x, timestep, conditioning)
         both = Conditioning.cat([self._unprompted.expand(len(x)), conditioning])
         unconditional, conditional = self._family.predict(torch.cat([x, x]), timestep.repeat(2), both).chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
+        guided = unconditional + guidance * (conditional - unconditional)
+        if share := self.config.guidance_rescale:
+            ratio = _spread(conditional) / _spread(guided)
+            guided = guided * over(share * ratio + 1 - share, guided)
+        return guided
 
     def clean(self, x: Tensor, state: Tensor, conditioning: Conditioning) -> Tensor:
         """The image's latents `(B, *latent_shape)` that the guided prediction sees in states `(B,)` in [0, T].
@@ -236,3 +242,8 @@ class Policy:
 
     def _adapter_parameters(self, adapter: str) -> list[tuple[str, torch.nn.Parameter]]:
         return adapter_parameters(self.network, adapter)
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation of each sample's values, `(B,)`."""
+    return values.flatten(1).std(dim=1)

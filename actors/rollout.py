@@ -62,10 +62,13 @@ def chain(
         keys: `(B, 5)`, see `Trajectories.keys`: the same keys add the same noise.
         first_step: Where to begin.
     """
-    for number in range(first_step, len(policy.transitions)):
+    transitions, previous = policy.transitions, None
+    for number in range(first_step, len(transitions)):
         index = torch.full((len(x),), number)
-        mean = policy.transitions.mean(x, policy.predict(x, index, conditioning), index)
-        std = policy.transitions.std_at(index, x)
+        prediction = policy.predict(x, index, conditioning)
+        mean, std = transitions.mean(x, prediction, index, previous), transitions.std_at(index, x)
+        if transitions.of_previous is not None:
+            previous = transitions.clean(x, prediction, index)
         x_next = mean + std * noise(keys, number + 1, policy.latent_shape).to(policy.device)
         yield Step(number, x, mean, std, x_next)
         x = x_next

@@ -2,12 +2,14 @@
 
 A pipeline's scheduler config mixes two things: the process that the model was trained on (betas, prediction, spacing,
 where the chain ends) and a solver. Only the first is read, with the defaults of the config's own class; the solver is
-`policy.solver`. Of a class that is not listed here the process is another (flow matching, EDM, consistency steps).
+`policy.solver`. Of a class that is not listed here the process is another; `actors/flow_schedules.py` has flow
+matching.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import diffusers
@@ -15,6 +17,8 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, SchedulerMixin
 from torch import Tensor
+
+from actors.noise_levels import NoiseLevels
 
 VARIANCE_PRESERVING = (
     "DDIMParallelScheduler",
@@ -37,11 +41,34 @@ VARIANCE_PRESERVING = (
 _MOST_TIMESTEPS = 100_000  # 1,000 are usual; tables are made of them
 
 
-def read_scheduler(model: str) -> SchedulerMixin:
-    """The scheduler of a pipeline, a folder or a hub name, made by its own class.
+def variance_preserving(scheduler: SchedulerMixin, steps: int, spacing: str | None = None) -> NoiseLevels:
+    """The states of a chain of `steps` steps that a scheduler's config describes; signal^2 + sigma^2 = 1.
+
+    Args:
+        scheduler: Of one of the classes in `VARIANCE_PRESERVING`.
+        steps: Number of denoising steps T.
+        spacing: Instead of the scheduler's own: leading, trailing or linspace.
 
     Raises:
-        ValueError: If there is none, its class is not one of `VARIANCE_PRESERVING`, or does not take the values.
+        ValueError: If it describes another process, or none.
+    """
+    check_scheduler(scheduler)
+    visited = timesteps(scheduler, steps, spacing)
+    table, end = alpha_bars(scheduler)
+    alpha_bar = torch.cat([table[visited], end])
+    return NoiseLevels(visited, alpha_bar.sqrt(), (1 - alpha_bar).sqrt(), scheduler.config.prediction_type)
+
+
+def read_scheduler(model: str, classes: Sequence[str] = VARIANCE_PRESERVING, **overrides: Any) -> SchedulerMixin:
+    """The scheduler of a pipeline, a folder or a hub name, made by its own class.
+
+    Args:
+        model: The folder or name.
+        classes: That it may be of.
+        overrides: Values that are other than the config's, where its class takes them.
+
+    Raises:
+        ValueError: If there is none, its class is not one of `classes`, or does not take the values.
     """
     try:
         values = DDIMScheduler.load_config(model, subfolder="scheduler")  # the values alone, of whatever class
@@ -57,11 +84,12 @@ def read_scheduler(model: str) -> SchedulerMixin:
             f"to {_MOST_TIMESTEPS:,}."
         )
     name: Any = values.get("_class_name")
-    _check_class(model, name)
-    # Stable Diffusion's pipeline sets this offset on every scheduler whose config has another one.
-    offset = {"steps_offset": 1} if "steps_offset" in _parameters(getattr(diffusers, name)) else {}
+    _check_class(model, name, classes)
+    known = _parameters(getattr(diffusers, name))
     try:
-        scheduler = getattr(diffusers, name).from_config(values, **offset)
+        scheduler = getattr(diffusers, name).from_config(
+            values, **{key: value for key, value in overrides.items() if key in known}
+        )
     except Exception as error:  # whatever the constructor does with betas that are none
         reason = " ".join(str(error).split())
         raise ValueError(f"The model {model} has a {name} that cannot be made of its config ({reason}).") from error
@@ -76,7 +104,7 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
             is Gaussian), or if the model predicts something else than noise or velocity.
     """
     name, config = type(scheduler).__name__, scheduler.config
-    _check_class("of this scheduler", name)
+    _check_class("of this scheduler", name, VARIANCE_PRESERVING)
     # A key that the class does not take is left over from another class and does nothing.
     clips = [key for key in ("clip_sample", "thresholding") if key in _parameters(type(scheduler)) and config[key]]
     if clips:
@@ -93,16 +121,18 @@ def check_scheduler(scheduler: SchedulerMixin) -> None:
         raise ValueError(f"The {name} has use_flow_sigmas, so the model is one of flow matching, which is not known.")
 
 
-def timesteps(scheduler: SchedulerMixin, steps: int) -> Tensor:
+def timesteps(scheduler: SchedulerMixin, steps: int, spacing: str | None = None) -> Tensor:
     """Exactly `steps` training timesteps `(steps,)` int64, falling, within the scheduler's table.
 
     As diffusers spaces them (Lin et al., arXiv 2305.08891, table 2), where diffusers stays within the table: its
     trailing spacing counts one too many for some numbers of steps, and its leading one may begin beyond the end.
+    `spacing` as in `variance_preserving`.
 
     Raises:
         ValueError: If there are more steps than training timesteps.
     """
-    total, spacing = scheduler.config.num_train_timesteps, scheduler.config.get("timestep_spacing", "linspace")
+    total = scheduler.config.num_train_timesteps
+    spacing = spacing or scheduler.config.get("timestep_spacing", "linspace")
     if steps > total:
         raise ValueError(f"policy.steps is {steps}, but the model was trained on {total} timesteps; give at most that.")
     index = np.arange(steps)
@@ -148,11 +178,11 @@ def alpha_bars(scheduler: SchedulerMixin) -> tuple[Tensor, Tensor]:
     return table, table[:1] if ends_noisy else torch.ones(1, dtype=torch.float64)
 
 
-def _check_class(model: str, name: str | None) -> None:
-    if name not in VARIANCE_PRESERVING:
+def _check_class(model: str, name: str | None, classes: Sequence[str]) -> None:
+    if name not in classes:
         raise ValueError(
-            f"The model {model} has a scheduler of the class {name}, whose config describes no variance-preserving "
-            f"noise process that is known; those of {', '.join(VARIANCE_PRESERVING)} do."
+            f"The model {model} has a scheduler of the class {name}, whose config describes no noise process that is "
+            f"known of such a model; those of {', '.join(classes)} do."
         )
 
 

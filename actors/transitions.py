@@ -8,7 +8,8 @@ is, in the form that it was trained for (`Prediction`), and every chain here is 
 so a chain *is* three tables, made once in float64 (`actors/chains/`). The weights of state and *image* are finite also
 where a chain begins with pure noise (signal 0), of which predicted noise says nothing. What is computed with is the
 same in the network's output, x_next = a_t x_t + b_t o(x_t) + std_t z. Steps count from 0 (noise) to T - 1 (image);
-"next" is the state after the step, one step less noisy.
+"next" is the state after the step, one step less noisy. Solvers of second order add c_t times the image that was
+predicted one step before: such a step has no density in the state alone, so it can be sampled and not trained on.
 """
 
 from __future__ import annotations
@@ -16,20 +17,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
-from diffusers import SchedulerMixin
 from torch import Tensor
 
+from actors.chains import SOLVERS
 from actors.chains.ddim import ddim
-from actors.schedules import alpha_bars, check_scheduler, timesteps
+from actors.chains.tables import Tables
+from actors.noise_levels import NoiseLevels, Prediction
 
 # float32 keeps entries of states, which are mostly below 4, in steps of at most 2^-22. Noise of 128 such steps is known
 # to half a percent; of less, neither what was drawn nor its density is.
 _LEAST_STD = 2.0**-15
-# What a network says of a state: its noise, v = signal eps - sigma x0, or its image.
-Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +36,14 @@ class Transitions:
     """A chain of T Gaussian transitions.
 
     Args:
-        timesteps: `(T,)` training timesteps in the order of sampling.
+        timesteps: `(T,)`, see `NoiseLevels`.
         signal: `(T + 1,)` float64, how much of the image is in each state, from x_T (state 0) to the image (state T).
         sigma: `(T + 1,)` float64, how much noise.
         of_state: `(T,)` float64, u_t above.
         of_clean: `(T,)` float64, w_t above.
         std: `(T,)` float64; 0 makes a step deterministic.
         prediction: What the network predicts.
+        of_previous: `(T,)` float64, c_t above; `None`: no step looks back.
     """
 
     timesteps: Tensor
@@ -53,19 +53,21 @@ class Transitions:
     of_clean: Tensor
     std: Tensor
     prediction: Prediction = "epsilon"
+    of_previous: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     @property
     def stochastic_steps(self) -> tuple[int, ...]:
-        """The steps that have a density; only these can be trained by likelihood ratios."""
-        return tuple(torch.nonzero(self.std > 0).flatten().tolist())
+        """The steps that have a density in the state; only these can be trained by likelihood ratios."""
+        noisy = self.std > 0 if self.of_previous is None else (self.std > 0) & (self.of_previous == 0)
+        return tuple(torch.nonzero(noisy).flatten().tolist())
 
     @cached_property
     def alpha_bar(self) -> Tensor:
-        """`(T + 1,)` float32, signal^2: the share of the image in each state's variance, where that is preserved."""
-        return (self.signal**2).float()
+        """`(T + 1,)` float32, signal^2 / (signal^2 + sigma^2): the image's share where both have a variance of 1."""
+        return (self.signal**2 / (self.signal**2 + self.sigma**2)).float()
 
     @cached_property
     def state_weight(self) -> Tensor:
@@ -84,17 +86,33 @@ class Transitions:
             return 1 / self.signal, -self.sigma / self.signal
         if self.prediction == "v_prediction":
             return self.signal, -self.sigma
+        if self.prediction == "velocity":
+            return 1 / (self.signal + self.sigma), -self.sigma / (self.signal + self.sigma)
         return torch.zeros_like(self.signal), torch.ones_like(self.signal)
 
-    def mean(self, x: Tensor, prediction: Tensor, step: Tensor) -> Tensor:
+    def mean(self, x: Tensor, prediction: Tensor, step: Tensor, previous: Tensor | None = None) -> Tensor:
         """Mean of x_next.
 
         Args:
             x: `(B, ...)` float32, the state.
             prediction: The same shape, the (guided) output of the network.
             step: `(B,)` int64 in [0, T).
+            previous: The same shape, the image that was predicted one step before; `None`, as where a chain begins:
+                the one that is predicted now, which makes the step one of first order.
         """
-        return _at(self.state_weight, step, x) * x + _at(self.output_weight, step, x) * prediction.float()
+        mean = _at(self.state_weight, step, x) * x + _at(self.output_weight, step, x) * prediction.float()
+        if self.of_previous is None:
+            return mean
+        seen = self.clean(x, prediction, step) if previous is None else previous
+        return mean + _at(self.of_previous, step, x) * seen
+
+    def noising(self, step: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and variance `(B, 1, ...)` of the noising step back: x_t given x_next is N(weight x_next, variance).
+
+        Arguments as in `std_at`.
+        """
+        weight = self.signal[:-1] / self.signal[1:]
+        return _at(weight, step, like), _at(self.sigma[:-1] ** 2 - (weight * self.sigma[1:]) ** 2, step, like)
 
     def noise(self, x: Tensor, prediction: Tensor, step: Tensor) -> Tensor:
         """The predicted noise, whatever the network predicts; arguments as in `mean`."""
@@ -103,6 +121,8 @@ class Transitions:
             return prediction
         if self.prediction == "v_prediction":
             return signal * prediction + sigma * x
+        if self.prediction == "velocity":
+            return (x + signal * prediction) / (signal + sigma)
         return (x - signal * prediction) / sigma
 
     def clean(self, x: Tensor, prediction: Tensor, state: Tensor) -> Tensor:
@@ -130,47 +150,64 @@ class Transitions:
 
 
 def make_transitions(
-    scheduler: SchedulerMixin, steps: int, kind: Literal["ddim", "ddpm"] = "ddim", eta: float = 1.0
+    levels: NoiseLevels, solver: str = "ddim", eta: float | None = None, noisy: tuple[int, int] | None = None
 ) -> Transitions:
-    """The chain that a diffusers scheduler config describes, with `steps` steps.
+    """The chain that a solver makes of a noise schedule's states.
 
     Args:
-        scheduler: Of one of the classes in `actors.schedules.VARIANCE_PRESERVING`.
-        steps: Number of denoising steps T.
-        kind: The transition.
-        eta: Share of the DDPM noise in `ddim`: 1 is as stochastic as DDPM, 0 deterministic. `ddpm` has no eta.
+        levels: The states.
+        solver: One of `SOLVERS`.
+        eta: Its amount of noise; `None` is the solver's own.
+        noisy: The first step that may add noise and the one after the last; the others follow the probability-flow
+            ODE. `None` are all.
 
     Raises:
-        ValueError: If the scheduler describes another process, or one that has no such chain, or there is noise that
-            float32 cannot resolve.
+        ValueError: If there is no such chain, or there is noise that float32 cannot resolve.
     """
-    check_scheduler(scheduler)
-    visited = timesteps(scheduler, steps)
-    table, end = alpha_bars(scheduler)
-    prediction = scheduler.config.prediction_type
-    alpha_bar = torch.cat([table[visited], end])
-    if alpha_bar[0] == 0 and prediction == "epsilon":
+    known, prediction = SOLVERS[solver], levels.prediction
+    share = known.eta if eta is None else eta
+    if share > known.most:
+        raise ValueError(f"policy.eta is {share:g}, but {solver} takes at most {known.most:g}.")
+    if levels.signal[0] == 0 and prediction == "epsilon":
         raise ValueError(
             "The chain starts at pure noise (rescale_betas_zero_snr), where predicted noise says nothing of the image; "
             "such a model predicts v_prediction, or starts later with timestep_spacing=leading, both of which the "
             "model's scheduler/scheduler_config.json says."
         )
-    signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    share = 1.0 if kind == "ddpm" else eta
-    chain = Transitions(visited, signal, sigma, *ddim(signal, sigma, share), prediction)
+    tables = known.tables(levels.signal, levels.sigma, share)
+    if noisy is not None:
+        tables = _without_noise(levels, tables, noisy)
+    chain = Transitions(
+        levels.timesteps, levels.signal, levels.sigma, *tables[:3], prediction, of_previous=tables.of_previous
+    )
     if not torch.stack([chain.std.float(), chain.state_weight, chain.output_weight]).isfinite().all():
         raise ValueError(
             "The scheduler's betas leave a state within the chain without noise or without signal (alpha_bar is 1 or "
             "0), from where no transition is defined; look at them in the model's scheduler/scheduler_config.json."
         )
     # The full noise of a scheduler's float32 table is always enough: only a share can be too little.
-    *_, full = ddim(signal, sigma, 1.0)
-    if 0 < share < (least := _LEAST_STD / min(full[full > 0].tolist(), default=math.inf)):
+    smallest = min(chain.std[chain.std > 0].tolist(), default=math.inf)
+    if share < known.eta and smallest < _LEAST_STD:
         raise ValueError(
-            f"With policy.eta={eta:g} the noise of a step is lost in the rounding of float32, so that no density says "
-            f"what was drawn; set policy.eta to 0, or to more than {least:.4g}."
+            f"With policy.eta={share:g} the noise of a step is lost in the rounding of float32, so that no density "
+            f"says what was drawn; set policy.eta to 0, or to more than {share * _LEAST_STD / smallest:.4g}."
         )
     return chain
+
+
+def _without_noise(levels: NoiseLevels, tables: Tables, noisy: tuple[int, int]) -> Tables:
+    first, end = noisy
+    steps = len(levels.timesteps)
+    if not 0 <= first < end <= steps:
+        raise ValueError(
+            f"policy.noisy_steps is {list(noisy)}, but of {steps} steps they are two numbers a < b from 0 to {steps}: "
+            "the first step that adds noise and the one after the last."
+        )
+    if tables.of_previous is not None:
+        raise ValueError("policy.noisy_steps mixes steps with and without noise; take a solver of first order for it.")
+    inside = (torch.arange(steps) >= first) & (torch.arange(steps) < end)
+    still = ddim(levels.signal, levels.sigma, 0.0)
+    return Tables(*(torch.where(inside, a, b) for a, b in zip(tables[:3], still[:3], strict=True)))
 
 
 def log_prob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from actors.conditioning import Conditioning
 from actors.policy import Policy
+from actors.schedules import variance_preserving
 from actors.transitions import log_prob, make_transitions
 from learner.batch import Batch
 from learner.flow_function import Flow, FlowConfig
@@ -74,7 +75,7 @@ class AnalyticPolicy(Policy):
         dimensions: int = 1,
         knots: int = 0,
     ) -> None:
-        self.transitions = make_transitions(make_scheduler(), steps)
+        self.transitions = make_transitions(variance_preserving(make_scheduler(), steps))
         self.device, self.latent_shape = torch.device("cpu"), (1, 1, dimensions)
         self.drift = PerStep(steps, knots)
         self._copies: dict[str, PerStep] = {}

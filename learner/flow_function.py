@@ -65,7 +65,7 @@ def make_flow(config: FlowConfig, policy: Policy, kind: Literal["vector", "scala
         torch.manual_seed(seed)
         network = _Network(config, policy.latent_shape, policy.text_width, kind)
     network.to(policy.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    timesteps = torch.cat([policy.transitions.timesteps, torch.zeros(1, dtype=torch.int64)])
+    timesteps = torch.cat([policy.transitions.timesteps, policy.transitions.timesteps.new_zeros(1)])
     return Flow(network, config, timesteps)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
+from actors.noise_levels import NoiseLevels
 
 
 class Family(Protocol):
@@ -20,15 +20,17 @@ class Family(Protocol):
     Attributes:
         part: What the pipeline calls its denoiser, such as `unet`; keys of adapter files begin with it.
         network: The denoiser, which adapters are added to.
-        scheduler: Describes the chain.
+        levels: The states that a chain visits.
         latent_shape: Of one state, such as (C, H, W).
+        tells_guidance: Whether the network itself is told `config.guidance`, so that one pass is the guided one.
         text_width: Width D of the prompts' embedding `conditioning["text"]` `(B, L, D)`, which companions read.
     """
 
     part: ClassVar[str]
     network: Any
-    scheduler: SchedulerMixin
+    levels: NoiseLevels
     latent_shape: tuple[int, ...]
+    tells_guidance: bool
     text_width: int
 
     @classmethod
@@ -41,6 +43,15 @@ class Family(Protocol):
         Raises:
             FileNotFoundError: If something is not there.
             ValueError: If the model is damaged or does not fit the config; in one sentence.
+        """
+        ...
+
+    @classmethod
+    def noise_levels(cls, folder: Path, config: PolicyConfig) -> NoiseLevels:
+        """The states that a chain visits, of a folder that `check` lets pass.
+
+        Raises:
+            ValueError: If its scheduler describes none, or another process.
         """
         ...
 
@@ -71,12 +82,16 @@ class Family(Protocol):
         """What the network is told of prompts, each encoded alone."""
         ...
 
+    def uncondition(self, prompt: str | None) -> Conditioning:
+        """What guidance leads away from, one row: a negative prompt, or `None` for what the family does without."""
+        ...
+
     def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's output for states, float32.
 
         Args:
             x: `(B, *latent_shape)` float32.
-            timestep: `(B,)` training timesteps.
+            timestep: `(B,)` of `levels`.
             conditioning: Of B samples.
         """
         ...

@@ -31,7 +31,8 @@ from actors.families.parts import (
 )
 from actors.finite import check_finite
 from actors.model_files import DIFFUSERS, TRANSFORMERS
-from actors.schedules import read_scheduler
+from actors.noise_levels import NoiseLevels
+from actors.schedules import read_scheduler, variance_preserving
 
 _COMPONENTS = {  # library and classes
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -62,14 +63,16 @@ class StableDiffusion:
 
     Args:
         pipeline: Its networks are frozen.
+        levels: See `Family`.
         device: Where they are moved.
     """
 
     part = "unet"
+    tells_guidance = False
 
-    def __init__(self, pipeline: StableDiffusionPipeline, device: torch.device) -> None:
-        self._pipeline, self._device = pipeline.to(device), device
-        self.network, self._vae, self.scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
+    def __init__(self, pipeline: StableDiffusionPipeline, levels: NoiseLevels, device: torch.device) -> None:
+        self._pipeline, self._device, self.levels = pipeline.to(device), device, levels
+        self.network, self._vae = pipeline.unet, pipeline.vae
         for network in (self.network, self._vae, pipeline.text_encoder):
             network.eval().requires_grad_(False)
         # Convolutions on CPUs and tensor cores are markedly faster in this layout.
@@ -94,12 +97,19 @@ class StableDiffusion:
         return unet
 
     @classmethod
+    def noise_levels(cls, folder: Path, config: PolicyConfig) -> NoiseLevels:
+        """See `Family`."""
+        # The pipeline sets this offset on every scheduler whose config has another one.
+        scheduler = read_scheduler(str(folder), steps_offset=1)
+        return variance_preserving(scheduler, config.steps, config.spacing)
+
+    @classmethod
     def load(cls, folder: Path, config: PolicyConfig, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
         """See `Family`."""
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder,
             variant=config.variant,
-            scheduler=read_scheduler(str(folder)),
+            scheduler=read_scheduler(str(folder), steps_offset=1),
             dtype=dtype,
             safety_checker=None,
             feature_extractor=None,
@@ -107,7 +117,7 @@ class StableDiffusion:
         )
         networks = {name: getattr(pipeline, name) for name in _STEMS}
         check_finite(networks, folder, _STEMS, config.variant)
-        return cls(pipeline, device)
+        return cls(pipeline, cls.noise_levels(folder, config), device)
 
     @staticmethod
     def read_lora(tensors: Mapping[str, Tensor], network: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -134,6 +144,10 @@ class StableDiffusion:
             for prompt in prompts
         ]
         return Conditioning(text=torch.cat(rows))
+
+    def uncondition(self, prompt: str | None) -> Conditioning:
+        """See `Family`."""
+        return self.condition([prompt or ""])
 
     def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Family`."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from actors.conditioning import Conditioning
 from actors.policy import Policy
-from actors.transitions import log_prob, over
+from actors.transitions import log_prob
 from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.detailed_balance import DetailedBalance, DetailedBalanceConfig
@@ -58,9 +58,8 @@ class DAGDB(DetailedBalance):
         self, policy: Policy, x: Tensor, x_next: Tensor, step: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """log P_B(x_t | x_next) `(n,)`, nats per dimension: the step of the noising chain."""
-        alpha_bar = policy.transitions.alpha_bar.to(x.device)
-        decay = over(alpha_bar[step] / alpha_bar[step + 1], x)
-        return log_prob(x, decay.sqrt() * x_next, (1 - decay).sqrt())
+        weight, variance = policy.transitions.noising(step, x)
+        return log_prob(x, weight * x_next, variance.sqrt())
 
     def loss(
         self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, weights: Tensor

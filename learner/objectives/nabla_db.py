@@ -120,11 +120,10 @@ class NablaDB(DetailedBalance):
 
         Both `(n, ...)`; the second is `None` where no reverse loss asks for it.
         """
-        alpha_bar = policy.transitions.alpha_bar.to(piece.x.device)
-        decay = over(alpha_bar[piece.step] / alpha_bar[piece.step + 1], piece.x)  # of the noising step P_B
+        weight, variance = policy.transitions.noising(piece.step, piece.x)  # P_B
         x, x_next = piece.x.detach(), piece.x_next.detach()
-        noising = (x - decay.sqrt() * x_next) / (1 - decay)
-        forward = (piece.mean - x_next) / piece.std**2 - decay.sqrt() * noising
+        noising = (x - weight * x_next) / variance
+        forward = (piece.mean - x_next) / piece.std**2 - weight * noising
         if not self._reverses:
             return forward, None
         reverse = -noising

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.schedules import VARIANCE_PRESERVING, read_scheduler, timesteps
+from actors.schedules import VARIANCE_PRESERVING, read_scheduler, timesteps, variance_preserving
 from actors.transitions import make_transitions
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -59,7 +59,11 @@ def test_timesteps_stay_in_the_table_where_those_of_diffusers_do_not(spacing: st
     scheduler.set_timesteps(steps)
     theirs = scheduler.timesteps.tolist()
     assert len(theirs) > steps or min(theirs) < 0 or max(theirs) > 999
-    assert make_transitions(DDIMScheduler(**{**scheduler.config, "clip_sample": False}), steps).std.isfinite().all()
+    assert (
+        make_transitions(variance_preserving(DDIMScheduler(**{**scheduler.config, "clip_sample": False}), steps))
+        .std.isfinite()
+        .all()
+    )
 
 
 def test_more_steps_than_the_model_was_trained_on_are_refused() -> None:
@@ -79,7 +83,9 @@ def test_every_listed_class_gives_a_chain(
 ) -> None:
     clips = {"clip_sample": False} if name.startswith(("DDIM", "DDPM")) else {}
     values = {**BETAS, "beta_schedule": schedule, "prediction_type": prediction, "timestep_spacing": spacing, **clips}
-    chain = make_transitions(read_scheduler(write(tmp_path_factory.mktemp("s"), name, **values)), steps)
+    chain = make_transitions(
+        variance_preserving(read_scheduler(write(tmp_path_factory.mktemp("s"), name, **values)), steps)
+    )
     assert len(chain) == steps
     assert torch.stack([chain.state_weight, chain.output_weight, chain.std]).isfinite().all()
     assert (chain.alpha_bar.diff() >= 0).all()
@@ -89,7 +95,9 @@ def test_every_listed_class_gives_a_chain(
 @pytest.mark.parametrize("name", VARIANCE_PRESERVING)
 def test_the_table_is_that_of_ddim_and_the_end_that_of_the_class(name: str, tmp_path: Path) -> None:
     clips = {"clip_sample": False} if name.startswith(("DDIM", "DDPM")) else {}
-    chain = make_transitions(read_scheduler(write(tmp_path, name, **BETAS, timestep_spacing="leading", **clips)), 10)
+    chain = make_transitions(
+        variance_preserving(read_scheduler(write(tmp_path, name, **BETAS, timestep_spacing="leading", **clips)), 10)
+    )
     theirs = DDIMScheduler(**BETAS, steps_offset=1)
     theirs.set_timesteps(10)
     if name != "DPMSolverSinglestepScheduler":  # which has no spacing
@@ -108,7 +116,9 @@ def test_the_table_is_that_of_ddim_and_the_end_that_of_the_class(name: str, tmp_
 
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "PNDMScheduler", "LMSDiscreteScheduler"])
 def test_what_a_class_does_not_take_is_not_read(name: str, tmp_path: Path) -> None:
-    make_transitions(read_scheduler(write(tmp_path, name, **BETAS, clip_sample=True, thresholding=True)), 4)
+    make_transitions(
+        variance_preserving(read_scheduler(write(tmp_path, name, **BETAS, clip_sample=True, thresholding=True)), 4)
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +146,7 @@ def test_what_a_class_does_not_take_is_not_read(name: str, tmp_path: Path) -> No
 )
 def test_what_cannot_be_sampled_is_refused_by_name(name: str, values: dict, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        make_transitions(read_scheduler(write(tmp_path, name, **values)), 2)
+        make_transitions(variance_preserving(read_scheduler(write(tmp_path, name, **values)), 2))
 
 
 def test_a_folder_without_a_scheduler_is_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from actors.schedules import variance_preserving
 from actors.transitions import Transitions, kl, log_prob, make_transitions
 
 
@@ -22,7 +23,7 @@ def sd15(**overrides: Any) -> DDIMScheduler:
 def half_to_four_fifths() -> Transitions:
     """A chain whose first step goes from alpha_bar 0.5 to 0.8, as in T3, and whose second adds no noise."""
     betas = DDIMScheduler(num_train_timesteps=2, trained_betas=[0.2, 0.375], clip_sample=False, set_alpha_to_one=False)
-    return make_transitions(betas, 2)
+    return make_transitions(variance_preserving(betas, 2))
 
 
 def image(*values: float) -> Tensor:
@@ -32,7 +33,7 @@ def image(*values: float) -> Tensor:
 
 def test_alpha_bar_of_stable_diffusion() -> None:
     """T1."""
-    chain = make_transitions(sd15(steps_offset=0), 1000)
+    chain = make_transitions(variance_preserving(sd15(steps_offset=0), 1000))
     found = chain.alpha_bar[[999 - t for t in (0, 500, 999)]]
     torch.testing.assert_close(found, torch.tensor([0.99915, 0.2763326838, 0.0046600985]), atol=1e-6, rtol=0)
 
@@ -52,7 +53,7 @@ def test_alpha_bar_of_stable_diffusion() -> None:
 )
 def test_sigma_of_stable_diffusion(steps: int, timestep: int, sigma: float, log_ratio_weight: float) -> None:
     """T1, and the weights c^2 / 2 sigma^2 of an epsilon error in a log-ratio."""
-    chain = make_transitions(sd15(), steps)
+    chain = make_transitions(variance_preserving(sd15(), steps))
     at = chain.timesteps.tolist().index(timestep)
     assert float(chain.std[at]) == pytest.approx(sigma, abs=1e-5)
     assert float(chain.output_weight[at] ** 2 / (2 * chain.std[at] ** 2)) == pytest.approx(log_ratio_weight, rel=7e-3)
@@ -100,7 +101,7 @@ def test_log_ratio_by_hand_in_both_forms(half_to_four_fifths: Transitions) -> No
 @pytest.mark.parametrize("set_alpha_to_one", [False, True])
 def test_every_step_is_the_one_of_diffusers(prediction: str, eta: float, set_alpha_to_one: bool) -> None:
     scheduler = sd15(prediction_type=prediction, set_alpha_to_one=set_alpha_to_one)
-    chain = make_transitions(scheduler, 10, "ddim", eta)
+    chain = make_transitions(variance_preserving(scheduler, 10), "ddim", eta)
     scheduler.set_timesteps(10)
     x, output, z = torch.randn(3, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for step, timestep in enumerate(chain.timesteps.tolist()):
@@ -113,7 +114,7 @@ def test_every_step_is_the_one_of_diffusers(prediction: str, eta: float, set_alp
 @pytest.mark.parametrize("steps", [5, 20, 50])
 def test_ddpm_is_the_posterior_of_ho_whatever_eta_says(steps: int) -> None:
     """Eq. 7 of Ho et al., with x0 written in x and eps."""
-    chain = make_transitions(sd15(), steps, "ddpm", eta=0.3)
+    chain = make_transitions(variance_preserving(sd15(), steps), "ddpm", eta=0.3)
     now, then = chain.alpha_bar[:-1].double(), chain.alpha_bar[1:].double()
     beta = 1 - now / then
     of_clean = then.sqrt() * beta / (1 - now)
@@ -130,7 +131,7 @@ def test_ddpm_is_the_posterior_of_ho_whatever_eta_says(steps: int) -> None:
 def test_velocities_start_at_pure_noise(eta: float) -> None:
     """Zero terminal SNR: finite tables, and each step the one of diffusers, which divides by alpha_bar nowhere here."""
     scheduler = sd15(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    chain = make_transitions(scheduler, 5, "ddim", eta)
+    chain = make_transitions(variance_preserving(scheduler, 5), "ddim", eta)
     scheduler.set_timesteps(5)
     assert float(chain.alpha_bar[0]) == 0.0
     x, output, z = torch.randn(3, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -149,20 +150,20 @@ def test_velocities_start_at_pure_noise(eta: float) -> None:
 
 def test_predicted_noise_cannot_start_at_pure_noise() -> None:
     with pytest.raises(ValueError, match="rescale_betas_zero_snr"):
-        make_transitions(sd15(rescale_betas_zero_snr=True, timestep_spacing="trailing"), 5)
-    chain = make_transitions(sd15(rescale_betas_zero_snr=True), 5)  # leading spacing starts later
+        make_transitions(variance_preserving(sd15(rescale_betas_zero_snr=True, timestep_spacing="trailing"), 5))
+    chain = make_transitions(variance_preserving(sd15(rescale_betas_zero_snr=True), 5))  # leading spacing starts later
     assert chain.state_weight.isfinite().all()
 
 
 def test_a_state_without_noise_within_the_chain_is_refused() -> None:
     betas = DDIMScheduler(num_train_timesteps=2, trained_betas=[0.0, 0.5], clip_sample=False, set_alpha_to_one=False)
     with pytest.raises(ValueError, match="alpha_bar is 1"):
-        make_transitions(betas, 2)
+        make_transitions(variance_preserving(betas, 2))
 
 
 def test_velocity_and_noise_describe_the_same_mean() -> None:
-    by_noise = make_transitions(sd15(), 8)
-    by_velocity = make_transitions(sd15(prediction_type="v_prediction"), 8)
+    by_noise = make_transitions(variance_preserving(sd15(), 8))
+    by_velocity = make_transitions(variance_preserving(sd15(prediction_type="v_prediction"), 8))
     step = torch.arange(8)
     clean, eps = torch.randn(2, 8, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     signal, spread = (
@@ -174,7 +175,7 @@ def test_velocity_and_noise_describe_the_same_mean() -> None:
 
 
 def test_each_row_of_a_batch_takes_its_own_step() -> None:
-    chain, order = make_transitions(sd15(), 5), torch.tensor([4, 0, 2])
+    chain, order = make_transitions(variance_preserving(sd15(), 5)), torch.tensor([4, 0, 2])
     x, eps = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     alone = [chain.mean(x[i : i + 1], eps[i : i + 1], order[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(chain.mean(x, eps, order), torch.cat(alone), rtol=0, atol=0)
@@ -182,7 +183,7 @@ def test_each_row_of_a_batch_takes_its_own_step() -> None:
 
 
 def test_the_clean_image_is_what_was_noised_and_the_last_state_is_clean() -> None:
-    chain, states = make_transitions(sd15(), 8), torch.arange(9)
+    chain, states = make_transitions(variance_preserving(sd15(), 8)), torch.arange(9)
     clean, eps = torch.randn(2, 9, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     alpha_bar = chain.alpha_bar.view(-1, 1, 1, 1)
     x = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * eps
@@ -196,7 +197,7 @@ def test_the_clean_image_is_what_was_noised_and_the_last_state_is_clean() -> Non
     ("timestep", "kappa"), [(981, 1.13), (481, 1.31), (81, 4.84), (41, 10.2), (21, 82.9), (1, 48.6)]
 )
 def test_score_weights_of_stable_diffusion(timestep: int, kappa: float) -> None:
-    chain = make_transitions(sd15(), 50)
+    chain = make_transitions(variance_preserving(sd15(), 50))
     step = torch.tensor([chain.timesteps.tolist().index(timestep)])
     found = float(chain.score_weight(step, image(0.0)))
     assert -found == pytest.approx(kappa, rel=5e-3)
@@ -208,35 +209,37 @@ def test_score_weights_of_stable_diffusion(timestep: int, kappa: float) -> None:
 @pytest.mark.parametrize("overrides", [{"clip_sample": True}, {"thresholding": True}])
 def test_a_scheduler_that_clips_is_refused(overrides: dict[str, bool]) -> None:
     with pytest.raises(ValueError, match="no density"):
-        make_transitions(sd15(**overrides), 5)
+        make_transitions(variance_preserving(sd15(**overrides), 5))
 
 
 @pytest.mark.parametrize("eta", [1e-320, 1e-30, 1e-7, 1e-3])
 def test_noise_that_float32_does_not_resolve_is_refused_with_the_least_that_it_does(eta: float) -> None:
     with pytest.raises(ValueError, match=r"set policy\.eta to 0, or to more than 0\.001478\.$"):
-        make_transitions(sd15(), 50, "ddim", eta)
+        make_transitions(variance_preserving(sd15(), 50), "ddim", eta)
 
 
 def test_from_the_least_noise_on_what_was_drawn_is_known_from_the_states() -> None:
-    chain = make_transitions(sd15(), 50, "ddim", eta=0.0014781)
+    chain = make_transitions(variance_preserving(sd15(), 50), "ddim", eta=0.0014781)
     std = chain.std[chain.std > 0].min()
     mean, z = torch.randn(2, 10_000, generator=torch.Generator().manual_seed(0))
     assert ((mean + std * z - mean) / std - z).square().mean().sqrt() < 5e-3
 
 
 def test_a_chain_that_ends_at_once_has_no_noise_to_resolve() -> None:
-    assert make_transitions(sd15(set_alpha_to_one=True), 1, "ddim", eta=1e-30).stochastic_steps == ()
+    assert (
+        make_transitions(variance_preserving(sd15(set_alpha_to_one=True), 1), "ddim", eta=1e-30).stochastic_steps == ()
+    )
 
 
 @pytest.mark.parametrize("first", [6e-8, 1.2e-7, 1e-6])
 def test_all_of_the_noise_is_resolved_whatever_the_betas(first: float) -> None:
     betas = DDIMScheduler(num_train_timesteps=3, trained_betas=[first, 6e-8, 6e-8], clip_sample=False)
-    assert make_transitions(betas, 3, "ddpm").std[:-1].min() > 1e-4
+    assert make_transitions(variance_preserving(betas, 3), "ddpm").std[:-1].min() > 1e-4
 
 
 def test_a_scheduler_that_predicts_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="'sample'"):
-        make_transitions(sd15(prediction_type="sample"), 5)
+        make_transitions(variance_preserving(sd15(prediction_type="sample"), 5))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_a_scheduler_that_predicts_the_image_is_refused() -> None:
     ],
 )
 def test_only_steps_with_noise_have_a_density(scheduler: DDIMScheduler, eta: float, expected: tuple[int, ...]) -> None:
-    assert make_transitions(scheduler, 4, "ddim", eta).stochastic_steps == expected
+    assert make_transitions(variance_preserving(scheduler, 4), "ddim", eta).stochastic_steps == expected
 
 
 def test_log_prob_is_the_gaussian_density() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.schedules import read_scheduler
+from actors.schedules import read_scheduler, variance_preserving
 from actors.transitions import make_transitions
 from cluster.config import load_config
 
@@ -33,7 +33,7 @@ def test_stable_diffusion_trains_most_of_its_chain_within_a_band_of_ratios(
 ) -> None:
     monkeypatch.chdir(ROOT)
     config = load_config(ROOT / "configs" / "sd15_ppod.yaml", [f"policy.model={tiny_pipeline}"])
-    chain = make_transitions(read_scheduler(config.pipeline), config.policy.steps)
+    chain = make_transitions(variance_preserving(read_scheduler(config.pipeline), config.policy.steps))
     trained = config.objective.build().plan(chain).stored_steps
     assert len(trained) > config.policy.steps / 2
     assert config.objective.clip_range <= 1e-3

@@ -15,18 +15,20 @@ from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
 from actors.families.parts import check_components, check_weights, latent_side, made
 from actors.model_files import DIFFUSERS
-from actors.schedules import read_scheduler
+from actors.noise_levels import NoiseLevels
+from actors.schedules import read_scheduler, variance_preserving
 
 
 class PixelDiffusion:
     """A UNet of pictures in [-1, 1]; a prompt is a row of random numbers of its own."""
 
     part = "unet"
+    tells_guidance = False
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, levels: NoiseLevels, device: torch.device, dtype: torch.dtype) -> None:
         self.network = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=dtype).to(device)
         self.network.eval().requires_grad_(False)
-        self.scheduler = read_scheduler(str(folder))
+        self.levels = levels
         self.latent_shape = (3, *latent_side(self.network.config.sample_size, "UNet"))
         self.text_width = self.network.config.cross_attention_dim
 
@@ -38,8 +40,12 @@ class PixelDiffusion:
         return unet
 
     @classmethod
+    def noise_levels(cls, folder: Path, config: PolicyConfig) -> NoiseLevels:
+        return variance_preserving(read_scheduler(str(folder)), config.steps, config.spacing)
+
+    @classmethod
     def load(cls, folder: Path, config: PolicyConfig, device: torch.device, dtype: torch.dtype) -> PixelDiffusion:
-        return cls(folder, device, dtype)
+        return cls(folder, cls.noise_levels(folder, config), device, dtype)
 
     @staticmethod
     def read_lora(tensors: Mapping[str, Tensor], network: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -53,6 +59,9 @@ class PixelDiffusion:
         seeds = [zlib.crc32(prompt.encode()) for prompt in prompts]
         rows = [torch.randn(1, self.text_width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return Conditioning(text=torch.stack(rows))
+
+    def uncondition(self, prompt: str | None) -> Conditioning:
+        return self.condition([prompt or ""])
 
     def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         return self.network(x.to(self.network.dtype), timestep, conditioning["text"]).sample.float()
