@@ -186,11 +186,12 @@ def make_transitions(
             "0), from where no transition is defined; look at them in the model's scheduler/scheduler_config.json."
         )
     # The full noise of a scheduler's float32 table is always enough: only a share can be too little.
-    smallest = min(chain.std[chain.std > 0].tolist(), default=math.inf)
-    if share < known.eta and smallest < _LEAST_STD:
+    full = known.tables(levels.signal, levels.sigma, known.eta).std
+    least = known.eta * _LEAST_STD / min(full[full > 0].tolist(), default=math.inf)
+    if 0 < share < min(least, known.eta):
         raise ValueError(
             f"With policy.eta={share:g} the noise of a step is lost in the rounding of float32, so that no density "
-            f"says what was drawn; set policy.eta to 0, or to more than {share * _LEAST_STD / smallest:.4g}."
+            f"says what was drawn; set policy.eta to 0, or to more than {least:.4g}."
         )
     return chain
 

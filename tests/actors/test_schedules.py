@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.schedules import VARIANCE_PRESERVING, read_scheduler, timesteps, variance_preserving
-from actors.transitions import make_transitions
+from actors.transitions import Transitions, make_transitions
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -24,6 +24,11 @@ def write(folder: Path, name: str, **values: Any) -> str:
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": name, **values}))
     return str(folder)
+
+
+def chain_of(folder: str, steps: int) -> Transitions:
+    """The chain of a folder of Stable Diffusion's."""
+    return make_transitions(variance_preserving(read_scheduler(folder, steps_offset=1), steps))
 
 
 @given(
@@ -83,9 +88,7 @@ def test_every_listed_class_gives_a_chain(
 ) -> None:
     clips = {"clip_sample": False} if name.startswith(("DDIM", "DDPM")) else {}
     values = {**BETAS, "beta_schedule": schedule, "prediction_type": prediction, "timestep_spacing": spacing, **clips}
-    chain = make_transitions(
-        variance_preserving(read_scheduler(write(tmp_path_factory.mktemp("s"), name, **values)), steps)
-    )
+    chain = chain_of(write(tmp_path_factory.mktemp("s"), name, **values), steps)
     assert len(chain) == steps
     assert torch.stack([chain.state_weight, chain.output_weight, chain.std]).isfinite().all()
     assert (chain.alpha_bar.diff() >= 0).all()
@@ -95,9 +98,7 @@ def test_every_listed_class_gives_a_chain(
 @pytest.mark.parametrize("name", VARIANCE_PRESERVING)
 def test_the_table_is_that_of_ddim_and_the_end_that_of_the_class(name: str, tmp_path: Path) -> None:
     clips = {"clip_sample": False} if name.startswith(("DDIM", "DDPM")) else {}
-    chain = make_transitions(
-        variance_preserving(read_scheduler(write(tmp_path, name, **BETAS, timestep_spacing="leading", **clips)), 10)
-    )
+    chain = chain_of(write(tmp_path, name, **BETAS, timestep_spacing="leading", **clips), 10)
     theirs = DDIMScheduler(**BETAS, steps_offset=1)
     theirs.set_timesteps(10)
     if name != "DPMSolverSinglestepScheduler":  # which has no spacing
@@ -116,9 +117,7 @@ def test_the_table_is_that_of_ddim_and_the_end_that_of_the_class(name: str, tmp_
 
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "PNDMScheduler", "LMSDiscreteScheduler"])
 def test_what_a_class_does_not_take_is_not_read(name: str, tmp_path: Path) -> None:
-    make_transitions(
-        variance_preserving(read_scheduler(write(tmp_path, name, **BETAS, clip_sample=True, thresholding=True)), 4)
-    )
+    chain_of(write(tmp_path, name, **BETAS, clip_sample=True, thresholding=True), 4)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_what_a_class_does_not_take_is_not_read(name: str, tmp_path: Path) -> No
 )
 def test_what_cannot_be_sampled_is_refused_by_name(name: str, values: dict, said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
-        make_transitions(variance_preserving(read_scheduler(write(tmp_path, name, **values)), 2))
+        chain_of(write(tmp_path, name, **values), 2)
 
 
 def test_a_folder_without_a_scheduler_is_named(tmp_path: Path) -> None:
