@@ -48,8 +48,19 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     negative_prompt: str | None = Field(
         None, description="What guidance leads away from; null is what the model's pipeline does without one."
     )
-    height: int | None = Field(None, ge=1, description="Height of the pictures in pixels; null is the model's own.")
-    width: int | None = Field(None, ge=1, description="Width of the pictures in pixels; null is the model's own.")
+    prompt_windows: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="How many windows of its text encoder (77 tokens of CLIP's) the model is told of each prompt; what "
+        "does not fit is refused, never cut.",
+    )
+    height: int | None = Field(
+        None, ge=1, le=32_768, description="Height of the pictures in pixels; null is the model's own."
+    )
+    width: int | None = Field(
+        None, ge=1, le=32_768, description="Width of the pictures in pixels; null is the model's own."
+    )
     solver: Literal["ddim", "ddpm"] = Field(
         "ddim", description="How the chain steps; ddpm is ddim with eta=1, the exact posterior of the noising chain."
     )

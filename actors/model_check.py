@@ -39,6 +39,9 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
         folder = local_folder(config.model)
     family = find_family(folder)
     network = family.check(folder, config)
+    _check_guidance(config)
+    if config.negative_prompt is not None:
+        check_prompts(config, [config.negative_prompt], folder)
     _check_lora_targets(network, config.lora_targets)
     if config.init_lora is not None and is_local(config.init_lora):
         shape = (config.lora_rank, config.lora_alpha, config.lora_targets)
@@ -68,23 +71,43 @@ def find_family(folder: Path) -> type[Family]:
     return family_of(found)
 
 
-def count_cut(model: str, prompts: Sequence[str]) -> tuple[int, int] | None:
-    """How many prompts are longer than what the model's text encoder reads, and how many tokens that is.
+def check_prompts(config: PolicyConfig, prompts: Sequence[str], folder: Path | None = None) -> None:
+    """Refuse prompts of which the text encoder would not read the end.
 
     Args:
-        model: Folder or hub name of a pipeline.
+        config: The policy's.
         prompts: Any number.
+        folder: Where the model is, as for `check_model`; one that is still on the hub is not asked.
 
-    Returns:
-        The two numbers; `None` if the model is not on this machine, or cannot be read.
+    Raises:
+        FileNotFoundError: If the model is not there.
+        ValueError: If a prompt fills more than `config.prompt_windows`.
     """
-    if not is_local(model):
-        return None
-    try:
-        folder = local_folder(model)
-        return find_family(folder).count_cut(folder, prompts)
-    except (OSError, ValueError):
-        return None
+    if folder is None:
+        if not is_local(config.model):
+            return
+        folder = local_folder(config.model)
+    counts, tokens = find_family(folder).count_windows(folder, prompts)
+    if not (long := [number for number, count in enumerate(counts) if count > config.prompt_windows]):
+        return
+    first = prompts[long[0]]
+    others = f" and {len(long) - 1:,} more of {len(prompts):,} do" if len(long) > 1 else " does"
+    raise ValueError(
+        f"The prompt {first[:60] + '...' if len(first) > 60 else first!r}{others} not fit into {config.prompt_windows} "
+        f"window(s) of the {tokens} tokens that the model's text encoder reads at once; set policy.prompt_windows="
+        f"{max(counts)}, or shorten what is longer."
+    )
+
+
+def _check_guidance(config: PolicyConfig) -> None:
+    if config.guidance > 1:
+        return
+    settings = {"negative_prompt": config.negative_prompt is not None, "guidance_rescale": config.guidance_rescale > 0}
+    for name in (name for name, given in settings.items() if given):
+        raise ValueError(
+            f"policy.{name} does nothing where policy.guidance is {config.guidance:g}, which is no guidance; leave it "
+            "out, or set policy.guidance above 1."
+        )
 
 
 def _check_lora_targets(network: nn.Module, targets: Sequence[str]) -> None:

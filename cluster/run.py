@@ -15,6 +15,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from rich.console import Console
 from rich.logging import RichHandler
 
+from actors.model_files import is_local
 from cluster.arguments import Parser
 from cluster.config import Config, load_words
 from cluster.crew.crew import Crew, assemble, dismiss, wait_for
@@ -22,6 +23,7 @@ from cluster.crew.placement import Placement
 from cluster.errors import ActorsLost, ConfigError, Hung, StartError, sentence
 from cluster.evaluate import leaves_out
 from cluster.loop import train
+from cluster.prompts import read_prompts
 from cluster.records.display import Display
 from cluster.records.files import writable
 from cluster.records.reading import CONFIG
@@ -186,6 +188,13 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
     console.print(*map(shown, lines), sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
+def _check_prompts(config: Config, crew: Crew) -> None:
+    """Hold prompts to a model that had to be fetched; of others it is done when the configuration is read."""
+    if not is_local(config.pipeline):
+        for source in filter(None, (config.prompts.train, config.prompts.held_out)):
+            crew.learner.check_prompts(read_prompts(source))
+
+
 def _work(config: Config, crew: Crew) -> str:
     updates, transitions = crew.learner.work(config.prompts_per_iteration, config.prompts.samples)
     return (
@@ -208,6 +217,7 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
                 with at_once():
                     wait_for(crew, config, again=restarts > 0)
                     if not restarts:
+                        _check_prompts(config, crew)
                         display.note(_work(config, crew))
                 return train(config, crew, run, display)
             except (RayActorError, RayTaskError, ObjectLostError, StartError, Hung) as error:

@@ -12,6 +12,8 @@ import torch
 from torch.distributed import TCPStore
 
 from actors.config import PolicyConfig
+from actors.model_check import check_prompts
+from actors.model_files import fetch
 from actors.policy import Policy
 from actors.trajectories import Trajectories, Weights
 from learner import checkpoint
@@ -72,6 +74,15 @@ class LearnerActor:
     def plan(self) -> Plan:
         """What the objective wants rollouts to be like."""
         return self._objective.plan(self._policy.transitions)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse what the model would not read whole: of one from a hub nobody knew before it was fetched.
+
+        Raises:
+            ValueError: In one sentence.
+        """
+        config = self._policy.config
+        check_prompts(config, prompts, fetch(config.model, config.variant))
 
     def work(self, groups: int, samples: int) -> tuple[int, int]:
         """Optimizer steps that a batch of groups x samples takes, and the most transitions that one of them sees."""

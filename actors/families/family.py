@@ -21,7 +21,7 @@ class Family(Protocol):
         part: What the pipeline calls its denoiser, such as `unet`; keys of adapter files begin with it.
         network: The denoiser, which adapters are added to.
         levels: The states that a chain visits.
-        latent_shape: Of one state, such as (C, H, W).
+        latent_shape: Of one state, such as (C, H, W), of pictures of `config.height` and `config.width`.
         tells_guidance: Whether the network itself is told `config.guidance`, so that one pass is the guided one.
         text_width: Width D of the prompts' embedding `conditioning["text"]` `(B, L, D)`, which companions read.
     """
@@ -74,12 +74,19 @@ class Family(Protocol):
         ...
 
     @staticmethod
-    def count_cut(folder: Path, prompts: Sequence[str]) -> tuple[int, int]:
-        """How many prompts are longer than what the text encoder reads, and how many tokens that is."""
+    def count_windows(folder: Path, prompts: Sequence[str]) -> tuple[list[int], int]:
+        """How many windows of the text encoder each prompt fills, and how many tokens are in one.
+
+        What fills more than `config.prompt_windows` is refused before anything starts, and by `condition`.
+        """
         ...
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:
-        """What the network is told of prompts, each encoded alone."""
+        """What the network is told of prompts, each encoded alone.
+
+        Raises:
+            ValueError: If one is longer than what is read of it, so that its end would be cut in silence.
+        """
         ...
 
     def uncondition(self, prompt: str | None) -> Conditioning:

@@ -214,8 +214,22 @@ def latent_side(size: Any, network: str) -> tuple[int, int]:
     return height, width
 
 
-def count_cut(tokenizer: Any, prompts: Sequence[str]) -> tuple[int, int]:
-    """How many prompts are longer than what a tokenizer's text encoder reads, and how many tokens that is."""
-    most = tokenizer.model_max_length
-    long = [prompt for prompt in prompts if len(prompt.encode()) > most - 2]  # no token is shorter than a byte
-    return sum(len(ids) > most for ids in tokenizer(long, verbose=False).input_ids) if long else 0, most
+def picture_side(name: str, pixels: int, multiple: int) -> int:
+    """The side of pictures that `policy.height` or `policy.width` asks for.
+
+    Args:
+        name: Of the setting.
+        pixels: Its value.
+        multiple: What the networks divide it by.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    if pixels % multiple:
+        below = pixels // multiple * multiple
+        near = " and ".join(str(side) for side in (below, below + multiple) if side)
+        raise ValueError(
+            f"policy.{name} is {pixels}, but the model's networks divide the sides of pictures by {multiple}; the "
+            f"nearest that will do: {near}."
+        )
+    return pixels

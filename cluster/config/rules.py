@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Callable
 
-from actors.model_check import check_model, count_cut
+from actors.model_check import check_model, check_prompts
 from cluster.config.schema import Config
 from cluster.config.sentences import short
 from cluster.prompts import read_prompts
@@ -18,7 +18,6 @@ from rewards.reward import Reward, UnknownReward
 
 log = logging.getLogger(__name__)
 _MAX_BATCH = 1_000_000  # images of an iteration
-_COUNTED = 5_000  # prompts whose tokens are counted
 # Columns of samples.parquet, and what stands beside the rewards in eval/<split>/.
 _TAKEN = {"iteration", "split", "prompt", "prompt_index", "sample_index", "seed", "version", "diversity", "distance"}
 
@@ -137,18 +136,13 @@ def model_can_be_trained(config: Config) -> None:
         raise ValueError(str(error).rstrip(".")) from None
 
 
-def prompts_are_there(config: Config) -> None:
-    for split, source in (("training", config.prompts.train), ("held-out", config.prompts.held_out)):
-        if source is None:
-            continue
-        prompts = read_prompts(source)
-        cut, most = count_cut(config.pipeline, prompts[:_COUNTED]) or (0, 0)
-        if cut:
-            least = "At least " if len(prompts) > _COUNTED else ""
-            log.warning(
-                f"{least}{cut} of {len(prompts)} {split} prompts are longer than the {most} tokens that the text "
-                "encoder reads; what is beyond is cut."
-            )
+def prompts_are_read_whole(config: Config) -> None:
+    policy = config.policy.model_copy(update={"model": config.pipeline})
+    for source in filter(None, (config.prompts.train, config.prompts.held_out)):
+        try:
+            check_prompts(policy, read_prompts(source))
+        except ValueError as error:
+            raise ValueError(str(error).rstrip(".")) from None
 
 
 def batch_can_be_held(config: Config) -> None:
@@ -182,7 +176,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     learning_rate_is_sane,
     gpus_can_be_reserved,
     model_can_be_trained,
-    prompts_are_there,
+    prompts_are_read_whole,
     batch_can_be_held,
     requests_fill_the_batch,
 )

@@ -54,6 +54,10 @@ class LearnerGroup:
         """Optimizer steps of a batch and transitions of one, see `LearnerActor.work`; raises as `plan`."""
         return self._ask(self.actors[0].work, groups, samples)
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse what the model would not read whole, see `LearnerActor.check_prompts`; raises as `plan` too."""
+        self._ask(self.actors[0].check_prompts, prompts)
+
     def _ask(self, method: Any, *arguments: Any) -> Any:
         try:
             return ray.get(method.remote(*arguments), timeout=self._patience)

@@ -52,8 +52,8 @@ class PixelDiffusion:
         return dict(tensors), {}  # in the names that `Policy.save_lora` gives
 
     @staticmethod
-    def count_cut(folder: Path, prompts: Sequence[str]) -> tuple[int, int]:
-        return 0, 2**31  # a prompt of any length is read
+    def count_windows(folder: Path, prompts: Sequence[str]) -> tuple[list[int], int]:
+        return [1] * len(prompts), 2**31  # a prompt of any length is read
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         seeds = [zlib.crc32(prompt.encode()) for prompt in prompts]

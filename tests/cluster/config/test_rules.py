@@ -86,16 +86,25 @@ def test_an_absurd_learning_rate_is_a_warning(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
 
 
-def test_prompts_that_the_text_encoder_does_not_read_whole_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_prompts_that_the_text_encoder_would_not_read_whole_are_refused_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("a red circle\n" + "a red circle " * 30 + "\n" + "a blue star " * 30 + "\n")
-    with caplog.at_level(logging.WARNING):
-        load_config(None, [f"prompts.train={tmp_path}/p.txt"])
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert said == (
-        "2 of 3 training prompts are longer than the 16 tokens that the text encoder reads; what is beyond is cut."
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [f"prompts.held_out={tmp_path}/p.txt"])
+    assert str(caught.value) == (
+        "The prompt 'a red circle a red circle a red circle a red circle a red ci...' and 1 more of 3 do not fit into "
+        "1 window(s) of the 16 tokens that the model's text encoder reads at once; set policy.prompt_windows=7, or "
+        "shorten what is longer."
     )
+    load_config(None, [f"prompts.train={tmp_path}/p.txt", "policy.prompt_windows=7"])
+
+
+def test_a_negative_prompt_is_held_to_the_same_and_to_guidance() -> None:
+    with pytest.raises(ConfigError, match=r"set policy\.prompt_windows=2"):
+        load_config(None, ["policy.negative_prompt=a red circle and a red circle and a red circle and a red circle"])
+    for setting in ("policy.negative_prompt=a red circle", "policy.guidance_rescale=0.7"):
+        load_config(None, [setting])
+        with pytest.raises(ConfigError, match=r"does nothing where policy\.guidance is 1"):
+            load_config(None, [setting, "policy.guidance=1"])
 
 
 def test_paths_are_absolute_and_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
