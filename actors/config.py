@@ -31,6 +31,21 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         "auto", description="Number format of the frozen base weights; auto is bfloat16 on a GPU, else float32."
     )
     device: str = Field("auto", description="A torch device; 'auto' is cuda where there is one, else cpu.")
+    encoders: Literal["device", "cpu"] = Field(
+        "device",
+        description="Where the text encoders are: with the other networks, or on the CPU, which keeps them out of a "
+        "GPU's memory; a prompt is encoded once and its embedding kept.",
+    )
+    vae_slicing: bool = Field(False, description="Decode one picture at a time, which needs less memory.")
+    vae_tiling: bool = Field(
+        False,
+        description="Decode large pictures in tiles that overlap, which needs less memory and blends their seams.",
+    )
+    checkpointing: bool = Field(
+        False,
+        description="Compute what lies within the blocks of denoiser and decoder again on the way back instead of "
+        "keeping it: less memory for about a third more time, and the same gradients.",
+    )
     steps: int = Field(50, ge=1, description="Denoising steps of a rollout; 50 are DDPO's and diffusers'.")
     guidance: float = Field(
         5.0,

@@ -56,6 +56,8 @@ class Policy:
         self.network, self.latent_shape = family.network, family.latent_shape
         self._embeddings: dict[str, Conditioning] = {}
         self._add_adapter(ADAPTER)
+        if config.checkpointing:
+            self.network.enable_gradient_checkpointing()
 
     @classmethod
     def load(cls, config: PolicyConfig, seed: int = 0) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,17 +18,19 @@ class Autoencoder:
 
     Args:
         network: Its numbers may be of any format; pictures and latents outside are float32.
+        device: Where it is moved when it is first used, which by most learners it never is.
     """
 
-    def __init__(self, network: AutoencoderKL) -> None:
-        # Convolutions on CPUs and tensor cores are markedly faster in this layout.
-        self._network = network.to(memory_format=torch.channels_last)
-        config = network.config
+    def __init__(self, network: AutoencoderKL, device: torch.device) -> None:
+        self._given, self._device, config = network, device, network.config
         known = config.latents_mean is not None and config.latents_std is not None
         mean, std = (config.latents_mean, config.latents_std) if known else ([config.shift_factor or 0.0], [1.0])
-        self._mean, self._std = (
-            torch.tensor(values, device=network.device).view(1, -1, 1, 1) for values in (mean, std)
-        )
+        self._mean, self._std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
+
+    @cached_property
+    def _network(self) -> AutoencoderKL:
+        # Convolutions on CPUs and tensor cores are markedly faster in this layout.
+        return self._given.to(self._device, memory_format=torch.channels_last)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents `(B, C, h, w)` float32 of images `(B, 3, H, W)` in [0, 1]: the mean of what the encoder gives."""

@@ -57,7 +57,11 @@ class Family(Protocol):
 
     @classmethod
     def load(cls, folder: Path, config: PolicyConfig, device: torch.device, dtype: torch.dtype) -> Family:
-        """Load a folder that `check` lets pass."""
+        """Load a folder that `check` lets pass; `actors.families.loading.load_pipeline` does it for a pipeline.
+
+        On the meta device it has networks without weights, which `predict` and `decode` run through all the same:
+        `actors.memory` asks them what they would need.
+        """
         ...
 
     @staticmethod

@@ -18,6 +18,7 @@ from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
 from actors.families.autoencoder import Autoencoder
 from actors.families.clip_text import count_windows, in_a_row, read_windows
+from actors.families.loading import load_pipeline
 from actors.families.parts import (
     check_clip_tokenizer,
     check_components,
@@ -27,7 +28,6 @@ from actors.families.parts import (
     made,
 )
 from actors.families.unet import check_unet, latent_shape, read_unet_lora, run_unet
-from actors.finite import check_finite
 from actors.model_files import DIFFUSERS, TRANSFORMERS
 from actors.noise_levels import NoiseLevels
 from actors.schedules import read_scheduler, variance_preserving
@@ -52,10 +52,10 @@ class StableDiffusion:
     """A Stable Diffusion pipeline; see `Family`.
 
     Args:
-        pipeline: Its networks are frozen.
+        pipeline: Of `load_pipeline`.
         levels: See `Family`.
         config: Of the policy.
-        device: Where they are moved.
+        device: Of the UNet.
     """
 
     part = "unet"
@@ -64,13 +64,10 @@ class StableDiffusion:
     def __init__(
         self, pipeline: StableDiffusionPipeline, levels: NoiseLevels, config: PolicyConfig, device: torch.device
     ) -> None:
-        self._pipeline, self._device, self.levels = pipeline.to(device), device, levels
-        self.network, self._windows = pipeline.unet, config.prompt_windows
-        for network in (self.network, pipeline.vae, pipeline.text_encoder):
-            network.eval().requires_grad_(False)
+        self._pipeline, self._windows, self.levels = pipeline, config.prompt_windows, levels
         # Convolutions on CPUs and tensor cores are markedly faster in this layout.
-        self.network.to(memory_format=torch.channels_last)
-        self._autoencoder = Autoencoder(pipeline.vae)
+        self.network = pipeline.unet.to(memory_format=torch.channels_last)
+        self._autoencoder = Autoencoder(pipeline.vae, device)
         self.latent_shape: tuple[int, ...] = latent_shape(config, self.network, pipeline.vae)
         self.text_width: int = self.network.config.cross_attention_dim
 
@@ -100,17 +97,18 @@ class StableDiffusion:
     @classmethod
     def load(cls, folder: Path, config: PolicyConfig, device: torch.device, dtype: torch.dtype) -> StableDiffusion:
         """See `Family`."""
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        pipeline = load_pipeline(
+            StableDiffusionPipeline,
             folder,
-            variant=config.variant,
+            config,
+            device,
+            dtype,
+            stems=_STEMS,
             scheduler=read_scheduler(str(folder), steps_offset=1),
-            dtype=dtype,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        networks = {name: getattr(pipeline, name) for name in _STEMS}
-        check_finite(networks, folder, _STEMS, config.variant)
         return cls(pipeline, cls.noise_levels(folder, config), config, device)
 
     @staticmethod
@@ -131,8 +129,8 @@ class StableDiffusion:
     def _embed(self, prompt: str) -> Tensor:
         encoder = self._pipeline.text_encoder
         ids, mask = read_windows(self._pipeline.tokenizer, prompt, self._windows)
-        seen = mask.to(self._device) if getattr(encoder.config, "use_attention_mask", False) else None
-        return in_a_row(encoder(ids.to(self._device), attention_mask=seen).last_hidden_state)
+        seen = mask.to(encoder.device) if getattr(encoder.config, "use_attention_mask", False) else None
+        return in_a_row(encoder(ids.to(encoder.device), attention_mask=seen).last_hidden_state)
 
     def uncondition(self, prompt: str | None) -> Conditioning:
         """See `Family`."""
