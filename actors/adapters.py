@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -21,8 +21,20 @@ FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 AdapterTensors = Mapping[str, Tensor]  # by the parameter's name in the network, without the adapter's
 
 
-def add_adapter(network: Any, name: str, rank: int, alpha: int, targets: Sequence[str]) -> None:
+class LoraShape(NamedTuple):
+    """What an adapter is like."""
+
+    rank: int
+    alpha: float  # its output is scaled by alpha / rank
+    targets: tuple[str, ...]  # names of the layers that it adapts, or how they end
+
+
+DEFAULT = LoraShape(4, 4, ("to_q", "to_k", "to_v", "to_out.0"))  # DDPO's and diffusers'
+
+
+def add_adapter(network: Any, name: str, shape: LoraShape) -> None:
     """Add a fresh adapter, which changes nothing; its parameters are float32 whatever the base is."""
+    rank, alpha, targets = shape
     config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
     network.add_adapter(config, adapter_name=name)
     for _, parameter in adapter_parameters(network, name):

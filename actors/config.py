@@ -24,8 +24,8 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     )
     init_lora: str | None = Field(
         None,
-        description="Start from this adapter of the UNet, a safetensors file, a folder with one (such as a "
-        "checkpoint) or a hub name, with the rank and targets given here; null: a fresh one, which changes nothing.",
+        description="Start from this adapter of the denoiser, a safetensors file, a folder with one (such as a "
+        "checkpoint) or a hub name; null: a fresh one, which changes nothing.",
     )
     dtype: DtypeName = Field(
         "auto", description="Number format of the frozen base weights; auto is bfloat16 on a GPU, else float32."
@@ -93,14 +93,23 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     shift: float | None = Field(
         None, gt=0, description="Shift of a flow model's noise levels towards noise; null is the model's own."
     )
-    lora_rank: int = Field(4, ge=1, le=4096, description="Rank of the adapter; 4 is DDPO's and diffusers'.")
-    lora_alpha: int = Field(
-        4, gt=0, le=1_000_000, description="The adapter's output is scaled by lora_alpha / lora_rank."
+    lora_rank: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Rank of the adapter; null is that of init_lora, or else 4, which is DDPO's and diffusers'.",
     )
-    lora_targets: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0"),
+    lora_alpha: int | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        description="The adapter's output is scaled by lora_alpha / lora_rank; null is init_lora's, or 4.",
+    )
+    lora_targets: tuple[str, ...] | None = Field(
+        None,
         min_length=1,
-        description="Names of the UNet's linear and convolutional layers that are adapted.",
+        description="Names of the denoiser's linear and convolutional layers that are adapted; null is those of "
+        "init_lora, or to_q, to_k, to_v and to_out.0, the projections of attention.",
     )
 
     @field_validator("model", "init_lora")

@@ -3,59 +3,74 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from huggingface_hub import hf_hub_download
 from safetensors import safe_open
-from torch import Tensor
+from torch import nn
 
-from actors.adapters import FILE, AdapterTensors, adapter_parameters, read_tensors, target_name
+from actors.adapters import DEFAULT, FILE, AdapterTensors, LoraShape, adapter_parameters, read_tensors, target_name
+from actors.config import PolicyConfig
 from actors.families.family import Family
 from actors.model_files import is_local
 
 
-def initial_adapter(
-    source: str, family: type[Family], network: Any, name: str, rank: int, alpha: int, targets: Sequence[str]
-) -> AdapterTensors:
+def lora_shape(config: PolicyConfig, family: type[Family] | Family, network: Any) -> LoraShape:
+    """What the policy's adapters are like: as the config says, and where it says nothing as `init_lora`, or `DEFAULT`.
+
+    Args:
+        config: Of the policy.
+        family: Of the model.
+        network: Its denoiser without adapters; weights are not looked at, so they may be on the meta device.
+
+    Raises:
+        FileNotFoundError: If there is no such adapter.
+        ValueError: If it cannot be read, is no plain LoRA of this denoiser, or has several ranks.
+    """
+    given, found = (config.lora_rank, config.lora_alpha, config.lora_targets), DEFAULT
+    if config.init_lora is not None and None in given:
+        file = _find(config.init_lora)
+        tensors, alphas, settings = _read(file, family, network)
+        rank = _rank(file, tensors)
+        of_layers = {alphas.get(layer, settings.get("lora_alpha", rank)) for layer in _layers(tensors)}
+        alpha = of_layers.pop() if len(of_layers) == 1 else rank  # where they differ, each is folded in
+        found = LoraShape(rank, int(alpha) if alpha == int(alpha) else alpha, _targets(file, tensors, network))
+    rank, alpha, targets = (own if own is not None else other for own, other in zip(given, found, strict=True))
+    return LoraShape(rank, alpha, targets)  # type: ignore[arg-type]
+
+
+def initial_adapter(source: str, family: type[Family], network: Any, name: str, shape: LoraShape) -> AdapterTensors:
     """The tensors of an adapter, as those of the adapter `name` of this network.
 
-    An alpha other than `alpha` is folded into the second factor, so that the product is the same.
+    An alpha other than the shape's is folded into the second factor, so that the product is the same.
 
     Args:
         source: A safetensors file, a folder with one, or a hub name.
         family: Of the model.
         network: Its denoiser, with the adapter; weights are not looked at, so they may be on the meta device.
         name: Of the adapter that these will overwrite.
-        rank: That it has.
-        alpha: That it has.
-        targets: Which layers it adapts, as the config names them.
+        shape: What that is like.
 
     Raises:
         FileNotFoundError: If there is no such adapter.
         ValueError: If it cannot be read, or is of another kind, rank, model or set of layers.
     """
     file = _find(source)
-    given, alphas, settings = _read(file, family, network)
-    prefix = f"{family.part}."
-    if others := sorted({key.split(".")[0] for key in given if not key.startswith(prefix)}):
-        raise ValueError(
-            f"The adapter {file} (policy.init_lora) adapts {' and '.join(others)} too, but this policy adapts the "
-            f"{family.part} alone; save that part alone."
-        )
-    tensors = {key.removeprefix(prefix): t for key, t in given.items()}
+    tensors, alphas, settings = _read(file, family, network)
     own = {key: tuple(parameter.shape) for key, parameter in adapter_parameters(network, name)}
-    _check_kind(file, tensors, settings)
-    if (ranks := {t.shape[0] for key, t in tensors.items() if ".lora_A." in key}) != {rank}:
-        wanted = f"set policy.lora_rank={ranks.pop()}" if len(ranks) == 1 else "only one rank for all is known"
-        raise ValueError(f"The adapter {file} (policy.init_lora) is not of policy.lora_rank={rank}; {wanted}.")
-    if tensors.keys() != own.keys():
-        layers = {module for key in tensors if (module := key.split(".lora_")[0])}
+    if (found := _rank(file, tensors)) != shape.rank:
         raise ValueError(
-            f"The adapter {file} (policy.init_lora) adapts other layers than policy.lora_targets={list(targets)} are; "
-            f"those that it adapts are called {', '.join(sorted({target_name(layer) for layer in layers}))}."
+            f"The adapter {file} (policy.init_lora) is not of policy.lora_rank={shape.rank}; set "
+            f"policy.lora_rank={found}, or null, which takes the file's."
+        )
+    if tensors.keys() != own.keys():
+        names = sorted({target_name(layer) for layer in _layers(tensors)})
+        raise ValueError(
+            f"The adapter {file} (policy.init_lora) adapts other layers than policy.lora_targets={list(shape.targets)} "
+            f"are; those that it adapts are called {', '.join(names)} (null takes the file's)."
         )
     if wrong := sorted(key for key in own if tuple(tensors[key].shape) != own[key]):
         raise ValueError(
@@ -64,8 +79,8 @@ def initial_adapter(
         )
 
     def factor(key: str) -> float:
-        of_file = alphas.get(key.split(".lora_")[0], settings.get("lora_alpha", rank))
-        return of_file / alpha if ".lora_B." in key else 1.0
+        of_file = alphas.get(key.split(".lora_")[0], settings.get("lora_alpha", shape.rank))
+        return of_file / shape.alpha if ".lora_B." in key else 1.0
 
     return {key: t.float() * factor(key) for key, t in tensors.items()}
 
@@ -95,26 +110,61 @@ def _find(source: str) -> Path:
 
 
 def _read(
-    file: Path, family: type[Family], network: Any
-) -> tuple[dict[str, Tensor], Mapping[str, float], Mapping[str, Any]]:
-    """Tensors with their parts' prefixes, each layer's alpha if the file has them, and the settings in its metadata."""
-    tensors, prefix = read_tensors(file), f"{family.part}."
+    file: Path, family: type[Family] | Family, network: Any
+) -> tuple[AdapterTensors, Mapping[str, float], Mapping[str, Any]]:
+    """The denoiser's tensors, the alpha of each layer that has one, and the settings in the file's metadata."""
+    given, prefix = read_tensors(file), f"{family.part}."
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
-        state, alphas = family.read_lora(tensors, network)
+        state, alphas = family.read_lora(given, network)
     except Exception as error:  # whatever the conversion of another format stumbles over
         reason = " ".join(str(error).split())
         raise ValueError(
             f"The adapter {file} (policy.init_lora) is in no format that diffusers reads ({reason})."
         ) from error
+    if others := sorted({key.split(".")[0] for key in state if not key.startswith(prefix)}):
+        raise ValueError(
+            f"The adapter {file} (policy.init_lora) adapts {' and '.join(others)} too, but this policy adapts the "
+            f"{family.part} alone; save that part alone."
+        )
+    tensors = {key.removeprefix(prefix): t for key, t in state.items()}
     settings = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    return state, alphas, settings
+    _check_kind(file, tensors, settings)
+    return tensors, alphas, settings
 
 
-def _check_kind(file: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> None:
+def _check_kind(file: Path, tensors: AdapterTensors, settings: Mapping[str, Any]) -> None:
     strange = [key for key in tensors if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
     unusual = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if settings.get(key)]
     if strange or unusual or not tensors:
         what = f"{strange[0]} is in it" if strange else f"it has {unusual[0]}" if unusual else "it has no tensors"
         raise ValueError(f"The adapter {file} (policy.init_lora) is no plain LoRA of the denoiser ({what}).")
+
+
+def _layers(tensors: AdapterTensors) -> set[str]:
+    return {key.split(".lora_")[0] for key in tensors}
+
+
+def _rank(file: Path, tensors: AdapterTensors) -> int:
+    ranks = {t.shape[0] for key, t in tensors.items() if key.endswith(".lora_A.weight")}
+    if len(ranks) != 1:
+        raise ValueError(
+            f"The adapter {file} (policy.init_lora) has layers of the ranks {sorted(ranks)}; only one rank for all is "
+            "known."
+        )
+    return ranks.pop()
+
+
+def _targets(file: Path, tensors: AdapterTensors, network: Any) -> tuple[str, ...]:
+    """What to call the layers: by the ends of their names if no other layer has such, else by their whole names."""
+    layers = _layers(tensors)
+    there = {name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    if strange := sorted(layers - there):
+        raise ValueError(
+            f"The adapter {file} (policy.init_lora) is of another base model: it adapts {strange[0]}, which this one "
+            "does not have."
+        )
+    names = {target_name(layer) for layer in layers}
+    hit = {name for name in there if any(name == end or name.endswith(f".{end}") for end in names)}
+    return tuple(sorted(names if hit == layers else layers))

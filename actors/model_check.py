@@ -13,7 +13,7 @@ from actors.adapters import add_adapter, target_name
 from actors.config import PolicyConfig
 from actors.families import FAMILIES, family_of
 from actors.families.family import Family
-from actors.initial_adapter import initial_adapter
+from actors.initial_adapter import initial_adapter, lora_shape
 from actors.model_files import is_local, local_folder, read_json
 from actors.transitions import Transitions, make_transitions
 
@@ -42,12 +42,13 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
     _check_guidance(config)
     if config.negative_prompt is not None:
         check_prompts(config, [config.negative_prompt], folder)
-    _check_lora_targets(network, config.lora_targets)
-    if config.init_lora is not None and is_local(config.init_lora):
-        shape = (config.lora_rank, config.lora_alpha, config.lora_targets)
+    here = config.init_lora is None or is_local(config.init_lora)
+    shape = lora_shape(config, family, network) if here else None
+    _check_lora_targets(network, shape.targets if shape else config.lora_targets or ())
+    if shape and config.init_lora is not None:
         with torch.device("meta"):
-            add_adapter(network, "initial", *shape)
-        initial_adapter(config.init_lora, family, network, "initial", *shape)
+            add_adapter(network, "initial", shape)
+        initial_adapter(config.init_lora, family, network, "initial", shape)
     try:
         return make_transitions(family.noise_levels(folder, config), config.solver, config.eta, config.noisy_steps)
     except ValueError as error:

@@ -21,7 +21,7 @@ from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
 from actors.devices import pick_device, pick_dtype
 from actors.families.family import Family
-from actors.initial_adapter import initial_adapter
+from actors.initial_adapter import initial_adapter, lora_shape
 from actors.model_check import check_model, find_family
 from actors.model_files import fetch
 from actors.transitions import make_transitions, over
@@ -46,6 +46,7 @@ class Policy:
     Attributes:
         transitions: The chain that the policy samples.
         latent_shape: Of a state, such as (C, H, W).
+        lora: What its adapters are like.
         device: Where the networks are.
     """
 
@@ -54,6 +55,7 @@ class Policy:
         self.device = pick_device(config.device)
         self.transitions = make_transitions(family.levels, config.solver, config.eta, config.noisy_steps)
         self.network, self.latent_shape = family.network, family.latent_shape
+        self.lora = lora_shape(config, family, family.network)
         self._embeddings: dict[str, Conditioning] = {}
         self._add_adapter(ADAPTER)
         if config.checkpointing:
@@ -76,8 +78,8 @@ class Policy:
             torch.manual_seed(seed)
             policy = cls(family, config)
         if config.init_lora is not None:
-            shape = (config.lora_rank, config.lora_alpha, config.lora_targets)
-            copy_into(policy.network, ADAPTER, initial_adapter(config.init_lora, kind, policy.network, ADAPTER, *shape))
+            tensors = initial_adapter(config.init_lora, kind, policy.network, ADAPTER, policy.lora)
+            copy_into(policy.network, ADAPTER, tensors)
         return policy
 
     # ------------------------------------------------------------------ networks
@@ -240,7 +242,7 @@ class Policy:
         copy_into(self.network, ADAPTER, read_adapter(folder, self._family.part))
 
     def _add_adapter(self, name: str) -> None:
-        add_adapter(self.network, name, self.config.lora_rank, self.config.lora_alpha, self.config.lora_targets)
+        add_adapter(self.network, name, self.lora)
 
     def _adapter_parameters(self, adapter: str) -> list[tuple[str, torch.nn.Parameter]]:
         return adapter_parameters(self.network, adapter)

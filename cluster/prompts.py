@@ -65,6 +65,17 @@ def _parse(data: bytes, json_lines: bool) -> tuple[Prompt, ...]:
     return tuple(_checked(number, line, read) for number, line in numbered)
 
 
+def make_prompt(text: str) -> Prompt:
+    """A prompt of a command line.
+
+    Raises:
+        ValueError: If it holds a control character.
+    """
+    if odd := _ODD.search(text):
+        raise ValueError(f"the prompt {text!r} holds the character {odd[0]!r}, which no prompt needs; remove it")
+    return Prompt(text.strip())
+
+
 def absolute_source(source: str) -> str:
     """A source of prompts that means the same in every folder."""
     return source if source in _EMBEDDED else str(Path(os.path.expanduser(source)).absolute())

@@ -67,6 +67,10 @@ ROOMS = (
     "run",
     "local",
     "train",
+    "trained",
+    "order",
+    "generate",
+    "export",
 )
 IN_CLUSTER = [file for file in FILES if file.parts[0] == "cluster" and file.name != "__init__.py"]
 

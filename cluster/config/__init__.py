@@ -4,7 +4,7 @@ Nothing starts before the whole configuration is known to work: unknown keys, wr
 work are refused here, each in one sentence.
 """
 
-from cluster.config.loading import load_config, load_words, read_config
+from cluster.config.loading import change_policy, load_config, load_words, read_config
 from cluster.config.schema import (
     CheckpointConfig,
     CombinationConfig,
@@ -35,6 +35,7 @@ __all__ = [
     "RewardConfig",
     "RoleConfig",
     "SamplersConfig",
+    "change_policy",
     "load_config",
     "load_words",
     "read_config",

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from actors.config import PolicyConfig
 from cluster.config import sentences
 from cluster.config.layers import merge, stack
 from cluster.config.numbers import check_numbers
@@ -68,6 +69,30 @@ def read_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     except ValueError as error:
         raise ConfigError(sentences.of_rule(str(error))) from error
     return config
+
+
+def change_policy(policy: Mapping[str, Any], words: Sequence[str]) -> PolicyConfig:
+    """The settings of a policy alone, on top of the embedded world's where that is the model.
+
+    Args:
+        policy: What is given.
+        words: What is to differ, as `steps=20` or `policy.steps=20`.
+
+    Raises:
+        ConfigError: In one sentence, whatever is wrong.
+    """
+    settings: Mapping[str, Any] = {"policy": policy}
+    for word in words:
+        settings = merge(settings, _override(word if word.startswith("policy.") else f"policy.{word}"))
+    settings = {"policy": stack(settings, lists_rewards=True).get("policy")}
+    try:
+        check_numbers(settings)
+        return PolicyConfig.model_validate(settings["policy"])
+    except ValidationError as error:
+        details = [{**detail, "loc": ("policy", *detail["loc"])} for detail in error.errors()]
+        raise ConfigError(sentences.of_details(details, settings)) from None
+    except ValueError as error:
+        raise ConfigError(sentences.of_rule(str(error))) from error
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:

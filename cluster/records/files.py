@@ -46,7 +46,7 @@ def writable(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise WriteError(
             f"{folder} cannot be written to: {os.strerror(error.errno) if error.errno else error}; see to its disk, "
-            "then continue the run with --resume."
+            "then give the command again (a run goes on with --resume)."
         ) from error
 
 

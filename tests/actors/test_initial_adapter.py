@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_kohya
 from safetensors.torch import load_file, save_file
 
-from actors.adapters import FILE
+from actors.adapters import DEFAULT, FILE, LoraShape
 from actors.config import PolicyConfig
 from actors.model_check import check_model
 from actors.policy import Policy
@@ -70,6 +70,70 @@ def test_kohya_files_are_read_with_their_alpha(policy_config: PolicyConfig, trai
     with torch.no_grad():
         ours, theirs = (unet(x, torch.tensor([481, 1]), text).sample for unet in (policy.network, pipeline.unet))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+FROM_FILE = {"lora_rank": None, "lora_alpha": None, "lora_targets": None}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        LoraShape(3, 5, ("proj_in", "to_out.0", "to_q")),
+        LoraShape(1, 0.5, ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",)),  # one of many to_q
+    ],
+)
+def test_rank_alpha_and_targets_that_are_not_given_are_the_files(
+    policy_config: PolicyConfig, tmp_path: Path, nudge: Any, shape: LoraShape
+) -> None:
+    settings = dict(zip(FROM_FILE, shape, strict=True))
+    trained = Policy.load(policy_config.model_copy(update=settings))
+    nudge(trained)
+    trained.save_lora(tmp_path)
+    config = policy_config.model_copy(update={"init_lora": str(tmp_path), **FROM_FILE})
+    assert check_model(config) is not None
+    policy = Policy.load(config)
+    assert policy.lora == shape
+    assert np.array_equal(policy.weights()[0], trained.weights()[0])
+    assert torch.equal(predict(policy), predict(trained))
+    policy.snapshot("reference")
+    assert policy.weights("reference")[1] == policy.weights()[1]
+    mixed = Policy.load(config.model_copy(update={"lora_alpha": 2}))  # what is given counts, and alpha is folded in
+    assert mixed.lora == shape._replace(alpha=2)
+    torch.testing.assert_close(predict(mixed), predict(trained), atol=1e-5, rtol=1e-5)
+
+
+def test_layers_may_have_alphas_of_their_own(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
+    trained.save_lora(tmp_path)
+    kohya = convert_state_dict_to_kohya(load_file(tmp_path / FILE))
+    for number, name in enumerate(sorted(name for name in kohya if name.endswith(".alpha"))):
+        kohya[name] = torch.tensor(1.0 + number % 2)
+    save_file({name: tensor.contiguous() for name, tensor in kohya.items()}, tmp_path / "kohya.safetensors")
+    source = {"init_lora": str(tmp_path / "kohya.safetensors")}
+    policy = Policy.load(policy_config.model_copy(update=source | FROM_FILE))
+    assert policy.lora[:2] == (2, 2)
+    given = Policy.load(policy_config.model_copy(update=source))
+    assert torch.equal(predict(policy), predict(given))
+    assert not torch.equal(predict(policy), predict(trained))
+
+
+def test_without_an_adapter_to_start_from_the_defaults_hold(policy_config: PolicyConfig) -> None:
+    assert Policy.load(policy_config.model_copy(update=FROM_FILE)).lora == DEFAULT
+
+
+def test_an_adapter_of_several_ranks_or_of_layers_that_are_not_there_is_refused(
+    policy_config: PolicyConfig, trained: Policy, tmp_path: Path
+) -> None:
+    trained.save_lora(tmp_path)
+    tensors = load_file(tmp_path / FILE)
+    config = policy_config.model_copy(update={"init_lora": str(tmp_path / "x.safetensors"), **FROM_FILE})
+    first = min(tensors).rpartition(".lora_")[0]
+    wider = {f"{first}.lora_A.weight": torch.zeros(3, 8), f"{first}.lora_B.weight": torch.zeros(8, 3)}
+    save_file(tensors | wider, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"layers of the ranks \[2, 3\]"):
+        check_model(config)
+    save_file({"unet.attn9.to_q.lora_A.weight": torch.zeros(2, 8)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"another base model: it adapts attn9\.to_q"):
+        check_model(config)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""What `cluster.generate` is asked for: requests whose rows become files, each with what to write into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from actors.config import PolicyConfig
+from actors.trajectories import EVALUATION, Request
+from cluster.config import change_policy
+from cluster.errors import ConfigError
+from cluster.prompts import make_requests
+from cluster.records.png import read_facts
+from cluster.trained import Trained
+from rewards.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Job:
+    """Rows of a request that become files."""
+
+    request: Request
+    rows: tuple[int, ...]
+    base: bool  # with the adapter off
+
+    def name(self, row: int) -> str:
+        """Of the file of a row."""
+        request = self.request
+        end = "-base" if self.base else ""
+        return f"{request.prompt_index[row]:04d}-{request.seed}-{request.sample_index[row]:02d}{end}.png"
+
+
+class Picture(NamedTuple):
+    """One file that is to be."""
+
+    name: str
+    facts: dict[str, Any]  # how it is made, as JSON has it
+    job: Job
+    row: int  # of the job's request
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be drawn, and by whom; goes through its pictures."""
+
+    model: Trained
+    jobs: tuple[Job, ...]
+
+    def __iter__(self) -> Iterator[Picture]:
+        for job in self.jobs:
+            for row in job.rows:
+                yield Picture(job.name(row), self._facts(job, row), job, row)
+
+    def __len__(self) -> int:
+        return sum(len(job.rows) for job in self.jobs)
+
+    def _facts(self, job: Job, row: int) -> dict[str, Any]:
+        request = job.request
+        return {
+            "prompt": str(request.prompts[row]),
+            "seed": request.seed,
+            "prompt_index": request.prompt_index[row],
+            "sample": request.sample_index[row],
+            "batch": [len(request.prompts), row],
+            "checkpoint": None if self.model.checkpoint is None else str(self.model.checkpoint),
+            "sha256": self.model.checksum,
+            "base": job.base,
+            "policy": self.model.policy.model_dump(mode="json"),
+        }
+
+
+def make_order(
+    model: Trained, prompts: Sequence[str], seeds: Sequence[int], samples: int, batch: int, base: bool
+) -> Order:
+    """Every prompt, from every seed, so many times; with `base` the pretrained model's beside each."""
+    requests = [
+        request
+        for seed in seeds
+        for request in make_requests(tuple(prompts), samples, batch, seed=seed, iteration=EVALUATION, most=None)
+    ]
+    off = (False, True) if base else (False,)
+    return Order(model, tuple(Job(r, tuple(range(len(r.prompts))), is_off) for r in requests for is_off in off))
+
+
+def repeat_order(picture: Path, settings: Sequence[str] = ()) -> Order:
+    """The order that a picture of an earlier one is made again by.
+
+    Its neighbours in the batch are replaced by itself: its pixels depend on how many there are, and on no more.
+
+    Args:
+        picture: Its file.
+        settings: `key=value` of the policy that are to differ.
+
+    Raises:
+        ConfigError: If the file does not say how it was made, or what made it is not what it was.
+    """
+    try:
+        facts = read_facts(picture)
+        size, row = facts["batch"]
+        request = Request(
+            facts["seed"], EVALUATION, (Prompt(facts["prompt"]),) * size,
+            (facts["prompt_index"],) * size, (facts["sample"],) * size,
+        )  # fmt: skip
+        policy, folder = PolicyConfig.model_validate(facts["policy"]), facts["checkpoint"]
+        base, expected = facts["base"], facts["sha256"]
+    except ValidationError:
+        raise ConfigError(f"The picture {picture} was made by another version, whose settings are not known.") from None
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"The picture {picture} does not say all of how it was made ({error}).") from error
+    except ValueError as error:
+        raise ConfigError(f"The picture {picture} {error}.") from error
+    model = Trained(
+        picture.stem, change_policy(policy.model_dump(), settings), None if folder is None else Path(folder)
+    )
+    if model.adapter is not None:
+        if not model.adapter.is_file():
+            raise ConfigError(f"The picture {picture} was made with {model.adapter}, which is not there any more.")
+        if model.checksum != expected:
+            raise ConfigError(f"The picture {picture} was made with {model.adapter}, which is another adapter now.")
+    return Order(model, (Job(request, (row,), base),))

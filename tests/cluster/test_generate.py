@@ -1,0 +1,204 @@
+"""Pictures on disk: those of the run's rollouts, made again from themselves, never lost and never overwritten."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cluster.generate
+from actors.policy import Policy
+from actors.rollout import rollout
+from actors.trajectories import EVALUATION
+from cluster.config import Config
+from cluster.generate import main
+from cluster.prompts import make_requests
+from cluster.records.png import read_facts, read_pixels
+from cluster.trained import find
+from tests.support.run_folder import make_run
+
+Make = Callable[..., Config]
+PROMPTS = ("a red circle", "a blue square", "a green cross")  # of the run
+
+
+@pytest.fixture
+def run(make_config: Make) -> Path:
+    """A run of seed 5 that asks for requests of four."""
+    return make_run(make_config("policy.lora_alpha=6", "policy.steps=4", "seed=5"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where pictures go."""
+    return tmp_path / "out"
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: np.asarray(read_pixels(path)) for path in folder.glob("0*.png")}
+
+
+def test_with_the_runs_prompts_and_seed_they_are_the_pictures_of_its_evaluations(run: Path, out: Path) -> None:
+    assert main([str(run), "--prompts", str(run / "prompts/train/train.txt"), "--samples", "2", "--out", str(out)]) == 0
+    policy = Policy.load(find(str(run)).policy)
+    expected = {}
+    for request in make_requests(PROMPTS, 2, 4, seed=5, iteration=EVALUATION):
+        images, _ = rollout(policy, request)
+        for index, sample, image in zip(request.prompt_index, request.sample_index, images, strict=True):
+            expected[f"{index:04d}-5-{sample:02d}.png"] = image
+    found = pixels(out)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in found)
+    assert Image.open(out / "grid.png").width > 2 * 96
+
+
+def test_the_file_says_how_it_was_made(run: Path, out: Path) -> None:
+    assert main([str(run), PROMPTS[0], "--seeds", "7", "guidance=1.5", "--out", str(out)]) == 0
+    facts = read_facts(out / "0000-7-00.png")
+    assert (facts["prompt"], facts["seed"], facts["base"]) == (PROMPTS[0], 7, False)
+    assert facts["checkpoint"] == str(run / "checkpoints" / "iteration-000004")
+    assert facts["policy"]["guidance"] == 1.5
+    assert facts["policy"]["steps"] == 4
+
+
+def test_every_picture_can_be_made_again_from_itself(run: Path, out: Path, tmp_path: Path) -> None:
+    """Of the trained and of the base model, whatever its place in its batch was, however many were in it."""
+    words = [*PROMPTS, "--samples", "2", "--seeds", "0,3", "--base", "--out", str(out)]
+    assert main([str(run), *words]) == 0
+    first = pixels(out)
+    assert len(first) == 24
+    assert not np.array_equal(first["0001-3-01.png"], first["0001-3-01-base.png"])
+    for name in ("0001-3-01.png", "0001-3-01-base.png", "0002-0-00.png"):
+        assert main([str(out / name), "--out", str(tmp_path / "again")]) == 0
+        assert np.array_equal(pixels(tmp_path / "again")[name], first[name])
+        assert read_facts(tmp_path / "again" / name) | {"batch": 0} == read_facts(out / name) | {"batch": 0}
+    assert main([str(out / "0002-0-00.png"), "guidance=0", "--out", str(tmp_path / "other")]) == 0
+    assert not np.array_equal(pixels(tmp_path / "other")["0002-0-00.png"], first["0002-0-00.png"])
+
+
+def test_the_base_is_the_pretrained_model(run: Path, out: Path, tiny_pipeline: Path) -> None:
+    assert main([str(run), PROMPTS[0], "--base", "--out", str(out / "both")]) == 0
+    words = ["steps=4", "--seeds", "5", "--batch", "1", "--out", str(out / "bare")]
+    assert main([str(tiny_pipeline), PROMPTS[0], *words]) == 0
+    both, bare = pixels(out / "both"), pixels(out / "bare")
+    assert np.array_equal(both["0000-5-00-base.png"], bare["0000-5-00.png"])
+    assert not np.array_equal(both["0000-5-00.png"], bare["0000-5-00.png"])
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_made(run: Path, out: Path, monkeypatch: Any) -> None:
+    words = [str(run), *PROMPTS, "--out", str(out), "--batch", "2"]
+    assert main(words) == 0
+    whole, times = pixels(out), {path: path.stat().st_mtime_ns for path in out.glob("0*.png")}
+    (out / "0001-5-00.png").unlink()
+    assert main(words) == 0
+    again = pixels(out)
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+    assert {path.name for path, time in times.items() if path.stat().st_mtime_ns != time} == {"0001-5-00.png"}
+    monkeypatch.setattr(Policy, "load", None)  # nothing is left to do
+    assert main(words) == 0
+
+
+def test_nothing_else_is_overwritten(run: Path, out: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(run), PROMPTS[0], "--out", str(out)]) == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert main([str(run), PROMPTS[0], "guidance=3", "--out", str(out)]) == 1
+    assert "made otherwise (of another policy)" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    Image.new("RGB", (8, 8)).save(out / "0000-9-00.png")
+    assert main([str(run), PROMPTS[0], "--seeds", "9", "--out", str(out)]) == 1
+    assert "does not say how it was made" in capsys.readouterr().err
+
+
+def test_a_request_to_stop_keeps_what_was_made(
+    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = [str(run), *PROMPTS, "--batch", "1", "--out", str(out)]
+    real, calls = cluster.generate.rollout, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(5)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.generate, "rollout", interrupted)
+        assert main(words) == 130
+    assert "stopped by SIGINT; 1 pictures are there, and the same command goes on" in capsys.readouterr().err
+    assert pixels(out).keys() == {"0000-5-00.png"}
+    assert main(words) == 0
+    assert len(pixels(out)) == 3
+
+
+def test_pictures_that_are_not_finite_are_not_written(
+    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    decode = Policy.decode
+
+    def broken(self: Policy, latents: Any) -> Any:
+        images = decode(self, latents)
+        images[1] = float("nan")
+        return images
+
+    monkeypatch.setattr(Policy, "decode", broken)
+    assert main([str(run), *PROMPTS, "--out", str(out)]) == 1
+    assert "1 of 3 pictures are not finite" in capsys.readouterr().err
+    assert pixels(out).keys() == {"0000-5-00.png", "0002-5-00.png"}
+    assert (out / "grid.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "Give what is to be drawn"),
+        (["a", "--prompts", "x"], "one of both"),
+        (["--prompts", "nowhere.txt"], "The prompt file nowhere.txt cannot be read"),
+        (["a\x07b"], "holds the character"),
+        (["a", "--seeds", "x"], "are no seeds"),
+        (["a", "--samples", "0"], "not a whole number"),
+        (["a", "stepps=3"], "did you mean 'policy.steps'"),
+        (["a", "eta=2"], "at most 1"),
+        (["a", "--ema"], "no average"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(
+    run: Path, out: Path, capsys: pytest.CaptureFixture, words: list[str], said: str
+) -> None:
+    try:
+        status = main([str(run), *words, "--out", str(out)])
+    except SystemExit as end:
+        status = int(str(end.code))
+    error = capsys.readouterr().err
+    assert status == 1
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_picture_is_made_again_only_by_what_made_it(
+    run: Path, out: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main([str(run), PROMPTS[0], "--out", str(out)]) == 0
+    picture = str(out / "0000-5-00.png")
+    assert main([picture, "another prompt"]) == 1
+    assert "made again as it was" in capsys.readouterr().err
+    adapter = run / "checkpoints" / "iteration-000004" / "pytorch_lora_weights.safetensors"
+    shutil.copy(adapter, out / "kept")
+    with adapter.open("ab") as file:
+        file.write(b" ")
+    assert main([picture, "--out", str(out / "again")]) == 1
+    assert "another adapter now" in capsys.readouterr().err
+    adapter.unlink()
+    assert main([picture, "--out", str(out / "again")]) == 1
+    assert "not there any more" in capsys.readouterr().err
+    assert main([str(tiny_pipeline), "a", "--base"]) == 1
+    assert "no adapter" in capsys.readouterr().err
