@@ -35,7 +35,8 @@ DEFAULT = LoraShape(4, 4, ("to_q", "to_k", "to_v", "to_out.0"))  # DDPO's and di
 def add_adapter(network: Any, name: str, shape: LoraShape) -> None:
     """Add a fresh adapter, which changes nothing; its parameters are float32 whatever the base is."""
     rank, alpha, targets = shape
-    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets))
+    scale: Any = alpha  # peft takes any number, and says int
+    config = LoraConfig(r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=list(targets))
     network.add_adapter(config, adapter_name=name)
     for _, parameter in adapter_parameters(network, name):
         parameter.data = parameter.data.float()

@@ -30,16 +30,19 @@ def lora_shape(config: PolicyConfig, family: type[Family] | Family, network: Any
         FileNotFoundError: If there is no such adapter.
         ValueError: If it cannot be read, is no plain LoRA of this denoiser, or has several ranks.
     """
-    given, found = (config.lora_rank, config.lora_alpha, config.lora_targets), DEFAULT
-    if config.init_lora is not None and None in given:
+    found = DEFAULT
+    if config.init_lora is not None and None in (config.lora_rank, config.lora_alpha, config.lora_targets):
         file = _find(config.init_lora)
         tensors, alphas, settings = _read(file, family, network)
         rank = _rank(file, tensors)
         of_layers = {alphas.get(layer, settings.get("lora_alpha", rank)) for layer in _layers(tensors)}
         alpha = of_layers.pop() if len(of_layers) == 1 else rank  # where they differ, each is folded in
         found = LoraShape(rank, int(alpha) if alpha == int(alpha) else alpha, _targets(file, tensors, network))
-    rank, alpha, targets = (own if own is not None else other for own, other in zip(given, found, strict=True))
-    return LoraShape(rank, alpha, targets)  # type: ignore[arg-type]
+    return LoraShape(
+        found.rank if config.lora_rank is None else config.lora_rank,
+        found.alpha if config.lora_alpha is None else config.lora_alpha,
+        found.targets if config.lora_targets is None else config.lora_targets,
+    )
 
 
 def initial_adapter(source: str, family: type[Family], network: Any, name: str, shape: LoraShape) -> AdapterTensors:

@@ -28,6 +28,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from actors.model_check import check_prompts
+from actors.model_files import fetch
 from actors.policy import Policy
 from actors.rollout import rollout
 from cluster.arguments import Parser
@@ -51,12 +53,15 @@ def draw(order: Order, out: Path, console: Console) -> int:
 
     Raises:
         ConfigError: If a file of another picture is in the place of one.
+        ValueError: If the model cannot be driven, or does not read a prompt to its end.
         WriteError: If one cannot be written.
     """
     missing = [picture for picture in order if not _is_there(out / picture.name, picture.facts)]
     if not missing:
         return 0
-    policy, lost = Policy.load(order.model.policy), 0
+    config = order.model.policy
+    check_prompts(config, [picture.facts["prompt"] for picture in missing], fetch(config.model, config.variant))
+    policy, lost = Policy.load(config), 0
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(order), completed=len(order) - len(missing))

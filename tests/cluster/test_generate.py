@@ -167,6 +167,7 @@ def test_pictures_that_are_not_finite_are_not_written(
         (["a", "stepps=3"], "did you mean 'policy.steps'"),
         (["a", "eta=2"], "at most 1"),
         (["a", "--ema"], "no average"),
+        (["red " * 99], "set policy.prompt_windows="),
     ],
 )
 def test_bad_words_are_refused_in_one_line(
