@@ -76,11 +76,16 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     width: int | None = Field(
         None, ge=1, le=32_768, description="Width of the pictures in pixels; null is the model's own."
     )
-    solver: Literal["ddim", "ddpm"] = Field(
-        "ddim", description="How the chain steps; ddpm is ddim with eta=1, the exact posterior of the noising chain."
+    solver: Literal["ddim", "ddpm", "dpm_2m", "sde_dpm_2m", "flow_sde", "dance_sde", "cps"] = Field(
+        "ddim",
+        description="How the chain steps: ddim, ddpm (ddim with eta=1), dpm_2m and sde_dpm_2m (DPM-Solver++ of second "
+        "order), flow_sde (Flow-GRPO's), dance_sde (DanceGRPO's) or cps (Flow-CPS's); each on any model.",
     )
     eta: float | None = Field(
-        None, ge=0, description="Amount of noise; null is the solver's own, which for ddim is all of DDPM's, as DDPO's."
+        None,
+        ge=0,
+        description="Amount of noise, for ddim and cps up to 1, for flow_sde up to sqrt(2); null is the solver's own: "
+        "1 for ddim (DDPO's), 0.7 for flow_sde, 0.3 for dance_sde and 0.8 for cps, as published; the others have none.",
     )
     noisy_steps: tuple[int, int] | None = Field(
         None,
@@ -92,6 +97,13 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     )
     shift: float | None = Field(
         None, gt=0, description="Shift of a flow model's noise levels towards noise; null is the model's own."
+    )
+    final_sigma: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Noise that is left in the latents at the chain's end, for objectives that need a density there "
+        "(Stable Diffusion 1.5 leaves 0.03); null is what the model's scheduler says, which is none for most.",
     )
     lora_rank: int | None = Field(
         None,

@@ -50,7 +50,8 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
             add_adapter(network, "initial", shape)
         initial_adapter(config.init_lora, family, network, "initial", shape)
     try:
-        return make_transitions(family.noise_levels(folder, config), config.solver, config.eta, config.noisy_steps)
+        levels = family.noise_levels(folder, config)
+        return make_transitions(levels, config.solver, config.eta, config.noisy_steps, config.final_sigma)
     except ValueError as error:
         said = str(error).rstrip(".")
         raise ValueError(f"{said}." if str(folder) in said else f"{said} (the model is {folder}).") from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 # What a network says of a state signal x0 + sigma eps: its noise eps, v = signal eps - sigma x0, the velocity
@@ -28,3 +29,21 @@ class NoiseLevels:
     signal: Tensor
     sigma: Tensor
     prediction: Prediction
+
+    def ending_at(self, sigma: float) -> NoiseLevels:
+        """The same chain, but for its last state: the image, unscaled, with noise of that size.
+
+        Raises:
+            ValueError: If the state before the last has no more noise.
+        """
+        before = float(self.sigma[-2] / self.signal[-2])
+        if sigma >= before:
+            raise ValueError(
+                f"policy.final_sigma is {sigma:g}, but the last of {len(self.timesteps)} steps begins where the noise "
+                f"is {before:.4g} of the image; set policy.final_sigma below that."
+            )
+        ends = torch.tensor([[1.0], [sigma]], dtype=torch.float64)
+        signal, noise = (
+            torch.cat([table[:-1], end]) for table, end in zip((self.signal, self.sigma), ends, strict=True)
+        )
+        return replace(self, signal=signal, sigma=noise)

@@ -53,7 +53,9 @@ class Policy:
     def __init__(self, family: Family, config: PolicyConfig) -> None:
         self.config, self._family = config, family
         self.device = pick_device(config.device)
-        self.transitions = make_transitions(family.levels, config.solver, config.eta, config.noisy_steps)
+        self.transitions = make_transitions(
+            family.levels, config.solver, config.eta, config.noisy_steps, config.final_sigma
+        )
         self.network, self.latent_shape = family.network, family.latent_shape
         self.lora = lora_shape(config, family, family.network)
         self._embeddings: dict[str, Conditioning] = {}

@@ -29,6 +29,7 @@ from actors.noise_levels import NoiseLevels, Prediction
 # float32 keeps entries of states, which are mostly below 4, in steps of at most 2^-22. Noise of 128 such steps is known
 # to half a percent; of less, neither what was drawn nor its density is.
 _LEAST_STD = 2.0**-15
+_SMALL = 1e-3  # an eta at which every solver's noise is still proportional to it
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +151,11 @@ class Transitions:
 
 
 def make_transitions(
-    levels: NoiseLevels, solver: str = "ddim", eta: float | None = None, noisy: tuple[int, int] | None = None
+    levels: NoiseLevels,
+    solver: str = "ddim",
+    eta: float | None = None,
+    noisy: tuple[int, int] | None = None,
+    final_sigma: float | None = None,
 ) -> Transitions:
     """The chain that a solver makes of a noise schedule's states.
 
@@ -160,40 +165,68 @@ def make_transitions(
         eta: Its amount of noise; `None` is the solver's own.
         noisy: The first step that may add noise and the one after the last; the others follow the probability-flow
             ODE. `None` are all.
+        final_sigma: Noise of the last state, instead of what `levels` say.
 
     Raises:
         ValueError: If there is no such chain, or there is noise that float32 cannot resolve.
     """
-    known, prediction = SOLVERS[solver], levels.prediction
-    share = known.eta if eta is None else eta
-    if share > known.most:
-        raise ValueError(f"policy.eta is {share:g}, but {solver} takes at most {known.most:g}.")
+    known, prediction, share = SOLVERS[solver], levels.prediction, _share(solver, eta)
+    if final_sigma is not None:
+        levels = levels.ending_at(final_sigma)
     if levels.signal[0] == 0 and prediction == "epsilon":
         raise ValueError(
             "The chain starts at pure noise (rescale_betas_zero_snr), where predicted noise says nothing of the image; "
             "such a model predicts v_prediction, or starts later with timestep_spacing=leading, both of which the "
             "model's scheduler/scheduler_config.json says."
         )
-    tables = known.tables(levels.signal, levels.sigma, share)
-    if noisy is not None:
-        tables = _without_noise(levels, tables, noisy)
-    chain = Transitions(
-        levels.timesteps, levels.signal, levels.sigma, *tables[:3], prediction, of_previous=tables.of_previous
-    )
-    if not torch.stack([chain.std.float(), chain.state_weight, chain.output_weight]).isfinite().all():
+
+    def tables_of(share: float) -> Tables:
+        tables = known.tables(levels.signal, levels.sigma, share)
+        return tables if noisy is None else _without_noise(levels, tables, noisy)
+
+    of_state, of_clean, std, of_previous = tables_of(share)
+    chain = Transitions(levels.timesteps, levels.signal, levels.sigma, of_state, of_clean, std, prediction, of_previous)
+    if not torch.stack([std.float(), chain.state_weight, chain.output_weight]).isfinite().all():
         raise ValueError(
             "The scheduler's betas leave a state within the chain without noise or without signal (alpha_bar is 1 or "
             "0), from where no transition is defined; look at them in the model's scheduler/scheduler_config.json."
         )
-    # The full noise of a scheduler's float32 table is always enough: only a share can be too little.
-    full = known.tables(levels.signal, levels.sigma, known.eta).std
-    least = known.eta * _LEAST_STD / min(full[full > 0].tolist(), default=math.inf)
-    if 0 < share < min(least, known.eta):
-        raise ValueError(
-            f"With policy.eta={share:g} the noise of a step is lost in the rounding of float32, so that no density "
-            f"says what was drawn; set policy.eta to 0, or to more than {least:.4g}."
-        )
+    if share > 0 or known.eta is None:
+        _check_resolved(chain, solver, share, tables_of(_SMALL).std)
     return chain
+
+
+def _share(solver: str, eta: float | None) -> float:
+    known = SOLVERS[solver]
+    if eta is None:
+        return 0.0 if known.eta is None else known.eta
+    if known.eta is None:
+        raise ValueError(
+            f"policy.eta is {eta:g}, but the solver {solver} leaves no choice of its noise; set policy.eta to null, or "
+            "policy.solver to ddim."
+        )
+    if eta > known.most:
+        raise ValueError(f"policy.eta is {eta:g}, but the solver {solver} takes at most {known.most:.4g}.")
+    return eta
+
+
+def _check_resolved(chain: Transitions, solver: str, share: float, small: Tensor) -> None:
+    """Refuse noise that float32 loses; `small` is the chain's `std` with an eta of `_SMALL`, if it has one."""
+    floor = _LEAST_STD * (chain.signal**2 + chain.sigma**2).sqrt()[1:]  # states are as large as that
+    lost = (small > 0) & (chain.std < floor)
+    if not lost.any():
+        return
+    known = SOLVERS[solver]
+    least = _SMALL * float((floor / small)[small > 0].max())  # so little noise is proportional to eta
+    if known.eta is None or least > known.most:
+        raise ValueError(
+            f"The noise that {solver} adds in step {int(lost.nonzero()[0])} is lost in the rounding of float32, so "
+            "that no density says what was drawn; set policy.steps lower, or policy.noisy_steps to leave the step out."
+        )
+    raise ValueError(
+        f"With policy.eta={share:g} the noise of a step is lost in the rounding of float32, so that no density "
+        f"says what was drawn; set policy.eta to 0, or to more than {least:.4g}."
+    )
 
 
 def _without_noise(levels: NoiseLevels, tables: Tables, noisy: tuple[int, int]) -> Tables:
@@ -205,7 +238,10 @@ def _without_noise(levels: NoiseLevels, tables: Tables, noisy: tuple[int, int]) 
             "the first step that adds noise and the one after the last."
         )
     if tables.of_previous is not None:
-        raise ValueError("policy.noisy_steps mixes steps with and without noise; take a solver of first order for it.")
+        raise ValueError(
+            "policy.noisy_steps mixes steps with and without noise, which solvers of second order do not; set "
+            "policy.solver to one of first order, such as ddpm."
+        )
     inside = (torch.arange(steps) >= first) & (torch.arange(steps) < end)
     still = ddim(levels.signal, levels.sigma, 0.0)
     return Tables(*(torch.where(inside, a, b) for a, b in zip(tables[:3], still[:3], strict=True)))

@@ -7,12 +7,16 @@ runs the other too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
+from actors.chains.cps import cps
 from actors.chains.ddim import ddim, ddpm
+from actors.chains.dpm import dpm_2m, sde_dpm_2m
+from actors.chains.flow_sde import dance_sde, flow_sde
 from actors.chains.tables import Tables
 
 
@@ -20,11 +24,16 @@ class Solver(NamedTuple):
     """A way to step."""
 
     tables: Callable[[Tensor, Tensor, float], Tables]  # of signal, sigma (T + 1,) float64 and eta
-    eta: float  # what `policy.eta=null` means
+    eta: float | None = None  # what `policy.eta=null` means; `None`: there is no choice of it
     most: float = 1.0  # that eta may be
 
 
 SOLVERS = {
     "ddim": Solver(ddim, 1.0),
-    "ddpm": Solver(ddpm, 1.0),
+    "ddpm": Solver(ddpm),
+    "dpm_2m": Solver(dpm_2m),
+    "sde_dpm_2m": Solver(sde_dpm_2m),
+    "flow_sde": Solver(flow_sde, 0.7, most=math.sqrt(2)),
+    "dance_sde": Solver(dance_sde, 0.3),
+    "cps": Solver(cps, 0.8),
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from actors.chains.tables import Tables
+from actors.chains.tables import Tables, from_noise
 
 
 def ddim(signal: Tensor, sigma: Tensor, eta: float) -> Tables:
@@ -27,8 +27,7 @@ def ddim(signal: Tensor, sigma: Tensor, eta: float) -> Tables:
     rho = signal[:-1] * sigma[1:] / (signal[1:] * sigma[:-1])
     std = eta * sigma[1:] * (1 - rho**2).clamp(min=0).sqrt()
     # The clamps only absorb rounding: where no noise is new, and where all of it is.
-    of_state = (sigma[1:] ** 2 - std**2).clamp(min=0).sqrt() / sigma[:-1]
-    return Tables(of_state, signal[1:] - of_state * signal[:-1], std)
+    return from_noise(signal, sigma, (sigma[1:] ** 2 - std**2).clamp(min=0).sqrt(), std)
 
 
 def ddpm(signal: Tensor, sigma: Tensor, eta: float) -> Tables:

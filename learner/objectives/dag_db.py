@@ -33,7 +33,7 @@ from learner.reward_gradient import predicted_score
 class DAGDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
     """Detailed balance with a scalar flow."""
 
-    asks: ClassVar[Asks] = Asks(reward="images", noise="last")
+    asks: ClassVar[Asks] = Asks(reward="images", noise="everywhere")
 
     name: Literal["dag_db"] = "dag_db"
     regularisation: float = Field(1.0, ge=0, description="Weight of the squared change of the predicted noise.")

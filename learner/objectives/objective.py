@@ -26,7 +26,7 @@ class Asks:
     # asks for more than scores aims at exp(beta r), so r must not be normalised.
     reward: Literal["scores", "images", "gradients"] = "scores"
     groups: bool = False  # compares samples of one prompt, so there must be at least two
-    noise: Literal["somewhere", "last"] = "somewhere"  # which step of the chain must have a density
+    noise: Literal["somewhere", "everywhere"] = "somewhere"  # which steps of the chain must have a density
 
     def check(self, name: str, chain: Transitions) -> None:
         """Refuse a chain that cannot be trained on.
@@ -38,15 +38,26 @@ class Asks:
         Raises:
             ValueError: In one sentence.
         """
+        if chain.of_previous is not None:
+            raise ValueError(
+                f"A solver of second order looks back one step, so its steps have no density in their state, which "
+                f"{name} trains on; set policy.solver to one of first order: ddpm (sde_dpm_2m without looking back), "
+                "ddim, flow_sde, dance_sde or cps."
+            )
         if not chain.stochastic_steps:
             raise ValueError(
                 f"No step of the chain adds noise, so none has the density that {name} trains on; set policy.eta above "
-                "0 (1 is as stochastic as DDPM), and policy.steps to at least 2."
+                "0 (1 is as stochastic as DDPM) with policy.solver=ddim, and policy.steps to at least 2."
             )
-        if self.noise == "last" and len(chain) - 1 not in chain.stochastic_steps:
+        if self.noise == "everywhere" and (still := set(range(len(chain))) - set(chain.stochastic_steps)):
+            if chain.sigma[-1] == 0 and still == {len(chain) - 1}:
+                raise ValueError(
+                    f"The objective {name} needs noise in the last step too, where the reward enters, but the chain "
+                    "ends at the image itself; set policy.final_sigma, to 0.03 for example."
+                )
             raise ValueError(
-                f"The objective {name} needs noise in the last step too, where the reward enters; use policy.eta=1 and "
-                "a model whose scheduler_config.json says DDIMScheduler with set_alpha_to_one=false."
+                f"The objective {name} needs noise in every step, but step {min(still)} of {len(chain)} (counted from "
+                "0) adds none; leave policy.noisy_steps out."
             )
 
 

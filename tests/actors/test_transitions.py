@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from actors.noise_levels import NoiseLevels
 from actors.schedules import variance_preserving
 from actors.transitions import Transitions, kl, log_prob, make_transitions
 
@@ -112,9 +115,9 @@ def test_every_step_is_the_one_of_diffusers(prediction: str, eta: float, set_alp
 
 
 @pytest.mark.parametrize("steps", [5, 20, 50])
-def test_ddpm_is_the_posterior_of_ho_whatever_eta_says(steps: int) -> None:
+def test_ddpm_is_the_posterior_of_ho(steps: int) -> None:
     """Eq. 7 of Ho et al., with x0 written in x and eps."""
-    chain = make_transitions(variance_preserving(sd15(), steps), "ddpm", eta=0.3)
+    chain = make_transitions(variance_preserving(sd15(), steps), "ddpm")
     now, then = chain.alpha_bar[:-1].double(), chain.alpha_bar[1:].double()
     beta = 1 - now / then
     of_clean = then.sqrt() * beta / (1 - now)
@@ -223,6 +226,82 @@ def test_from_the_least_noise_on_what_was_drawn_is_known_from_the_states() -> No
     std = chain.std[chain.std > 0].min()
     mean, z = torch.randn(2, 10_000, generator=torch.Generator().manual_seed(0))
     assert ((mean + std * z - mean) / std - z).square().mean().sqrt() < 5e-3
+
+
+def test_noise_that_float32_does_not_resolve_is_measured_by_each_solver_itself() -> None:
+    """Flow-CPS's is sin(eta pi / 2) of the next state's, so the least eta is another."""
+    levels = variance_preserving(sd15(), 50)
+    least = 2.0**-15 / (float(levels.sigma[-1]) * math.pi / 2)
+    with pytest.raises(ValueError, match=rf"or to more than {least:.4g}\.$"):
+        make_transitions(levels, "cps", 0.99 * least)
+    assert float(make_transitions(levels, "cps", 1.001 * least).std[-1]) > 2.0**-15
+
+
+def test_noise_outside_the_window_need_not_be_resolved() -> None:
+    levels = variance_preserving(sd15(), 50)
+    assert make_transitions(levels, "ddim", 0.001, (0, 10)).stochastic_steps == tuple(range(10))
+    with pytest.raises(ValueError, match=r"set policy\.eta to 0, or to more than"):
+        make_transitions(levels, "ddim", 0.001, (40, 50))
+
+
+def test_a_step_whose_full_noise_is_lost_says_so() -> None:
+    sigma = torch.tensor([0.9, 0.5, 0.5 - 1e-12], dtype=torch.float64)
+    levels = NoiseLevels(torch.arange(2), 1 - sigma, sigma, "velocity")
+    with pytest.raises(ValueError, match=r"that ddpm adds in step 1 .* policy\.steps lower"):
+        make_transitions(levels, "ddpm")
+
+
+@pytest.mark.parametrize(
+    ("solver", "eta", "said"),
+    [
+        ("ddim", 1.5, "the solver ddim takes at most 1"),
+        ("cps", 1.01, "the solver cps takes at most 1"),
+        ("flow_sde", 1.5, "the solver flow_sde takes at most 1.414"),
+        ("ddpm", 1.0, "the solver ddpm leaves no choice"),
+        ("dpm_2m", 0.0, "the solver dpm_2m leaves no choice"),
+    ],
+)
+def test_an_eta_that_a_solver_does_not_take_is_refused(solver: str, eta: float, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        make_transitions(variance_preserving(sd15(), 5), solver, eta)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "flow_sde", "cps"])
+def test_steps_outside_the_window_follow_the_ode(solver: str) -> None:
+    levels = variance_preserving(sd15(), 6)
+    mixed, noisy, still = (
+        make_transitions(levels, *which) for which in ((solver, None, (1, 3)), (solver,), ("ddim", 0))
+    )
+    assert mixed.stochastic_steps == (1, 2)
+    for table in ("of_state", "of_clean", "std"):
+        found, inside, outside = (getattr(chain, table) for chain in (mixed, noisy, still))
+        assert torch.equal(found, torch.where(noisy.std.new_tensor([0, 1, 1, 0, 0, 0]) > 0, inside, outside))
+
+
+@pytest.mark.parametrize(
+    ("window", "solver", "said"),
+    [
+        ((3, 3), "ddim", "two numbers a < b from 0 to 6"),
+        ((-1, 3), "ddim", "two numbers a < b from 0 to 6"),
+        ((0, 7), "ddim", "two numbers a < b from 0 to 6"),
+        ((0, 3), "sde_dpm_2m", "solvers of second order do not"),
+    ],
+)
+def test_a_window_that_is_none_is_refused(window: tuple[int, int], solver: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_transitions(variance_preserving(sd15(), 6), solver, noisy=window)
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm", "flow_sde", "cps"])
+def test_a_chain_may_be_told_to_end_before_the_image(solver: str) -> None:
+    levels = variance_preserving(sd15(set_alpha_to_one=True), 6)
+    chain = make_transitions(levels, solver, final_sigma=0.03)
+    assert chain.stochastic_steps == tuple(range(6))
+    assert (float(chain.signal[-1]), float(chain.sigma[-1])) == (1.0, 0.03)
+    assert float(chain.alpha_bar[-1]) == pytest.approx(1 / 1.0009)
+    assert make_transitions(variance_preserving(sd15(), 6), solver, final_sigma=0.0).std[-1] == 0
+    with pytest.raises(ValueError, match=r"final_sigma is 0\.05, but .* where the noise is 0\.04131 "):
+        make_transitions(levels, solver, final_sigma=0.05)
 
 
 def test_a_chain_that_ends_at_once_has_no_noise_to_resolve() -> None:

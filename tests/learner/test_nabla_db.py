@@ -399,7 +399,7 @@ def test_copies_of_a_dimension_leave_every_loss_as_it_is() -> None:
 
 def test_a_chain_without_noise_in_the_last_step_is_refused(policy_config: PolicyConfig) -> None:
     scheduler = DDIMScheduler(clip_sample=False)  # ends at alpha_bar 1
-    with pytest.raises(ValueError, match=r"needs noise in the last step .* policy\.eta=1"):
+    with pytest.raises(ValueError, match=r"needs noise in the last step .* policy\.final_sigma"):
         ResidualNablaDBConfig.asks.check("residual_nabla_db", make_transitions(variance_preserving(scheduler, 5)))
     policy = Policy.load(policy_config.model_copy(update={"eta": 0.0}))
     for objective in (ResidualNablaDBConfig(flow=SMALL), PPODConfig(), ReFLConfig()):

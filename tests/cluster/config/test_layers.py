@@ -48,7 +48,12 @@ def test_the_embedded_world_has_the_numbers_that_its_page_measured() -> None:
     config = load_config(None)
     objective, learner = config.objective, config.learner
     assert (config.iterations, config.batch_size, config.samplers.request_size) == (4, 1344, 96)
-    assert (config.policy.steps, config.policy.guidance, config.policy.eta, config.policy.lora_rank) == (12, 2.0, 1, 4)
+    assert (config.policy.steps, config.policy.guidance, config.policy.eta, config.policy.lora_rank) == (
+        12,
+        2.0,
+        None,
+        4,
+    )
     assert (objective.beta, objective.clip_range, objective.kl_weight, objective.min_gap) == (100, 1e-2, 1.5, 0.7)
     assert (objective.step_fraction, objective.pairs, objective.clip) == (0.17, "all_pairs", "pessimistic")
     assert (learner.lr, learner.lr_schedule, learner.micro_batch, learner.weight_decay) == (4e-3, "linear", 192, 1e-4)
@@ -66,7 +71,7 @@ def test_the_shortest_file_of_ones_own_has_nothing_of_the_embedded_world(tmp_pat
 
 def test_class_defaults_are_the_literatures(tmp_path: Path, shortest: str) -> None:
     config = load_config(write(tmp_path, shortest))
-    assert (config.policy.steps, config.policy.guidance, config.policy.eta) == (50, 5.0, 1.0)
+    assert (config.policy.steps, config.policy.guidance, config.policy.eta) == (50, 5.0, None)
     assert (config.learner.lr, config.learner.lr_schedule) == (3e-4, "constant")
     assert (config.objective.clip_range, config.objective.step_fraction) == (1e-4, 1.0)
 
