@@ -1,4 +1,4 @@
-"""An adapter of someone's to start from: found, read in every format that diffusers reads, and checked."""
+"""An adapter of someone's to start from: found, read in every format that diffusers and peft read, and checked."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from actors.adapters import DEFAULT, FILE, AdapterTensors, LoraShape, adapter_pa
 from actors.config import PolicyConfig
 from actors.families.family import Family
 from actors.model_files import is_local
+
+_PEFT = "base_model.model."  # begins the names in peft's own files, whose settings lie in another beside them
 
 
 def lora_shape(config: PolicyConfig, family: type[Family] | Family, network: Any) -> LoraShape:
@@ -118,13 +120,18 @@ def _read(
     """The denoiser's tensors, the alpha of each layer that has one, and the settings in the file's metadata."""
     given, prefix = read_tensors(file), f"{family.part}."
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+        if given and all(name.startswith(_PEFT) for name in given):
+            given = {f"{prefix}{name.removeprefix(_PEFT)}": tensor for name, tensor in given.items()}
+            settings = json.loads((file.parent / "adapter_config.json").read_text(encoding="utf-8"))
+        else:
+            with safe_open(file, framework="pt") as opened:
+                metadata = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+            settings = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
         state, alphas = family.read_lora(given, network)
     except Exception as error:  # whatever the conversion of another format stumbles over
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"The adapter {file} (policy.init_lora) is in no format that diffusers reads ({reason})."
+            f"The adapter {file} (policy.init_lora) is in no format that is known here ({reason})."
         ) from error
     if others := sorted({key.split(".")[0] for key in state if not key.startswith(prefix)}):
         raise ValueError(
@@ -132,7 +139,6 @@ def _read(
             f"{family.part} alone; save that part alone."
         )
     tensors = {key.removeprefix(prefix): t for key, t in state.items()}
-    settings = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
     _check_kind(file, tensors, settings)
     return tensors, alphas, settings
 

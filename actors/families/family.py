@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from actors.adapters import AdapterTensors, LoraShape
 from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
 from actors.noise_levels import NoiseLevels
@@ -74,6 +75,19 @@ class Family(Protocol):
 
         Raises:
             Exception: Whatever the conversion of another format stumbles over.
+        """
+        ...
+
+    @staticmethod
+    def comfy(tensors: AdapterTensors, shape: LoraShape) -> dict[str, Tensor]:
+        """An adapter under the names that ComfyUI reads for this family; `actors/lora_names.py` has them.
+
+        Args:
+            tensors: By the parameter's name in the denoiser.
+            shape: What the adapter is like.
+
+        Raises:
+            ValueError: If there are none; in one sentence.
         """
         ...
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
 from actors.families.parts import check_components, check_weights, latent_side, made
+from actors.lora_names import kohya_unet
 from actors.model_files import DIFFUSERS
 from actors.noise_levels import NoiseLevels
 from actors.schedules import read_scheduler, variance_preserving
@@ -24,6 +25,7 @@ class PixelDiffusion:
 
     part = "unet"
     tells_guidance = False
+    comfy = staticmethod(kohya_unet)
 
     def __init__(self, folder: Path, levels: NoiseLevels, device: torch.device, dtype: torch.dtype) -> None:
         self.network = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", dtype=dtype).to(device)

@@ -1,0 +1,110 @@
+"""What a run has learned, for other libraries: an adapter in their format, or a whole model with it in its weights.
+
+    python -m cluster.export RUN --format diffusers --out FOLDER
+
+diffusers   a folder for pipeline.load_lora_weights(FOLDER), with its alpha
+peft        a folder for PeftModel.from_pretrained(denoiser, FOLDER)
+kohya       a .safetensors file for ComfyUI and others that read kohya's names
+merged      a folder for DiffusionPipeline.from_pretrained(FOLDER): the whole model
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+
+from actors.export import Adapter, write_comfy, write_diffusers, write_merged, write_peft
+from cluster.arguments import Parser
+from cluster.errors import ConfigError, sentence
+from cluster.records.files import writable
+from cluster.stopping import Stopped, at_once, deferred
+from cluster.text import shown
+from cluster.trained import find
+
+_FORMATS: dict[str, Callable[[Adapter, Path, torch.dtype], None]] = {
+    "diffusers": write_diffusers,
+    "peft": write_peft,
+    "kohya": write_comfy,
+    "merged": write_merged,
+}
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_SUFFIX = ".safetensors"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write what the command line asks for; returns the exit status."""
+    args = _parse(arguments)
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    try:
+        with deferred(), at_once():
+            export(args)
+    except (Stopped, KeyboardInterrupt) as stop:
+        asked = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        print(f"stopped by {asked.name}; nothing was written", file=sys.stderr)
+        return 128 + asked
+    except Exception as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 1
+    print(f"{args.format}: {shown(str(args.out))}")
+    return 0
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a file or a folder, whole or not at all.
+
+    Raises:
+        ConfigError: If something is in its place, or there is nothing to write.
+        WriteError: If it cannot be written.
+    """
+    out: Path = args.out.expanduser().absolute()
+    if (args.format == "kohya") != (out.suffix == _SUFFIX):
+        what = f"a file, so --out ends in {_SUFFIX}" if args.format == "kohya" else "a folder, so --out names one"
+        raise ConfigError(f"The format {args.format} is {what}, and not {out.name!r}.")
+    if os.path.lexists(out):
+        raise ConfigError(f"{out} is there already, and is not overwritten; give another --out.")
+    model = find(args.source, args.settings, args.ema)
+    if model.bare:
+        raise ConfigError(f"{model.source} has no adapter to hand on; name a run, a checkpoint, or init_lora=FILE too.")
+    adapter = Adapter.of(model.policy)
+    temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp")
+    try:
+        with writable(out.parent):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _FORMATS[args.format](adapter, temporary, _DTYPES[args.dtype])
+            temporary.rename(out)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("cluster.export", __doc__ or "")
+    parser.add_argument(
+        "source", metavar="RUN|CHECKPOINT", help="a run's folder (its newest checkpoint), or a checkpoint"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings of the policy that differ, such as model=FOLDER"
+    )
+    parser.add_argument("--format", required=True, choices=_FORMATS, help="see above")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="PATH", help="a folder, or kohya's file; nothing yet"
+    )
+    parser.add_argument("--ema", action="store_true", help="take the exponential average of the weights")
+    parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of what is written (default float32)")
+    return parser.parse_intermixed_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
