@@ -67,8 +67,8 @@ def find_family(folder: Path) -> type[Family]:
     found = read_json(folder / "model_index.json").get("_class_name")
     if found not in FAMILIES:
         raise ValueError(
-            f"The model {folder} is a {found}, but only the {' and the '.join(FAMILIES)} (Stable Diffusion 1 and 2, "
-            "text to image) is known; set policy.model to one."
+            f"The model {folder} is a {found}, but only text to image by {', '.join(FAMILIES)} is known; set "
+            "policy.model to one of these."
         )
     return family_of(found)
 

@@ -9,6 +9,7 @@ from actors.families.family import Family
 # By the class that the pipeline's folder names; each is imported only when it is asked for.
 FAMILIES = {
     "StableDiffusionPipeline": "actors.families.sd:StableDiffusion",
+    "StableDiffusionXLPipeline": "actors.families.sdxl:StableDiffusionXL",
 }
 
 

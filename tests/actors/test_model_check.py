@@ -61,7 +61,7 @@ def test_a_hub_name_is_checked_when_it_is_loaded() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["StableDiffusionXLPipeline", "FluxPipeline", "StableDiffusionInpaintPipeline", "LatentConsistencyModelPipeline"],
+    ["StableDiffusionXLImg2ImgPipeline", "StableDiffusionInpaintPipeline", "LatentConsistencyModelPipeline"],
 )
 def test_another_pipeline_is_named(folder: Path, name: str) -> None:
     edit(folder / "model_index.json", _class_name=name)
