@@ -84,8 +84,6 @@ class Policy:
             copy_into(policy.network, ADAPTER, tensors)
         return policy
 
-    # ------------------------------------------------------------------ networks
-
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """What the network is told of prompts, a row each, on the policy's device.
 
@@ -163,8 +161,6 @@ class Policy:
     def text_width(self) -> int:
         """D, the width of the prompts' embeddings `conditioning["text"]`."""
         return self._family.text_width
-
-    # ------------------------------------------------------------------ adapters
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:

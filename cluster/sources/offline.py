@@ -8,7 +8,7 @@ import ray
 
 from cluster.config import Config
 from cluster.sources.rollouts import Rollout, Rollouts
-from cluster.sources.source import Numbered, Progress, unseen
+from cluster.sources.source import RequestMaker, Progress, unseen
 from learner.objectives.objective import Plan
 
 
@@ -23,7 +23,7 @@ class Offline:
     """
 
     def __init__(self, config: Config, rollouts: Rollouts, plan: Plan, weights: ray.ObjectRef) -> None:
-        self._rollouts, self._requests = rollouts, Numbered(config, plan)
+        self._rollouts, self._requests = rollouts, RequestMaker(config, plan)
         self._count, self._weights = plan.offline_batches, weights
         self._drawn: dict[int, list[Rollout]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cluster.config import Config
 from cluster.sources.pacing import Pacing
 from cluster.sources.rollouts import Rollout, Rollouts
-from cluster.sources.source import Numbered, Progress, unseen
+from cluster.sources.source import RequestMaker, Progress, unseen
 from learner.objectives.objective import Plan
 
 
@@ -20,7 +20,7 @@ class Sampled:
     """
 
     def __init__(self, config: Config, rollouts: Rollouts, version: int, plan: Plan) -> None:
-        self._rollouts, self._requests = rollouts, Numbered(config, plan)
+        self._rollouts, self._requests = rollouts, RequestMaker(config, plan)
         self._staleness = config.samplers.max_staleness
         in_flight = (self._staleness + 1) * config.batch_size
         self._pacing = Pacing(config.batch_size, self._staleness, in_flight, version)

@@ -32,7 +32,7 @@ class Source(Protocol):
         ...
 
 
-class Numbered:
+class RequestMaker:
     """The requests of a run: batch b consists of those numbered b n .. (b + 1) n - 1, in that order.
 
     Args:

@@ -131,8 +131,6 @@ class NablaDB(DetailedBalance):
             reverse = reverse - self.reverse_score(piece)
         return forward, reverse
 
-    # ------------------------------------------------------------------ what follows is common to both forms
-
     @property
     def _reverses(self) -> bool:
         return not self.config.no_flow and self.config.reverse_weight > 0

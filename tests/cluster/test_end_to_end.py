@@ -278,8 +278,8 @@ def test_samplers_act_with_what_the_learner_published(settings: Path, tmp_path: 
     weights = crew.learner.weights()
     ray.get(crew.store.publish.remote([weights]))
     before = trajectories(0)
-    rewards = np.array([3.0, -1.0, 2.0, 0.5], np.float32)
-    (update,), weights = crew.learner.update(rewards, [before])
+    scores = {"jpeg_compressibility": np.array([3.0, -1.0, 2.0, 0.5], np.float32)}
+    (update,), weights = crew.learner.update(scores, [before])
     ray.get(crew.store.publish.remote([weights]))
     after = trajectories(ray.get(update).version)
     dismiss(crew)

@@ -203,8 +203,6 @@ def test_half_precision_is_near(folder: Path) -> None:
     torch.testing.assert_close(half, exact, rtol=0, atol=0.05)
 
 
-# ---------------------------------------------------------------------------------------------- what must not pass
-
 
 @pytest.fixture
 def broken(folder: Path, tmp_path: Path) -> Path:
@@ -255,8 +253,6 @@ def test_a_model_that_is_nowhere_is_named_with_its_setting(tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError, match=r"There is no CLIP model '.*nowhere'.*options\.model to a folder"):
         ClipScore(str(tmp_path / "nowhere"))
 
-
-# ------------------------------------------------------------------------------------------------ the aesthetic head
 
 
 def test_the_head_is_affine_and_has_the_published_size(checkpoint: Path, folder: Path) -> None:

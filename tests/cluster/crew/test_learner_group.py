@@ -188,7 +188,7 @@ def test_the_weight_store_that_died_is_named_by_what_depended_on_it(make: Callab
     ("method", "arguments", "verb"),
     [
         ("weights", (), "given its weights"),
-        ("save", ("folder", 3, {}), "written a checkpoint"),
+        ("save", ("folder", 3), "written a checkpoint"),
         ("restore", ("checkpoint",), "read its checkpoint"),
     ],
 )
