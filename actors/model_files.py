@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,17 @@ def tensor_shapes(folder: Path, stems: dict[str, str], variant: str | None) -> d
     """
     shapes = [_shapes(file) for file in weight_files(folder, stems, variant)]
     return {name: shape for of_file in shapes for name, shape in of_file.items()}
+
+
+def count_parameters(folder: Path, variant: str | None) -> dict[str, int]:
+    """How many numbers each network of a pipeline's folder has, by the headers of its weights alone."""
+    found = {}
+    for name in read_json(folder / "model_index.json"):
+        for stems in (DIFFUSERS, TRANSFORMERS):
+            if any(path for stem in stems.values() for path in (folder / name).glob(f"{stem}.*")):
+                shapes = tensor_shapes(folder / name, stems, variant)
+                found[name] = sum(math.prod(shape) for shape in shapes.values())
+    return found
 
 
 def weight_files(folder: Path, stems: dict[str, str], variant: str | None) -> list[Path]:

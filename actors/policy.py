@@ -84,6 +84,18 @@ class Policy:
             copy_into(policy.network, ADAPTER, tensors)
         return policy
 
+    @classmethod
+    def outline(cls, config: PolicyConfig, folder: Path, dtype: torch.dtype) -> Policy:
+        """A policy of a folder that `check_model` lets pass, on the meta device: shapes without numbers.
+
+        `predict` and `decode` run on it as on any other; what they would need is `actors.footprint`'s.
+        """
+        meta = torch.device("meta")
+        family = find_family(folder).load(folder, config, meta, dtype)
+        policy = cls(family, config.model_copy(update={"device": "cpu"}))
+        policy.device = meta
+        return policy
+
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """What the network is told of prompts, a row each, on the policy's device.
 
@@ -102,6 +114,11 @@ class Policy:
                 break
             size -= self._embeddings.pop(prompt).bytes
         return Conditioning.cat([found[prompt] for prompt in prompts]).to(self.device)
+
+    @torch.no_grad()
+    def conditions(self, samples: int) -> Conditioning:
+        """What the network is told of so many unnamed prompts; unlike `encode`, also without numbers."""
+        return self._family.condition([""]).expand(samples)
 
     @torch.no_grad()
     def _condition(self, prompt: str) -> Conditioning:

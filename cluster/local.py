@@ -49,7 +49,10 @@ def place(config: Config) -> Placement:
         return {"num_cpus": 0, "num_gpus": gpus, "runtime_env": environment}
 
     return Placement(
-        options(share), options(1), options(share if config.samplers.max_staleness else max(1, cores // ranks))
+        options(share),
+        options(1),
+        options(share if config.samplers.max_staleness else max(1, cores // ranks)),
+        together=True,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
+import torch
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from rich.console import Console
 from rich.logging import RichHandler
@@ -19,7 +20,9 @@ from actors.model_files import is_local
 from cluster.arguments import Parser
 from cluster.config import Config, load_words
 from cluster.crew.crew import Crew, assemble, dismiss, wait_for
+from cluster.crew.memory import estimate
 from cluster.crew.placement import Placement
+from cluster.crew.room import check_room
 from cluster.errors import ActorsLost, ConfigError, Hung, StartError, sentence
 from cluster.evaluate import leaves_out
 from cluster.loop import train
@@ -205,9 +208,12 @@ def _work(config: Config, crew: Crew) -> str:
 
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:
     """Train, with a new crew from the last checkpoint when something was lost that cannot be replaced alone."""
+    needs = estimate(config, torch.cuda.is_available() or config.learner.gpus > 0)
+    console.print(*(need.line() for need in needs), sep="\n", markup=False, highlight=False, soft_wrap=True)
     placement = place(config)
     if placement.report:
         console.print(placement.report, markup=False, highlight=False, soft_wrap=True)
+    check_room(config, needs, placement)
     with Display(console, config.iterations, telemetry=Telemetry(run.path.name)) as display:
         display.status("starting")
         furthest, losses, restarts = run.furthest, 0, 0

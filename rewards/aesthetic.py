@@ -34,6 +34,8 @@ class Aesthetic(ClipReward):
         ValueError: If it is not that of a `Head`, or the CLIP model's features do not have 768 dimensions.
     """
 
+    parameters = 428_000_000
+
     def __init__(
         self, checkpoint: str = _PUBLISHED, model: str = "openai/clip-vit-large-patch14", **options: Any
     ) -> None:

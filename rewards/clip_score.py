@@ -18,6 +18,8 @@ class ClipScore(ClipReward):
         options: `batch_size`, `device` and `dtype`, as in `ClipReward`.
     """
 
+    parameters = 427_616_513
+
     def __init__(self, model: str = "openai/clip-vit-large-patch14", **options: Any) -> None:
         super().__init__(model, **options)
 

@@ -40,6 +40,8 @@ class HPSv2(ChunkedReward):
         ValueError: If there is no such version, or the checkpoint does not fit.
     """
 
+    parameters = 986_109_441
+
     differentiable = True
     environment = "hpsv2"
 

@@ -44,6 +44,8 @@ class ImageReward(ChunkedReward):
         ValueError: If the checkpoint does not fit; the package itself would keep random weights in silence.
     """
 
+    parameters = 447_000_000
+
     differentiable = True
     environment = "image_reward"
 

@@ -20,6 +20,8 @@ class PickScore(ClipReward):
         options: `batch_size`, `device` and `dtype`, as in `ClipReward`.
     """
 
+    parameters = 986_109_441
+
     def __init__(self, model: str = "yuvalkirstain/PickScore_v1", **options: Any) -> None:
         super().__init__(model, **options)
 

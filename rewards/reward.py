@@ -25,10 +25,12 @@ class Reward(ABC):
         differentiable: Whether gradients flow from `score` into the images.
         environment: Where the packages of this reward are, if not in the driver's own environment: see
             `rewards.environments.locate`.
+        parameters: How many numbers its published networks have, float32, for the estimate of memory before a run.
     """
 
     differentiable: bool = False
     environment: str | None = None
+    parameters: int = 0
 
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -21,6 +21,7 @@ class Placement:
     learner: Mapping[str, Any]
     reserved: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     report: str = ""  # which actor goes where, one line a node
+    together: bool = False  # all on this machine
 
     def options(self, role: Literal["sampler", "reward", "learner"], who: str) -> dict[str, Any]:
         """Of one actor."""

@@ -1,0 +1,196 @@
+"""What each role needs of memory, estimated before anything starts, and whether there is as much.
+
+Networks are counted by the headers of their weights. What a pass through them needs is found by going through it on
+the meta device (`actors.footprint`): a sampler predicts and decodes a request, the learner goes forward and back
+through a micro-batch, and where an objective takes the reward's gradient also through the decoder. Not counted are the
+workspaces of single operations, and what a GPU's driver keeps for itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from actors import footprint
+from actors.devices import parse_device, pick_dtype
+from actors.model_files import count_parameters, is_local, local_folder
+from actors.policy import Policy
+from cluster.config import Config
+from learner.objectives.objective import Objective
+
+log = logging.getLogger(__name__)
+Role = Literal["sampler", "learner", "reward"]
+_PROCESS = 600e6  # bytes of a process that has imported torch, diffusers and Ray
+_FIXED = ("networks", "text encoders", "rewards", "process")  # what is there as long as the actor is
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that each actor of a role needs, by what they are for."""
+
+    role: Role
+    who: str
+    count: int  # how many there are
+    device: Mapping[str, float]  # of a GPU's memory; empty where the networks are on the CPU
+    host: Mapping[str, float]  # of the machine's memory
+    advice: str  # what would need less
+
+    def line(self) -> str:
+        """In words."""
+        on_gpu = f"{_words(self.device)} of its GPU and " if self.device else ""
+        return f"memory: {self.who} needs about {on_gpu}{_words(self.host)} of its machine"
+
+    @staticmethod
+    def kept(parts: Mapping[str, float]) -> float:
+        """Bytes that no setting of the passes changes."""
+        return sum(parts.get(name, 0) for name in _FIXED)
+
+
+def estimate(config: Config, on_gpu: bool) -> list[Need]:
+    """What each role needs; nothing where the model is still on the hub, or cannot be gone through without numbers.
+
+    Args:
+        config: Of a run that may start.
+        on_gpu: Whether actors find a GPU where `policy.device` is auto.
+    """
+    if not is_local(config.pipeline):
+        return []
+    device = parse_device(config.policy.device) or torch.device("cuda" if on_gpu else "cpu")
+    try:
+        sampler, learner = _of_policy(config, pick_dtype(config.policy.dtype, device))
+    except Exception as error:  # whatever a network of one's own does where there are no numbers
+        log.warning("What the run needs of memory is not known: %s.", " ".join(str(error).split())[:200])
+        return []
+    ranks, actors = config.learner.ranks, config.reward_actors.count
+    needs = [
+        _need(config, "sampler", "a sampler", config.samplers.count, sampler, device),
+        _need(config, "learner", "the learner" if ranks == 1 else "a learner rank", ranks, learner, device),
+    ]
+    for names in config.environments.values():
+        held = {"rewards": _reward_bytes(config, names)}
+        needs.append(_need(config, "reward", f"an actor of {', '.join(names)}", actors, held, device))
+    return needs
+
+
+def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes of a sampler and of a learner where their networks are; of each, those on the host begin with "host "."""
+    folder, settings = local_folder(config.pipeline), config.policy
+    counts = count_parameters(folder, settings.variant)
+    half = dtype == torch.float16
+    # float16 is counted as bfloat16: its way back looks at numbers (`actors.half_precision`).
+    policy = Policy.outline(settings, folder, torch.bfloat16 if half else dtype)
+    adapter = sum(4 * parameter.numel() for parameter in policy.parameters)
+    denoiser = footprint.size(policy.network) - adapter
+    vae = counts.get("vae", 0) * (4 if half else dtype.itemsize)
+    encoders = sum(n for name, n in counts.items() if name.startswith("text_encoder")) * dtype.itemsize
+    texts = {"host text encoders" if settings.encoders == "cpu" else "text encoders": encoders}
+
+    pictures = config.samplers.request_size
+    sampler: dict[str, float] = {
+        "networks": denoiser + vae,
+        **texts,
+        "adapter": adapter,
+        f"{pictures} pictures": _sampling(policy, pictures),
+    }
+    asks = config.objective.asks
+    at_a_time = config.learner.micro_batch
+    objective: Objective = config.objective.build()
+    nobody: Any = object()  # a reward that is asked nothing
+    with torch.device("meta"):
+        objective.attach(policy, nobody)
+    companions = sum(footprint.size(module.network) for module in objective.modules.values())
+    copies = 5 + bool(config.learner.ema_decay)  # itself, two averages of AdamW, a reference, on its way
+    learner: dict[str, float] = {
+        "networks": denoiser + (vae if asks.reward != "scores" else 0),
+        **texts,
+        "adapters and optimizer": copies * adapter + 4 * companions,
+        f"{at_a_time} transitions": _learning(policy, at_a_time, asks.reward),
+        "host batch": _batch_bytes(config, policy, objective.plan(policy.transitions).stored_steps),
+    }
+    if asks.reward == "scores":
+        learner["host networks"] = vae  # which is loaded and not moved
+    elif config.reward_actors.gradients == "learner":
+        learner["rewards"] = sum(_reward_bytes(config, names) for names in config.environments.values())
+    return sampler, learner
+
+
+def _sampling(policy: Policy, pictures: int) -> int:
+    x, step = _states(policy, pictures), torch.zeros(pictures, dtype=torch.int64)
+    with torch.no_grad():
+        conditioning = policy.conditions(pictures)
+        passes = (lambda: policy.predict(x, step, conditioning), lambda: policy.decode(x))
+        return max(map(footprint.peak, passes))
+
+
+def _learning(policy: Policy, transitions: int, reward: str) -> int:
+    x, step = _states(policy, transitions), torch.zeros(transitions, dtype=torch.int64)
+    conditioning = policy.conditions(transitions)
+
+    def update() -> None:
+        prediction = policy.predict(x, step, conditioning)
+        loss = prediction.sum()
+        if reward == "images":
+            with torch.no_grad():
+                policy.decode(policy.transitions.clean(x, prediction, step))
+        elif reward == "gradients":
+            # What the widest of them (nabla-DB) does: of the next state, and of this one with its graph kept.
+            state = x.clone().requires_grad_()
+            images = policy.decode(policy.clean(state, step + 1, conditioning))
+            torch.autograd.backward(images.sum(), inputs=[state])
+            del images
+            loss = loss + policy.decode(policy.transitions.clean(x, prediction, step)).sum()
+        torch.autograd.backward(loss)
+
+    found = footprint.peak(update)
+    for parameter in policy.parameters:
+        parameter.grad = None
+    return found
+
+
+def _states(policy: Policy, samples: int) -> Tensor:
+    return torch.empty(samples, *policy.latent_shape, device=policy.device)
+
+
+def _batch_bytes(config: Config, policy: Policy, stored: Sequence[int]) -> float:
+    """Both states of every stored transition, float32."""
+    return 8.0 * config.batch_size * len(stored) * math.prod(policy.latent_shape)
+
+
+def _reward_bytes(config: Config, names: Sequence[str]) -> float:
+    return sum(4.0 * config.reward_class(name).parameters for name in names)
+
+
+def _need(config: Config, role: Role, who: str, count: int, found: Mapping[str, float], device: torch.device) -> Need:
+    on_host = {name.removeprefix("host "): b for name, b in found.items() if name.startswith("host ")}
+    on_device = {name: bytes_ for name, bytes_ in found.items() if not name.startswith("host ")}
+    settings, advice = config.policy, []
+    if role == "learner":
+        advice += ["policy.checkpointing=true"] * (not settings.checkpointing)
+        advice += ["a smaller learner.micro_batch"] * (config.learner.micro_batch != 1)
+    if role == "sampler":
+        advice += ["policy.vae_slicing=true"] * (not settings.vae_slicing) + ["a smaller samplers.request_size"]
+    if role != "reward":
+        advice += ["policy.encoders=cpu"] * (device.type != "cpu" and settings.encoders == "device")
+        advice += ["policy.dtype=bfloat16"] * (settings.dtype == "float32")
+    host = {"process": _PROCESS, **on_host}
+    if device.type == "cpu":
+        host |= {name: bytes_ + host.get(name, 0) for name, bytes_ in on_device.items()}
+        on_device = {}
+    return Need(role, who, count, on_device, host, f"set {', '.join(advice)}" if advice else "")
+
+
+def _words(parts: Mapping[str, float]) -> str:
+    total = sum(parts.values())
+    named = ", ".join(f"{name} {bytes_ / 1e9:.2g}" for name, bytes_ in parts.items() if bytes_ > total / 50)
+    return f"{gigabytes(total)} ({named})"
+
+
+def gigabytes(bytes_: float) -> str:
+    """In words."""
+    return f"{bytes_ / 1e9:.2g} GB"
