@@ -51,6 +51,11 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
         initial_adapter(config.init_lora, family, network, "initial", shape)
     try:
         levels = family.noise_levels(folder, config)
+        if config.shift is not None and levels.prediction != "velocity":
+            raise ValueError(
+                f"policy.shift is {config.shift:g}, but only a flow model's noise levels can be shifted; leave it "
+                "null, and choose the training timesteps with policy.spacing."
+            )
         return make_transitions(levels, config.solver, config.eta, config.noisy_steps, config.final_sigma)
     except ValueError as error:
         said = str(error).rstrip(".")

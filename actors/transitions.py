@@ -65,6 +65,17 @@ class Transitions:
         noisy = self.std > 0 if self.of_previous is None else (self.std > 0) & (self.of_previous == 0)
         return tuple(torch.nonzero(noisy).flatten().tolist())
 
+    @property
+    def reverses_noising(self) -> bool:
+        """Whether each step is the exact posterior of `noising`, given the image: DDPM's chain, and no other."""
+        posterior = ddim(self.signal, self.sigma, 1.0)
+        looks_back = self.of_previous is not None and bool(self.of_previous.any())
+        return (
+            not looks_back
+            and torch.allclose(self.std, posterior.std)
+            and torch.allclose(self.of_state, posterior.of_state)
+        )
+
     @cached_property
     def alpha_bar(self) -> Tensor:
         """`(T + 1,)` float32, signal^2 / (signal^2 + sigma^2): the image's share where both have a variance of 1."""

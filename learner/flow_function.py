@@ -44,9 +44,9 @@ class Flow(Companion):
     """A network of (x, state, conditioning) and its optimizer.
 
     Args:
-        network: Takes x `(B, C, H, W)`, training timesteps `(B,)` and the prompts' embedding `(B, L, D)`.
+        network: Takes x `(B, C, H, W)`, timesteps `(B,)` and the prompts' embedding `(B, L, D)`.
         config: Of the optimizer.
-        timesteps: `(T + 1,)` int64, the training timestep of every state.
+        timesteps: `(T + 1,)` of every state, as the policy's network is told them; 0 for the image.
     """
 
     def __init__(self, network: nn.Module, config: FlowConfig, timesteps: Tensor) -> None:

@@ -33,7 +33,7 @@ from learner.reward_gradient import predicted_score
 class DAGDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
     """Detailed balance with a scalar flow."""
 
-    asks: ClassVar[Asks] = Asks(reward="images", noise="everywhere")
+    asks: ClassVar[Asks] = Asks(reward="images", noise="posterior")
 
     name: Literal["dag_db"] = "dag_db"
     regularisation: float = Field(1.0, ge=0, description="Weight of the squared change of the predicted noise.")
@@ -85,7 +85,8 @@ class DAGDB(DetailedBalance):
         if self._regularised:
             with torch.no_grad(), policy.using(REFERENCE_ADAPTER):
                 before = policy.predict(x, step, conditioning)
-            losses["change"] = (prediction - before.detach()).square().flatten(1).mean(dim=1)
+            noise, noise_before = (transitions.noise(x, told, step) for told in (prediction, before))
+            losses["change"] = (noise - noise_before.detach()).square().flatten(1).mean(dim=1)
         summed = {name: (weights * loss).sum() for name, loss in losses.items()}
         total = summed["imbalance"] + self.config.regularisation * summed.get("change", torch.zeros(()))
         metrics = {f"loss/{name}": loss.detach() for name, loss in summed.items()}

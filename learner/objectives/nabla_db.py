@@ -43,7 +43,7 @@ from learner.subsample import Strata
 class NablaDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):
     """Gradient-informed detailed balance."""
 
-    asks: ClassVar[Asks] = Asks(reward="gradients", noise="everywhere")
+    asks: ClassVar[Asks] = Asks(reward="gradients", noise="posterior")
 
     name: Literal["nabla_db"] = "nabla_db"
     gamma: Literal["alpha_bar", "sqrt_alpha_bar", "one"] = Field(

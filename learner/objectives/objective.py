@@ -26,7 +26,8 @@ class Asks:
     # asks for more than scores aims at exp(beta r), so r must not be normalised.
     reward: Literal["scores", "images", "gradients"] = "scores"
     groups: bool = False  # compares samples of one prompt, so there must be at least two
-    noise: Literal["somewhere", "everywhere"] = "somewhere"  # which steps of the chain must have a density
+    # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
+    noise: Literal["somewhere", "everywhere", "posterior"] = "somewhere"
 
     def check(self, name: str, chain: Transitions) -> None:
         """Refuse a chain that cannot be trained on.
@@ -49,15 +50,20 @@ class Asks:
                 f"No step of the chain adds noise, so none has the density that {name} trains on; set policy.eta above "
                 "0 (1 is as stochastic as DDPM) with policy.solver=ddim, and policy.steps to at least 2."
             )
-        if self.noise == "everywhere" and (still := set(range(len(chain))) - set(chain.stochastic_steps)):
-            if chain.sigma[-1] == 0 and still == {len(chain) - 1}:
+        if self.noise != "somewhere" and (still := set(range(len(chain))) - set(chain.stochastic_steps)):
+            if still == {len(chain) - 1}:
                 raise ValueError(
-                    f"The objective {name} needs noise in the last step too, where the reward enters, but the chain "
-                    "ends at the image itself; set policy.final_sigma, to 0.03 for example."
+                    f"The objective {name} needs noise in the last step too, where the reward enters; set "
+                    "policy.final_sigma, to 0.02 for example, and policy.noisy_steps to null."
                 )
             raise ValueError(
                 f"The objective {name} needs noise in every step, but step {min(still)} of {len(chain)} (counted from "
                 "0) adds none; leave policy.noisy_steps out."
+            )
+        if self.noise == "posterior" and not chain.reverses_noising:
+            raise ValueError(
+                f"The objective {name} balances the chain against the noising chain, which only DDPM's noise reverses; "
+                f"set policy.solver=ddpm, or objective.name=residual_{name}, which takes any noise."
             )
 
 

@@ -10,7 +10,7 @@ Source: the baseline of Liu et al. (ICLR 2025, arXiv 2412.07775).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,10 +19,13 @@ from actors.conditioning import Conditioning
 from actors.policy import Policy
 from actors.transitions import log_prob
 from learner.objectives.dag_db import DAGDB, DAGDBConfig
+from learner.objectives.objective import Asks
 
 
 class ResidualDBConfig(DAGDBConfig, frozen=True, extra="forbid"):
     """Detailed balance with a scalar flow, relative to the pretrained model."""
+
+    asks: ClassVar[Asks] = Asks(reward="images", noise="everywhere")
 
     name: Literal["residual_db"] = "residual_db"  # type: ignore[assignment]
 

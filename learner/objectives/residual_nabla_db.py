@@ -20,7 +20,7 @@ Source: as `nabla_db`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -28,10 +28,13 @@ from torch import Tensor
 
 from actors.policy import Policy
 from learner.objectives.nabla_db import NablaDB, NablaDBConfig, Piece
+from learner.objectives.objective import Asks
 
 
 class ResidualNablaDBConfig(NablaDBConfig, frozen=True, extra="forbid"):
     """Gradient-informed detailed balance relative to the pretrained model."""
+
+    asks: ClassVar[Asks] = Asks(reward="gradients", noise="everywhere")
 
     name: Literal["residual_nabla_db"] = "residual_nabla_db"  # type: ignore[assignment]
     prior_strength: float = Field(1.0, ge=0, description="Exponent eta of the pretrained model in the target.")
