@@ -298,6 +298,11 @@ def test_pictures_need_not_be_square(tmp_path: Path) -> None:
     assert np.abs(pixels / 255 - drawn).max() <= 1.01 / 255
 
 
+def test_a_shift_is_for_flow_models(tiny_pipeline: Path) -> None:
+    with pytest.raises(ValueError, match=r"policy\.shift is 3, but only a flow model's .* policy\.spacing"):
+        check_model(PolicyConfig(model=str(tiny_pipeline), device="cpu", shift=3.0))
+
+
 def test_a_model_without_a_size_is_refused(folder: Path) -> None:
     edit(folder / "unet/config.json", sample_size=None)
     refused(folder, "sample_size is None")
