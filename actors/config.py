@@ -10,12 +10,16 @@ from pydantic import BaseModel, Field, field_validator
 
 from actors.devices import DtypeName, parse_device
 
+_EMBEDDED = ("shapes", "shapes_flow")  # names, whatever folders there are
+
 
 class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     """The model that is trained and how it samples."""
 
     model: str = Field(
-        "shapes", description="Folder or hub name of a diffusers pipeline; 'shapes' is the embedded one."
+        "shapes",
+        description="Folder or hub name of a diffusers pipeline; 'shapes' is the embedded one, 'shapes_flow' its twin "
+        "of flow matching.",
     )
     variant: str | None = Field(
         None,
@@ -128,7 +132,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _absolute(cls, name: str | None) -> str | None:
         path = Path(os.path.expanduser(name or ""))
-        return str(path.absolute()) if name and name != "shapes" and os.path.exists(path) else name
+        return str(path.absolute()) if name and name not in _EMBEDDED and os.path.exists(path) else name
 
     @field_validator("device")
     @classmethod

@@ -156,10 +156,11 @@ def reconstruct(vae: AutoencoderKL, images: np.ndarray, batch: int = 128) -> np.
 def fit_denoiser(
     pipeline: StableDiffusionPipeline, texts: Sequence[str], images: np.ndarray, steps: int, batch: int
 ) -> None:
-    """Train text encoder and UNet of a pipeline in place, to the exponential average of their weights.
+    """Train UNet and text encoder of a pipeline in place, to the exponential average of their weights.
 
     Args:
-        pipeline: With a trained autoencoder, and a scheduler whose model predicts the noise.
+        pipeline: With a trained autoencoder. A text encoder that is frozen stays as it is. The UNet learns what the
+            scheduler says that it predicts: noise, or the velocity of flow matching (`flow_prediction`).
         texts: B captions.
         images: What they show, `(B, H, W, 3)` uint8.
         steps: Optimizer steps.
@@ -169,7 +170,7 @@ def fit_denoiser(
     unet = pipeline.unet.train().to(memory_format=torch.channels_last)
     latents = encode(pipeline.vae, images)
     tokens, empty = (tokenizer(t, padding="max_length", return_tensors="pt").input_ids for t in (list(texts), ""))
-    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    parameters = [p for p in (*unet.parameters(), *text_encoder.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps, pct_start=0.05)
     average = EMAModel(parameters, decay=0.998)
@@ -178,10 +179,9 @@ def fit_denoiser(
         index = torch.randint(len(latents), (batch,))
         dropped = torch.rand(batch, 1) < _CAPTION_DROPOUT
         noise = torch.randn(batch, *latents.shape[1:])
-        times = torch.randint(1000, (batch,))
-        noisy = scheduler.add_noise(latents[index], noise, times)
+        noisy, times, target = _noised(scheduler, latents[index], noise)
         embeddings = text_encoder(torch.where(dropped, empty, tokens[index])).last_hidden_state
-        loss = F.mse_loss(unet(noisy, times, embeddings).sample, noise)
+        loss = F.mse_loss(unet(noisy, times, embeddings).sample, target)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -192,6 +192,15 @@ def fit_denoiser(
     average.copy_to(parameters)
     text_encoder.eval()
     unet.eval()
+
+
+def _noised(scheduler: SchedulerMixin, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States at random times `(B,)`, the times, and what is to be predicted there."""
+    if scheduler.config.prediction_type == "flow_prediction":
+        sigma = torch.rand(len(latents))
+        return torch.lerp(latents, noise, sigma[:, None, None, None]), 1000 * sigma, noise - latents
+    times = torch.randint(1000, (len(latents),))
+    return scheduler.add_noise(latents, noise, times), times, noise
 
 
 def make_pipeline(

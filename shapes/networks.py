@@ -1,10 +1,18 @@
-"""The embedded world's Stable Diffusion before training: its networks, and Stable Diffusion 1.5's noise schedule."""
+"""The embedded world's Stable Diffusion before training: its networks, and Stable Diffusion 1.5's noise schedule; and
+its twin of flow matching.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTokenizer
 
 from shapes.captions import KINDS, all_captions
@@ -59,3 +67,26 @@ def make_untrained(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffus
         norm_num_groups=8,
     )
     return make_pipeline(vae, tokenizer, text_encoder, unet, make_scheduler())
+
+
+def make_flow_scheduler() -> DPMSolverMultistepScheduler:
+    """Flow matching with evenly spaced noise levels, and Euler's method.
+
+    `FlowMatchEulerDiscreteScheduler` lacks what `StableDiffusionPipeline` asks of one (`init_noise_sigma`).
+    """
+    return DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, solver_order=1, steps_offset=1
+    )
+
+
+def make_flow_twin(pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    """A flow matching model before training around the parts of a trained one, of which only the UNet is new.
+
+    It has no block between its halves, and begins with the other's weights, which know the captions already.
+    """
+    unet = UNet2DConditionModel.from_config({**pipeline.unet.config, "mid_block_type": None, "_name_or_path": ""})
+    unet.load_state_dict(
+        {name: tensor for name, tensor in pipeline.unet.state_dict().items() if not name.startswith("mid_block.")}
+    )
+    text_encoder = pipeline.text_encoder.requires_grad_(False)
+    return make_pipeline(pipeline.vae, pipeline.tokenizer, text_encoder, unet, make_flow_scheduler())

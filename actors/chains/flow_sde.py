@@ -6,9 +6,10 @@ In flow coordinates, where a state is y = x / (signal + sigma) at the time s = s
     g = eta sqrt(s / (1 - s))  (Flow-GRPO),      g = eta  (DanceGRPO)
 
 Both keep the image's share and add a little more noise than a state should have, k^2 + q^2 > s_next^2. From pure noise
-(s = 1) Flow-GRPO's g has 1 - s_next in place of 1 - s, as its code has. A step that ends at the image would leave it
-noisy, and has no proper density there: it goes to the predicted image without noise. Flow-GRPO's eta = sqrt(2) is the
-memoryless process, whose noise is DDPM's in the limit of many steps.
+(s = 1) Flow-GRPO's g has 1 - s_next in place of 1 - s, as its code has; so it has from a state that is nearer to pure
+noise than half a step, such as the first of a scheduler that begins at .999. A step that ends at the image would leave
+it noisy, and has no proper density there: it goes to the predicted image without noise. Flow-GRPO's eta = sqrt(2) is
+the memoryless process, whose noise is DDPM's in the limit of many steps.
 
 Sources: Liu et al., Flow-GRPO (arXiv 2505.05470); Xue et al., DanceGRPO (arXiv 2505.07818); and their code.
 """
@@ -30,7 +31,8 @@ def flow_sde(signal: Tensor, sigma: Tensor, eta: float) -> Tables:
         eta: Amount of noise, in [0, sqrt(2)].
     """
     now, then = _times(signal, sigma)
-    return _tables(signal, sigma, eta * (now / (1 - torch.where(now == 1, then, now))).sqrt())
+    pure = 1 - now < (now - then) / 2
+    return _tables(signal, sigma, eta * (now / (1 - torch.where(pure, then, now))).sqrt())
 
 
 def dance_sde(signal: Tensor, sigma: Tensor, eta: float) -> Tables:

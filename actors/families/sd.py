@@ -28,6 +28,7 @@ from actors.families.parts import (
     made,
 )
 from actors.families.unet import check_unet, latent_shape, read_unet_lora, run_unet
+from actors.flow_sigmas import flow_sigmas
 from actors.lora_names import kohya_unet
 from actors.model_files import DIFFUSERS, TRANSFORMERS
 from actors.noise_levels import NoiseLevels
@@ -94,6 +95,8 @@ class StableDiffusion:
         """See `Family`."""
         # The pipeline sets this offset on every scheduler whose config has another one.
         scheduler = read_scheduler(str(folder), steps_offset=1)
+        if scheduler.config.get("use_flow_sigmas", False):
+            return flow_sigmas(scheduler, config)
         return variance_preserving(scheduler, config.steps, config.spacing)
 
     @classmethod

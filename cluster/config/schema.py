@@ -25,7 +25,7 @@ from learner.standardise import Standardise
 from rewards import make_reward, reward_class
 from rewards.environments import locate
 from rewards.reward import Reward
-from shapes import PIPELINE
+from shapes import PIPELINES
 
 
 def _absolute(path: str) -> str:
@@ -250,8 +250,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def pipeline(self) -> str:
-        """Where the model is: `policy.model`, with the embedded world's name resolved."""
-        return str(PIPELINE) if self.policy.model == "shapes" else self.policy.model
+        """Where the model is: `policy.model`, with the names of the embedded world's resolved."""
+        return str(PIPELINES.get(self.policy.model, self.policy.model))
 
     def save(self, path: Path) -> None:
         """Write the resolved configuration as YAML that `load_config` reads back."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from shapes import PIPELINE, SCORER
+from shapes import FLOW_PIPELINE, PIPELINE, PIPELINES, SCORER
 from shapes.captions import COLOURS, KINDS, NUMBERS, PLACES, SHAPES, Caption, Thing, all_captions, sample_caption
 from shapes.judge import gold_score
 from shapes.pretrain import sample
@@ -29,8 +29,17 @@ def test_the_download_is_small(folder: Path, megabytes: int) -> None:
     assert 0 < size <= megabytes * 2**20
 
 
-def test_the_pipeline_loads_and_draws_without_any_options() -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(PIPELINE)
+def test_the_twin_adds_little_and_shares_the_rest() -> None:
+    own = [file for file in FLOW_PIPELINE.glob("*/*") if file.is_file() and not file.parent.is_symlink()]
+    assert {file.parent.name for file in own} == {"unet", "scheduler"}
+    assert sum(file.stat().st_size for file in own) <= 4_000_000
+    for name in ("vae", "text_encoder", "tokenizer"):
+        assert (FLOW_PIPELINE / name).samefile(PIPELINE / name)
+
+
+@pytest.mark.parametrize("folder", PIPELINES.values(), ids=PIPELINES)
+def test_the_pipeline_loads_and_draws_without_any_options(folder: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     prompts = ["a green circle", "four blue stars on a black background"]
     images = pipeline(prompts, num_inference_steps=2, output_type="np").images
@@ -74,12 +83,13 @@ def test_the_scorer_ranks_the_true_caption_above_a_near_miss(scorer: Scorer, hel
     assert (true > false).float().mean() >= 0.85
 
 
-def test_the_pipeline_follows_its_prompts() -> None:
+@pytest.mark.parametrize("folder", PIPELINES.values(), ids=PIPELINES)
+def test_the_pipeline_follows_its_prompts(folder: Path) -> None:
     """Far better under the prompt than under another image's, and neither hopeless nor finished."""
     torch.manual_seed(0)
     rng = random.Random(0)
     captions = [sample_caption(rng) for _ in range(64)]
-    images = sample(StableDiffusionPipeline.from_pretrained(PIPELINE, dtype=torch.float32), captions)
+    images = sample(StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32), captions)
     own = np.mean([gold_score(image, caption) for image, caption in zip(images, captions, strict=True)])
     other = np.mean([gold_score(image, captions[i - 1]) for i, image in enumerate(images)])
     assert own > other + 0.15

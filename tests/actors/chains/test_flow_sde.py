@@ -71,6 +71,13 @@ def test_from_pure_noise_the_noise_is_eta_however_short_the_step() -> None:
     assert float(flow_sde(*flow(1.0, 1 - 1e-9, 0.0), 0.7).std[0]) == pytest.approx(0.7, abs=1e-6)
 
 
+def test_a_chain_that_begins_just_below_pure_noise_begins_like_one_of_pure_noise() -> None:
+    """As diffusers' `use_flow_sigmas` begins; 1 - s as it is would give it a noise of 6 in the place of .7."""
+    pure, nearly = (flow_sde(*flow(start, 0.9158, 0.8325), 0.7) for start in (1.0, 0.999))
+    assert float(nearly.std[0]) == pytest.approx(float(pure.std[0]), abs=0.005)
+    assert float(nearly.std[1]) == float(pure.std[1])
+
+
 def test_a_step_to_the_image_gives_the_predicted_image_and_one_to_just_before_it_would_not() -> None:
     """F5: the published last step, from .25, leaves noise of .218 in the image."""
     nearly = flow_sde(*flow(0.25, 1e-13), 0.7)

@@ -10,6 +10,7 @@ import yaml
 from cluster.config import Config, load_config
 from cluster.config.layers import EMBEDDED, merge, stack
 from cluster.errors import ConfigError
+from shapes import PIPELINES
 
 OTHER = {"policy": {"model": "org/other"}}
 
@@ -42,6 +43,21 @@ def test_the_embedded_world_is_what_its_file_says(overrides: list[str]) -> None:
             assert {name: config[section][name] for name in settings} == settings
         else:
             assert config[section] == settings
+
+
+def test_the_twin_of_flow_matching_lies_on_the_embedded_worlds_file() -> None:
+    plain, twin = (load_config(None, [f"policy.model={name}"]) for name in PIPELINES)
+    assert [config.pipeline for config in (plain, twin)] == [str(folder) for folder in PIPELINES.values()]
+    assert twin == plain.model_copy(update={"policy": plain.policy.model_copy(update={"model": "shapes_flow"})})
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_embedded_models_names_are_not_taken_for_folders(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config(None, [f"policy.model={name}"]).pipeline == str(PIPELINES[name])
 
 
 def test_the_embedded_world_has_the_numbers_that_its_page_measured() -> None:
