@@ -37,6 +37,13 @@ def through(network: Callable[[Tensor], Tensor], x: Tensor, parameters: Sequence
     return out
 
 
+def guarded(network: Any, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`call(x)`, which goes through a network with adapters: as it is, or `through` where its numbers are float16."""
+    if network.dtype != torch.float16:
+        return call(x)
+    return through(call, x, [parameter for parameter in network.parameters() if parameter.requires_grad])
+
+
 class _Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, network: Callable[[Tensor], Tensor], x: Tensor, *parameters: nn.Parameter) -> Tensor:

@@ -134,8 +134,11 @@ def check_weights(folder: Path, network: Any, stems: dict[str, str], variant: st
     found: dict[str, Any] = dict(tensor_shapes(folder, stems, variant))
     if hasattr(network, "_fix_state_dict_keys_on_load"):
         network._fix_state_dict_keys_on_load(found)  # names of old checkpoints, as diffusers reads them
-    expected = {plain_name(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     given = {plain_name(name): shape for name, shape in found.items() if not name.endswith("position_ids")}
+    own = {plain_name(name): tensor for name, tensor in network.state_dict(keep_vars=True).items()}
+    # Of one tensor under several names (tied embeddings) a file has one or more.
+    saved = {id(tensor) for name, tensor in own.items() if name in given}
+    expected = {n: tuple(tensor.shape) for n, tensor in own.items() if n in given or id(tensor) not in saved}
     problems = (
         ("lack", sorted(expected.keys() - given.keys())),
         ("hold what config.json does not describe:", sorted(given.keys() - expected.keys())),
@@ -150,8 +153,48 @@ def check_weights(folder: Path, network: Any, stems: dict[str, str], variant: st
             )
 
 
+def check_tokenizer(place: Path, kind: Any, known: int) -> Any:
+    """Refuse a tokenizer to which all prompts are the same, or which its text encoder does not understand.
+
+    Args:
+        place: Folder of the tokenizer.
+        kind: Its class.
+        known: How many tokens the encoder knows.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        FileNotFoundError: If it has no vocabulary.
+        ValueError: If it cannot be read, knows no letters, or is of another model than the encoder.
+    """
+    parts = [name for name in kind.vocab_files_names.values() if name != "tokenizer.json"]
+    there = {name for name in ("tokenizer.json", *parts) if (place / name).is_file()}
+    for name in there:
+        refuse_pointer(place / name)
+    if "tokenizer.json" not in there and not set(parts) <= there:
+        raise FileNotFoundError(
+            f"The model's {place} has no vocabulary (tokenizer.json, or {' and '.join(parts)}), so all prompts "
+            "would mean the same; download or save the model again."
+        )
+    try:
+        tokenizer = kind.from_pretrained(str(place))
+        ids = tokenizer([f"{letter} " * 3 for letter in "abcdefgh"]).input_ids
+    except Exception as error:  # whatever a tokenizer does with files that are torn
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The model's {place} cannot be read ({reason}); download or save the model again.") from error
+    if len({tuple(row) for row in ids}) == 1:
+        raise ValueError(f"The model's {place} knows no letters, so all prompts would mean the same; fetch it again.")
+    if len(tokenizer) > known:
+        raise ValueError(
+            f"The model's {place} has {len(tokenizer)} tokens and its text encoder knows {known}; they are of "
+            "different models."
+        )
+    return tokenizer
+
+
 def check_clip_tokenizer(place: Path, text: CLIPTextConfig) -> None:
-    """Refuse a CLIP tokenizer to which all prompts are the same, or which its text encoder does not understand.
+    """Refuse a CLIP tokenizer that `check_tokenizer` refuses, or whose window is not its text encoder's.
 
     Args:
         place: Folder of the tokenizer.
@@ -161,28 +204,7 @@ def check_clip_tokenizer(place: Path, text: CLIPTextConfig) -> None:
         FileNotFoundError: If it has no vocabulary.
         ValueError: If it cannot be read, knows no letters, or is of another model than the encoder.
     """
-    files = {name: place / name for name in ("tokenizer.json", "vocab.json", "merges.txt")}
-    there = {name for name, path in files.items() if path.is_file()}
-    for name in there:
-        refuse_pointer(files[name])
-    if "tokenizer.json" not in there and not {"vocab.json", "merges.txt"} <= there:
-        raise FileNotFoundError(
-            f"The model's {place} has no vocabulary (tokenizer.json, or vocab.json and merges.txt), so all prompts "
-            "would mean the same; download or save the model again."
-        )
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(place))
-        ids = tokenizer([f"{letter} " * 3 for letter in "abcdefgh"]).input_ids
-    except Exception as error:  # whatever a tokenizer does with files that are torn
-        reason = " ".join(str(error).split())
-        raise ValueError(f"The model's {place} cannot be read ({reason}); download or save the model again.") from error
-    if len({tuple(row) for row in ids}) == 1:
-        raise ValueError(f"The model's {place} knows no letters, so all prompts would mean the same; fetch it again.")
-    if len(tokenizer) > text.vocab_size:
-        raise ValueError(
-            f"The model's {place} has {len(tokenizer)} tokens and its text encoder knows {text.vocab_size}; they are "
-            "of different models."
-        )
+    tokenizer = check_tokenizer(place, CLIPTokenizer, text.vocab_size)
     if tokenizer.model_max_length < _FEWEST:
         raise ValueError(
             f"The model's {place} makes at most {tokenizer.model_max_length} tokens, so all prompts would mean the "

@@ -91,10 +91,7 @@ def run_unet(unet: Any, x: Tensor, timestep: Tensor, text: Tensor, **others: Any
         x = x.to(unet.dtype, memory_format=torch.channels_last)
         return unet(x, timestep, text, **others).sample.float()
 
-    if unet.dtype == torch.float16:
-        trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-        return half_precision.through(network, x, trained)
-    return network(x)
+    return half_precision.guarded(unet, network, x)
 
 
 def read_unet_lora(

@@ -29,6 +29,7 @@ from learner.likelihood import largest_log_ratio
 from learner.objectives.ppod import PPODConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from tests.support.tiny import make_pipeline
+from tests.support.tiny_flow import make_sd3
 from tests.support.tiny_sdxl import make_sdxl
 
 Nudge = Callable[..., None]
@@ -48,6 +49,11 @@ class Family:
         call: Of the plain pipeline, what it wants beside prompt, guidance, steps, size and latents.
         pack: From noise `(B, *latent_shape)` to the `latents` that the plain pipeline takes.
         unpack: From the plain pipeline's latents, and our shape of them, back.
+        load: Of the plain pipeline, what it wants beside the folder.
+        optional: Parts that the folder may lack.
+        lacks: Settings of the policy that the plain pipeline has nothing for.
+        final_sigma: Noise that its chain may leave, less than what its last step begins with.
+        lr: With which three steps do not overshoot.
     """
 
     write: Callable[[Path], Path]
@@ -56,11 +62,19 @@ class Family:
     call: dict[str, Any] = field(default_factory=dict)
     pack: Callable[[Tensor], Tensor] = lambda latents: latents
     unpack: Callable[[Tensor, torch.Size], Tensor] = lambda latents, _: latents
+    load: dict[str, Any] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
+    final_sigma: float = 0.03
+    lr: float = 1e-3
 
 
 FAMILIES = {
     "sd": Family(make_pipeline, (8, 24)),
     "sdxl": Family(make_sdxl, (8, 24)),
+    "sd3": Family(
+        make_sd3, (8, 24), optional=("text_encoder_3",), lacks=("guidance_rescale",), final_sigma=0.005, lr=1e-4
+    ),
 }
 
 
@@ -116,10 +130,10 @@ def test_a_rollout_draws_and_the_learner_finds_its_probabilities(policy: Policy)
     assert largest_log_ratio(policy, collate([trajectories], SCORES), micro_batch=4) <= 1e-5
 
 
-def test_ppod_takes_a_step_towards_what_is_preferred(policy: Policy) -> None:
+def test_ppod_takes_a_step_towards_what_is_preferred(family: Family, policy: Policy) -> None:
     batch = draw(policy)
     objective = PPODConfig(steps_per_update=None, step_fraction=1.0, kl_weight=0.0).build()
-    learner = Learner(LearnerConfig(lr=1e-3, micro_batch=8), policy, objective)
+    learner = Learner(LearnerConfig(lr=family.lr, micro_batch=8), policy, objective)
     first, *_, last = [learner.step(batch).metrics for _ in range(3)]
     assert first["ratio/first"] <= 1e-5
     assert last["loss"] < first["loss"]
@@ -127,7 +141,7 @@ def test_ppod_takes_a_step_towards_what_is_preferred(policy: Policy) -> None:
 
 def test_residual_nabla_db_takes_a_step_along_the_rewards_gradient(family: Family, folder: Path) -> None:
     """It needs noise in the last step too, which most models' schedulers leave out."""
-    policy = Policy.load(config_of(family, folder, final_sigma=0.03))
+    policy = Policy.load(config_of(family, folder, final_sigma=family.final_sigma))
     before = policy.weights()[0].copy()
     objective = ResidualNablaDBConfig(
         flow=FlowConfig(widths=(8,), heads=2, groups=4), step_fraction=1.0, beta=2.0, updates=1
@@ -161,10 +175,10 @@ def test_without_noise_it_draws_what_the_plain_pipeline_draws(
     family: Family, folder: Path, nudge: Nudge, tmp_path: Path, values: dict[str, Any], trained: bool
 ) -> None:
     """From the same noise, also as it is trained: with the adapter's alpha, read by diffusers from a checkpoint."""
-    values = dict(values)
+    values = {name: value for name, value in values.items() if name not in family.lacks}
     size = dict(zip(("height", "width"), family.size, strict=True)) if values.pop("size", False) else {}
     policy = Policy.load(config_of(family, folder, eta=0.0, **size, **values))
-    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline = DiffusionPipeline.from_pretrained(folder, **family.load)
     pipeline.set_progress_bar_config(disable=True)
     if trained:
         nudge(policy, 0.1)
@@ -247,7 +261,7 @@ def parts_of(folder: Path) -> dict[str, list[str]]:
 def test_a_part_that_is_missing_or_another_is_named(family: Family, copy: Path) -> None:
     index = json.loads((copy / "model_index.json").read_text())
     for part in parts_of(copy):
-        for entry in ([None, None], ["transformers", "BertModel"]):
+        for entry in ([None, None],) * (part not in family.optional) + (["transformers", "BertModel"],):
             (copy / "model_index.json").write_text(json.dumps(index | {part: entry}))
             refused(config_of(family, copy), rf"{copy} needs a \w+ as its {part}, but")
     (copy / "model_index.json").write_text(json.dumps(index))

@@ -1,0 +1,104 @@
+"""Randomly initialised flow models in the published formats, a few hundred kB each, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from shapes.networks import MAX_TOKENS, make_tokenizer
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def make_sd3(
+    folder: Path,
+    *,
+    t5: bool = True,
+    transformer: Mapping[str, Any] | None = None,
+    vae: Mapping[str, Any] | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    **saving: Any,
+) -> Path:
+    """Write a Stable Diffusion 3.5 (with dual attention): 16 x 16 images, latents (4, 8, 8).
+
+    Args:
+        folder: Where to.
+        t5: Whether it has the third text encoder.
+        transformer: Values of the transformer's config that differ from the smallest ones.
+        vae: The same of the autoencoder's.
+        scheduler: The same of the scheduler's.
+        saving: Of diffusers' `save_pretrained`, such as `variant`.
+    """
+    clip, t5_tokens = make_tokenizer(folder / "tokenizer"), _t5_tokenizer()
+    torch.manual_seed(0)
+    of_transformer = dict(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=24,
+        pos_embed_max_size=12, dual_attention_layers=(0,), qk_norm="rms_norm",
+    )  # fmt: skip
+    third = _alive(T5EncoderModel(_t5_config(t5_tokens, width=40))) if t5 else None
+    StableDiffusion3Pipeline(
+        transformer=_alive(SD3Transformer2DModel(**of_transformer | dict(transformer or {}))),
+        scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0} | dict(scheduler or {})),
+        vae=_vae(**dict(vae or {})),
+        text_encoder=CLIPTextModelWithProjection(_clip_config(clip, projection_dim=12)),
+        text_encoder_2=CLIPTextModelWithProjection(_clip_config(clip, projection_dim=12)),
+        text_encoder_3=third, tokenizer=clip, tokenizer_2=clip, tokenizer_3=t5_tokens if t5 else None,
+    ).save_pretrained(folder, **saving)  # fmt: skip
+    return folder
+
+
+def _vae(**changes: Any) -> AutoencoderKL:
+    smallest = dict(
+        block_out_channels=(8, 8), down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+        layers_per_block=1, norm_num_groups=4, sample_size=16, latent_channels=4, scaling_factor=1.5,
+        shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    return AutoencoderKL(**smallest | changes)
+
+
+def _clip_config(tokenizer: CLIPTokenizer, **changes: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, **changes,
+    )  # fmt: skip
+
+
+def _t5_tokenizer() -> T5Tokenizer:
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("▁", -2.0), *((letter, -3.0) for letter in _LETTERS)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0)
+
+
+def _t5_config(tokenizer: T5Tokenizer, width: int) -> T5Config:
+    return T5Config(
+        vocab_size=len(tokenizer) + 2, d_model=width, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+
+
+def _alive(network: nn.Module) -> nn.Module:
+    """The same with weights so large that prompts and times make a difference."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=1.0 / parameter[0].numel() ** 0.5)
+    return network
