@@ -28,6 +28,7 @@ from learner.learner import Learner, LearnerConfig
 from learner.likelihood import largest_log_ratio
 from learner.objectives.ppod import PPODConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
+from tests.support.redness import Redness
 from tests.support.tiny import make_pipeline
 from tests.support.tiny_flow import make_sd3
 from tests.support.tiny_sdxl import make_sdxl
@@ -107,18 +108,6 @@ def request_of(stored: Sequence[int] = ()) -> Request:
 def draw(policy: Policy) -> Batch:
     _, trajectories = rollout(policy, request_of(policy.transitions.stochastic_steps))
     return collate([trajectories], SCORES)
-
-
-class Redness:
-    """A reward with a gradient."""
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.sin(3 * images[:, 0]).flatten(1).sum(dim=1)
-
-    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        gradient = torch.zeros_like(images)
-        gradient[:, 0] = 3 * torch.cos(3 * images[:, 0])
-        return self.score(images, prompts), gradient
 
 
 def test_a_rollout_draws_and_the_learner_finds_its_probabilities(policy: Policy) -> None:
