@@ -22,19 +22,18 @@ def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Im
         prompts: One a row.
         cell: Longer side of an image in the grid, in pixels; small images are enlarged without smoothing.
     """
-    rows, columns = pixels.shape[:2]
-    pitch = cell + _GAP
-    sheet = Image.new("RGB", (columns * pitch + _GAP, rows * (pitch + _TEXT) + _GAP), "white")
+    rows, columns, *size = pixels.shape[:4]
+    height, width = (max(1, cell * side // max(size)) for side in size)
+    scale = Image.Resampling.NEAREST if size[1] <= cell else Image.Resampling.LANCZOS
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + _GAP + _TEXT) + _GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for row, prompt in enumerate(prompts):
-        top = _GAP + row * (pitch + _TEXT)
+        top = _GAP + row * (height + _GAP + _TEXT)
         caption = shorten(shown(" ".join(prompt.split())), pen, font, sheet.width - 2 * _GAP)
         pen.text((_GAP, top), caption, fill="black", font=font)
         for column in range(columns):
-            image = Image.fromarray(pixels[row, column])
-            scale = Image.Resampling.NEAREST if image.width <= cell else Image.Resampling.LANCZOS
-            width, height = (max(1, cell * side // max(image.size)) for side in image.size)
-            sheet.paste(image.resize((width, height), scale), (_GAP + column * pitch, top + _TEXT))
+            image = Image.fromarray(pixels[row, column]).resize((width, height), scale)
+            sheet.paste(image, (_GAP + column * (width + _GAP), top + _TEXT))
     return sheet
 
 

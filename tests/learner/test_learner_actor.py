@@ -48,6 +48,13 @@ def actor(config: PolicyConfig, seed: int = 3) -> LearnerActor:
     return LearnerActor(OPTIMIZER, config, OBJECTIVE, seed, 4, advantages())
 
 
+def test_prompts_are_held_to_the_model_that_was_loaded(policy_config: PolicyConfig) -> None:
+    started = actor(policy_config)
+    started.check_prompts(["a red circle"] * 3)
+    with pytest.raises(ValueError, match=r"and 1 more of 3 do not fit .* set policy\.prompt_windows=3, or shorten"):
+        started.check_prompts(["a red circle", "a red circle " * 12, "two blue squares " * 14])
+
+
 def test_an_update_is_the_learner_on_the_joined_rollouts(policy_config: PolicyConfig, policy: Policy) -> None:
     parts = trajectories(policy)
     update, weights = actor(policy_config).update(SCORES, *parts)

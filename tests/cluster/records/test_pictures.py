@@ -36,6 +36,15 @@ def test_each_sample_is_in_its_row_and_column(side: int) -> None:
     assert (np.asarray(sheet)[..., 2] == 0).sum() >= 3 * 2 * 16 * 16
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 24), (24, 8)])
+def test_pictures_that_are_not_square_keep_their_shape_without_a_gap(height: int, width: int) -> None:
+    pixels = np.zeros((2, 3, height, width, 3), np.uint8)
+    sheet = np.asarray(grid(pixels, ["", ""], cell=48))
+    dark = (sheet == 0).all(axis=-1)
+    assert dark.sum() == 2 * 3 * (2 * height) * (2 * width)
+    assert sheet.shape == (2 * (2 * height + 4 + 18) + 4, 3 * (2 * width + 4) + 4, 3)
+
+
 def test_small_images_keep_hard_edges_and_large_ones_are_averaged() -> None:
     stripes = np.zeros((1, 1, 8, 8, 3), np.uint8)
     stripes[..., ::2, :] = 255
