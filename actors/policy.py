@@ -161,6 +161,13 @@ class Policy:
         step = state.clamp(max=len(self.transitions) - 1)
         return self.transitions.clean(x, self.predict(x, step, conditioning), state)
 
+    @cached_property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of its pictures, in pixels."""
+        with torch.no_grad():
+            height, width = self.decode(torch.zeros(1, *self.latent_shape, device=self.device)).shape[2:]
+        return height, width
+
     def encode_images(self, images: Tensor) -> Tensor:
         """Latents `(B, *latent_shape)` float32 of images `(B, 3, H, W)` in [0, 1]."""
         return self._family.encode(images)

@@ -7,6 +7,7 @@ Arrays out of the object store are read-only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,11 +32,14 @@ class Request:
     share_init_noise: bool = False  # all samples of a prompt start from the same x_T
     clean: bool = False  # the final latents travel too
     first_step: int = 0  # of the chain; where there is a start, that is noised to the state before it
-    start: np.ndarray | None = field(default=None, compare=False)  # (B, H, W, 3) uint8, images to begin from
+    # (B,) of (h, w, 3) uint8, images to begin from; one of another size is cut and resized to the policy's
+    start: Sequence[np.ndarray] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if (self.first_step > 0) != (self.start is not None):
-            raise ValueError("A request that begins within the chain needs images to begin from, and only such a one.")
+        if self.start is None and self.first_step:
+            raise ValueError("A request that begins within the chain needs images to begin from.")
+        if self.start is not None and len(self.start) != len(self.prompts):
+            raise ValueError(f"A request needs one image for every prompt, not {len(self.start)}.")
         if not len(self.prompts) == len(self.prompt_index) == len(self.sample_index):
             raise ValueError("A request needs one prompt index and one sample index for every prompt.")
         if list(self.stored_steps) != sorted(set(self.stored_steps)):

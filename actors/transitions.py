@@ -45,6 +45,7 @@ class Transitions:
         std: `(T,)` float64; 0 makes a step deterministic.
         prediction: What the network predicts.
         of_previous: `(T,)` float64, c_t above; `None`: no step looks back.
+        first_step: That rollouts begin with; those before it are never taken (image to image).
     """
 
     timesteps: Tensor
@@ -55,15 +56,16 @@ class Transitions:
     std: Tensor
     prediction: Prediction = "epsilon"
     of_previous: Tensor | None = None
+    first_step: int = 0
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     @property
     def stochastic_steps(self) -> tuple[int, ...]:
-        """The steps that have a density in the state; only these can be trained by likelihood ratios."""
+        """The steps taken that have a density in the state; only these can be trained by likelihood ratios."""
         noisy = self.std > 0 if self.of_previous is None else (self.std > 0) & (self.of_previous == 0)
-        return tuple(torch.nonzero(noisy).flatten().tolist())
+        return tuple(step for step in torch.nonzero(noisy).flatten().tolist() if step >= self.first_step)
 
     @property
     def reverses_noising(self) -> bool:

@@ -56,6 +56,7 @@ def evaluate(
                 seed=config.seed,
                 iteration=EVALUATION + offset,
                 most=config.evaluation.prompts,
+                steps=config.policy.steps,
             )
             requests |= {(EVALUATION, split, number): request for number, request in enumerate(made)}
     for key, request in requests.items():

@@ -38,6 +38,7 @@ from cluster.order import Order, make_order, repeat_order
 from cluster.prompts import make_prompt, read_prompts
 from cluster.records.pictures import before_after, grid
 from cluster.records.png import read_facts, read_pixels, write_png
+from cluster.start_images import check_starts
 from cluster.stopping import Stopped, at_once, deferred
 from cluster.text import shown
 from cluster.trained import find
@@ -197,6 +198,7 @@ def _order(args: argparse.Namespace) -> Order:
         raise ConfigError("Give what is to be drawn as words or with --prompts FILE, one of both.")
     try:
         prompts = read_prompts(args.prompts) if args.prompts else tuple(map(make_prompt, texts))
+        check_starts(prompts, model.policy.steps)
     except ValueError as error:
         raise ConfigError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
     seeds = args.seeds or (model.run.seed if model.run else 0,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ from actors.config import PolicyConfig
 from actors.trajectories import EVALUATION, Request
 from cluster.config import change_policy
 from cluster.errors import ConfigError
-from cluster.prompts import make_requests
+from cluster.prompts import make_request, make_requests
 from cluster.records.png import read_facts
-from cluster.trained import Trained
+from cluster.start_images import image_of
+from cluster.trained import Trained, checksum
 from rewards.prompt import Prompt
 
 
@@ -62,6 +63,7 @@ class Order:
         request = job.request
         return {
             "prompt": str(request.prompts[row]),
+            "start": _start(request.prompts[row]),
             "seed": request.seed,
             "prompt_index": request.prompt_index[row],
             "sample": request.sample_index[row],
@@ -80,7 +82,9 @@ def make_order(
     requests = [
         request
         for seed in seeds
-        for request in make_requests(tuple(prompts), samples, batch, seed=seed, iteration=EVALUATION, most=None)
+        for request in make_requests(
+            tuple(prompts), samples, batch, seed=seed, iteration=EVALUATION, most=None, steps=model.policy.steps
+        )
     ]
     off = (False, True) if base else (False,)
     return Order(model, tuple(Job(r, tuple(range(len(r.prompts))), is_off) for r in requests for is_off in off))
@@ -101,11 +105,17 @@ def repeat_order(picture: Path, settings: Sequence[str] = ()) -> Order:
     try:
         facts = read_facts(picture)
         size, row = facts["batch"]
-        request = Request(
-            facts["seed"], EVALUATION, (Prompt(facts["prompt"]),) * size,
-            (facts["prompt_index"],) * size, (facts["sample"],) * size,
-        )  # fmt: skip
         policy, folder = PolicyConfig.model_validate(facts["policy"]), facts["checkpoint"]
+        changed = change_policy(policy.model_dump(), settings)
+        prompt = Prompt(facts["prompt"], facts["start"])
+        if _start(prompt) != facts["start"]:
+            raise ConfigError(f"The picture {picture} began with {image_of(prompt)}, which is another picture now.")
+        group, sample = facts["prompt_index"], facts["sample"]
+        alone = make_request(lambda _: prompt, [0], 1, facts["seed"], EVALUATION, steps=changed.steps)
+        request = replace(
+            alone, prompts=(prompt,) * size, prompt_index=(group,) * size, sample_index=(sample,) * size,
+            start=alone.start and alone.start * size,
+        )  # fmt: skip
         base, expected = facts["base"], facts["sha256"]
     except ValidationError:
         raise ConfigError(f"The picture {picture} was made by another version, whose settings are not known.") from None
@@ -113,12 +123,18 @@ def repeat_order(picture: Path, settings: Sequence[str] = ()) -> Order:
         raise ConfigError(f"The picture {picture} does not say all of how it was made ({error}).") from error
     except ValueError as error:
         raise ConfigError(f"The picture {picture} {error}.") from error
-    model = Trained(
-        picture.stem, change_policy(policy.model_dump(), settings), None if folder is None else Path(folder)
-    )
+    model = Trained(picture.stem, changed, None if folder is None else Path(folder))
     if model.adapter is not None:
         if not model.adapter.is_file():
             raise ConfigError(f"The picture {picture} was made with {model.adapter}, which is not there any more.")
         if model.checksum != expected:
             raise ConfigError(f"The picture {picture} was made with {model.adapter}, which is another adapter now.")
     return Order(model, (Job(request, (row,), base),))
+
+
+def _start(prompt: str) -> dict[str, Any] | None:
+    """What a picture's file says of the picture that it begins from."""
+    if (path := image_of(prompt)) is None:
+        return None
+    strength: float = prompt.metadata["strength"]  # type: ignore[attr-defined]
+    return {"image": str(path), "strength": strength, "sha256": checksum(path)}

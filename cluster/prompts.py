@@ -8,11 +8,14 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 import shapes
 from actors.trajectories import EVALUATION, Request
+from cluster.start_images import first_step, image_of, load_start, with_start
+from cluster.tables import read_table
 from cluster.text import decode, lines
 from rewards.prompt import Prompt
 
@@ -20,6 +23,15 @@ from rewards.prompt import Prompt
 EVALUATED = 64
 # Control characters but for tabs and line ends (of JSON's texts), and halves of pairs.
 _ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+Kind = Literal["text", "json", "csv", "parquet"]
+_KINDS: dict[str, Kind] = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+T = TypeVar("T")
 _EMBEDDED = {f"shapes:{path.stem}": path for path in (Path(shapes.__file__).parent / "prompts").glob("*.txt")}
 
 
@@ -32,7 +44,9 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
     """The prompts of a file, or of an embedded list.
 
     A file has one prompt a line; blank lines do not count. Or it has JSON lines, if it is called *.jsonl or its lines
-    look so: texts, or objects with a `prompt` and whatever the rewards may want to know beside it.
+    look so: texts, or objects with a `prompt` and whatever the rewards may want to know beside it. Or it is a table,
+    *.csv or *.parquet, with a column `prompt`. `image` and `strength` beside a prompt are the picture that it begins
+    from, see `cluster.start_images`.
 
     Raises:
         ValueError: If there is no such file, it is not UTF-8, a line cannot be read, or it holds no prompt.
@@ -41,7 +55,7 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
     try:
         if path.exists() and not path.is_file():
             raise ValueError(f"the prompt file {path} is no file")
-        prompts = _parse(path.read_bytes(), path.suffix in (".jsonl", ".ndjson", ".json"))
+        prompts = _parse(path.read_bytes(), _KINDS.get(path.suffix.lower(), "text"), path.parent)
     except OSError as error:
         known = ", ".join(sorted(_EMBEDDED))
         raise ValueError(
@@ -56,13 +70,17 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
 
 # By what a file holds, not by its name: a config asks for its list again and again, and 100,000 prompts take seconds.
 @lru_cache(maxsize=4)
-def _parse(data: bytes, json_lines: bool) -> tuple[Prompt, ...]:
+def _parse(data: bytes, kind: Kind, folder: Path) -> tuple[Prompt, ...]:
+    if kind == "csv" or kind == "parquet":
+        rows = enumerate(read_table(data, kind), 1)
+        return tuple(_checked(f"row {number}", row, lambda row: _of_record(row, folder)) for number, row in rows)
     text = decode(data)
     if _is_json_array(text):
         raise ValueError("it is one JSON array; write each of its elements on a line of its own (JSON lines)")
     numbered = [(number, line.strip()) for number, line in enumerate(lines(text), 1) if line.strip()]
-    read = _of_json if json_lines or _looks_like_json(numbered) else Prompt
-    return tuple(_checked(number, line, read) for number, line in numbered)
+    if kind == "json" or _looks_like_json(numbered):
+        return tuple(_checked(f"line {n}", line, lambda line: _of_record(_json(line), folder)) for n, line in numbered)
+    return tuple(_checked(f"line {number}", line, Prompt) for number, line in numbered)
 
 
 def make_prompt(text: str) -> Prompt:
@@ -81,13 +99,13 @@ def absolute_source(source: str) -> str:
     return source if source in _EMBEDDED else str(Path(os.path.expanduser(source)).absolute())
 
 
-def _checked(number: int, line: str, read: Callable[[str], Prompt]) -> Prompt:
+def _checked(place: str, what: T, read: Callable[[T], Prompt]) -> Prompt:
     try:
-        prompt = read(line)
+        prompt = read(what)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"line {number} {error}") from error
+        raise ValueError(f"{place} {error}") from error
     if odd := _ODD.search(prompt):
-        raise ValueError(f"line {number} holds the character {odd[0]!r}, which no prompt needs; remove it")
+        raise ValueError(f"{place} holds the character {odd[0]!r}, which no prompt needs; remove it")
     return prompt
 
 
@@ -112,17 +130,21 @@ def _is_quoted(line: str) -> bool:
         return False
 
 
-def _of_json(line: str) -> Prompt:
+def _json(line: str) -> Any:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"is no JSON ({error.msg} at character {error.pos + 1})") from error
     except RecursionError:
         raise ValueError("is nested too deeply") from None
-    record = {"prompt": value} if isinstance(value, str) else value
+    return {"prompt": value} if isinstance(value, str) else value
+
+
+def _of_record(record: Any, folder: Path) -> Prompt:
+    """The prompt of an object with a text as its `prompt`."""
     if not isinstance(record, dict) or not isinstance(prompt := record.pop("prompt", None), str) or not prompt.strip():
         raise ValueError("is neither a text nor an object with a text as its 'prompt'")
-    return Prompt(prompt.strip(), record)
+    return with_start(prompt.strip(), record, folder)
 
 
 def prompts_of(prompts: tuple[str, ...], iteration: int, count: int, seed: int) -> tuple[str, ...]:
@@ -164,8 +186,11 @@ def make_requests(
     share_init_noise: bool = False,
     clean: bool = False,
     most: int | None = EVALUATED,
+    steps: int = 0,
 ) -> list[Request]:
     """Cut prompts x samples, in that order, into requests of `size` samples (the last may be smaller).
+
+    Those that begin within the chain, at different steps, go into requests of their own.
 
     Args:
         prompts: What to ask for.
@@ -173,35 +198,58 @@ def make_requests(
         size: Of a request.
         seed, iteration, stored_steps, share_init_noise, clean: See `Request`.
         most: Ask for so many of the prompts at most (`spread`); `None` for all.
+        steps: Of a chain; who has no start images need not know.
     """
     asked = spread(prompts, most)
-    rows, wanted = range(len(asked) * samples), (stored_steps, share_init_noise, clean)
-    return [
-        make_request(asked.__getitem__, rows[start : start + size], samples, seed, iteration, *wanted)
-        for start in rows[::size]
-    ]
+    alike: dict[tuple[int, bool], list[int]] = {}
+    for number, prompt in enumerate(asked):
+        alike.setdefault((first_step(prompt, steps), image_of(prompt) is None), []).append(number)
+    wanted = (stored_steps, share_init_noise, clean, steps)
+    requests = []
+    for numbers in alike.values():
+        rows = [number * samples + sample for number in numbers for sample in range(samples)]
+        for start in range(0, len(rows), size):
+            requests.append(
+                make_request(asked.__getitem__, rows[start : start + size], samples, seed, iteration, *wanted)
+            )
+    return requests
 
 
 def make_request(
     prompt: Callable[[int], str],
-    rows: range,
+    rows: Sequence[int],
     samples: int,
     seed: int,
     iteration: int,
     stored_steps: tuple[int, ...] = (),
     share_init_noise: bool = False,
     clean: bool = False,
+    steps: int = 0,
 ) -> Request:
-    """Some rows of prompts x samples as a request.
+    """Some rows of prompts x samples as a request; all begin at one step, and from images or all from noise.
 
     Args:
         prompt: The prompt of a group; asked for the groups of the rows alone.
         rows: Row r is sample r % samples of group r // samples.
         samples: Of each group.
         seed, iteration, stored_steps, share_init_noise, clean: See `Request`.
+        steps: As for `make_requests`.
+
+    Raises:
+        ValueError: If a start image cannot be read.
     """
     groups, numbers = zip(*(divmod(row, samples) for row in rows), strict=True)
     texts = {group: prompt(group) for group in set(groups)}
+    starts = {group: load_start(path) for group, text in texts.items() if (path := image_of(text)) is not None}
     return Request(
-        seed, iteration, tuple(texts[group] for group in groups), groups, numbers, stored_steps, share_init_noise, clean
+        seed,
+        iteration,
+        tuple(texts[group] for group in groups),
+        groups,
+        numbers,
+        stored_steps,
+        share_init_noise,
+        clean,
+        first_step(texts[groups[0]], steps),
+        tuple(starts[group] for group in groups) if starts else None,
     )

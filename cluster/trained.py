@@ -52,10 +52,7 @@ class Trained:
     @cached_property
     def checksum(self) -> str | None:
         """SHA-256 of that file, as hexadecimal digits."""
-        if self.adapter is None:
-            return None
-        with self.adapter.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return None if self.adapter is None else checksum(self.adapter)
 
     @property
     def source(self) -> str:
@@ -89,6 +86,12 @@ def find(source: str, settings: Sequence[str] = (), average: bool = False) -> Tr
         )
     policy = change_policy({"model": source}, settings)
     return Trained(Path(policy.model).name, _located(policy))
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _of_checkpoint(path: Path, settings: Sequence[str], average: bool) -> Trained:

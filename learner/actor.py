@@ -39,6 +39,7 @@ class LearnerActor:
         iterations: Of the run.
         advantages: How raw scores become what the objective learns from.
         reward: Makes the reward model that the objective asks while it trains; `None` where it asks for none.
+        first_step: That rollouts begin with, where prompts have start images.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class LearnerActor:
         iterations: int,
         advantages: Advantages,
         reward: Callable[[], RewardModel] | None = None,
+        first_step: int = 0,
     ) -> None:
         made, self._advantages = reward() if reward else None, advantages
         self._policy = Policy.load(policy, seed)
+        self._policy.transitions = replace(self._policy.transitions, first_step=first_step)
         self._objective = objective.build()
         self._learner = Learner(config, self._policy, self._objective, seed, made, iterations)
         self._initial = self._learner.weights()

@@ -55,6 +55,8 @@ ROOMS = (
     "text",
     "arguments",
     "errors",
+    "tables",
+    "start_images",
     "prompts",
     "stopping",
     "config",

@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from actors.model_check import check_model, check_prompts
 from cluster.config.schema import Config
 from cluster.config.sentences import short
 from cluster.prompts import read_prompts
+from cluster.start_images import check_starts, first_step, image_of
 from rewards.options import check_options
 from rewards.reward import Reward, UnknownReward
 
@@ -127,10 +129,30 @@ def gpus_can_be_reserved(config: Config) -> None:
             raise ValueError(f"{role}.gpus is {gpus}; Ray reserves whole GPUs, or at least 0.0001 of a single one")
 
 
+def start_images_are_there(config: Config) -> None:
+    train = read_prompts(config.prompts.train)
+    for source in filter(None, (config.prompts.train, config.prompts.held_out)):
+        check_starts(read_prompts(source), config.policy.steps)
+    begins = {(image_of(prompt) is not None, first_step(prompt, config.policy.steps)): prompt for prompt in train}
+    if len(begins) > 1:
+        (_, one), (_, other), *_ = sorted(begins.items())
+        raise ValueError(
+            f"prompts.train holds {short(one)} and {short(other)}, whose chains begin at different steps, but all "
+            "samples of a batch store the same ones; give all training prompts a start image of one strength, or none"
+        )
+
+
 def model_can_be_trained(config: Config) -> None:
     try:
         chain = check_model(config.policy.model_copy(update={"model": config.pipeline}))
         if chain is not None:
+            noisy, begin = chain.stochastic_steps, config.first_step
+            chain = replace(chain, first_step=begin)
+            if noisy and not chain.stochastic_steps:
+                raise ValueError(
+                    f"The strength of the prompts' start images leaves the steps from {begin} on, of which none adds "
+                    "noise, so none can be trained; raise the strength, or policy.steps"
+                )
             config.objective.asks.check(config.objective.name, chain)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(str(error).rstrip(".")) from None
@@ -175,6 +197,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     features_are_of_a_reward,
     learning_rate_is_sane,
     gpus_can_be_reserved,
+    start_images_are_there,
     model_can_be_trained,
     prompts_are_read_whole,
     batch_can_be_held,

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from actors.config import PolicyConfig
 from cluster.config.yaml_text import write
 from cluster.prompts import EVALUATED, absolute_source, read_prompts
+from cluster.start_images import first_step
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
@@ -80,7 +81,7 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
 
     train: PromptSource = Field(
         description="Text file, one prompt a line; or *.jsonl, whose lines are strings or objects with a `prompt` and "
-        "metadata for the rewards; or shapes:hard, shapes:held_out."
+        "metadata for the rewards, or a table of the same, *.csv or *.parquet; or shapes:hard, shapes:held_out."
     )
     held_out: PromptSource | None = Field(
         None, description="Prompts for evaluation alone, from the same kinds of sources; null: none."
@@ -242,6 +243,11 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def prompts_per_iteration(self) -> int:
         """How many prompts an iteration asks for."""
         return self.prompts.per_iteration or len(read_prompts(self.prompts.train))
+
+    @property
+    def first_step(self) -> int:
+        """The step that training rollouts begin with; above 0 where the prompts have start images."""
+        return first_step(read_prompts(self.prompts.train)[0], self.policy.steps)
 
     @property
     def batch_size(self) -> int:

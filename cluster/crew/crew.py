@@ -97,7 +97,8 @@ def assemble(config: Config, placement: Placement) -> Crew:
     if config.objective.asks.reward != "scores":
         with_learner = config.reward_actors.gradients == "learner"
         reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
-    arguments = (config.learner, policy, config.objective, config.seed, config.iterations, advantages, reward)
+    run = (config.seed, config.iterations)
+    arguments = (config.learner, policy, config.objective, *run, advantages, reward, config.first_step)
     ranks = [
         _start(LearnerActor, placement.options("learner", who), f"{who}.{tag}", *arguments)
         for who in learner_names(config)

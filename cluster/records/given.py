@@ -1,7 +1,7 @@
 """What a run was given, kept in its folder: its configuration and its prompts, under a seal that shows if they change.
 
     config.yaml                    the resolved configuration; its first line is the seal, a checksum of all of this
-    prompts/train/, .../held_out/  the prompt files, byte for byte, under their own names
+    prompts/train/, .../held_out/  the prompt files, byte for byte, under their own names, and their start images
 
 The run reads its own copies, wherever its folder is moved and whatever becomes of the originals.
 """
@@ -16,9 +16,10 @@ from pathlib import Path
 
 from cluster.config import Config, load_config, read_config
 from cluster.errors import ConfigError
-from cluster.prompts import locate
+from cluster.prompts import locate, read_prompts
 from cluster.records.files import replacing
 from cluster.records.reading import CONFIG, PROMPTS
+from cluster.start_images import image_of
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,15 @@ def keep_prompts(config: Config, folder: Path) -> Config:
         copies[split] = str(folder / PROMPTS / split / original.name)
         with replacing(Path(copies[split])) as file:
             file.write(content)
+        for image in filter(None, map(image_of, read_prompts(source))):
+            kept = folder / PROMPTS / split / image.relative_to(original.parent.absolute())
+            if not kept.exists():
+                try:
+                    data = image.read_bytes()
+                except OSError as error:
+                    raise ConfigError(f"The start image {image} cannot be read ({error.strerror}).") from error
+                with replacing(kept) as file:
+                    file.write(data)
     return config.model_copy(update={"prompts": config.prompts.model_copy(update=copies)})
 
 
@@ -104,18 +114,32 @@ def _given(folder: Path) -> tuple[Path, list[str]]:
         )
     if not sealed:
         log.warning("%s has no seal, so nobody can tell whether the run began with it.", path)
-    return path, [f"prompts.{split}={json.dumps(str(copy))}" for split, copy in _copies(folder).items()]
+    return path, [f"prompts.{split}={json.dumps(str(copy))}" for split, copy in _copies(folder, text).items()]
 
 
-def _copies(folder: Path) -> dict[str, Path]:
+def _copies(folder: Path, text: str) -> dict[str, Path]:
+    """The prompt files in a run's folder: where images lie beside one, that which the configuration names."""
     found = {}
     for split in _SPLITS:
-        for path in sorted((folder / PROMPTS / split).glob("*")):
-            if not path.name.endswith(".tmp"):
-                found[split] = path
+        there = sorted(path for path in (folder / PROMPTS / split).glob("*") if path.is_file() and not _is_torn(path))
+        named = [path for path in there if f"/{PROMPTS}/{split}/{path.name}" in text]
+        if there:
+            found[split] = named[0] if len(there) > 1 and named else there[-1]
     return found
 
 
+def _is_torn(path: Path) -> bool:
+    return path.name.endswith(".tmp")
+
+
 def _seal(text: str, folder: Path) -> str:
-    sums = [hashlib.sha256(path.read_bytes()).hexdigest() + f"  {split}" for split, path in _copies(folder).items()]
+    copies = _copies(folder, text)
+    sums = [f"{_sum(path)}  {split}" for split, path in copies.items()]
+    for split, copy in copies.items():
+        images = (path for path in sorted((folder / PROMPTS / split).rglob("*")) if path.is_file() and path != copy)
+        sums += [f"{_sum(path)}  {path.relative_to(folder).as_posix()}" for path in images if not _is_torn(path)]
     return hashlib.sha256("\n".join([text, *sums]).encode()).hexdigest()
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

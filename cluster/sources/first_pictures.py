@@ -42,7 +42,8 @@ def check_rewards(config: Config, rollouts: Rollouts, rewards: Mapping[tuple[str
     prompts = read_prompts(config.prompts.train)
     count = min(_PICTURES, config.samplers.request_size, len(prompts))
     chosen = tuple(prompts[i] for i in np.linspace(0, len(prompts) - 1, count).astype(int))
-    (request,) = make_requests(chosen, 1, count, seed=config.seed, iteration=EVALUATION)
+    steps = config.policy.steps
+    (request,) = make_requests(chosen, 1, count, seed=config.seed, iteration=EVALUATION, steps=steps)
     rollouts.submit(_KEY, request, 0, features=config.evaluation.features, strict=True)
     while (rollout := rollouts.take(_KEY)) is None:
         rollouts.wait()

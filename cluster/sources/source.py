@@ -62,4 +62,5 @@ class RequestMaker:
             self._plan.stored_steps,
             self._plan.share_init_noise,
             self._plan.clean,
+            self._config.policy.steps,
         )

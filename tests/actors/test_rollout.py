@@ -6,12 +6,17 @@ import math
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as img2img
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from actors.config import PolicyConfig
 from actors.policy import Policy
@@ -218,8 +223,41 @@ def test_a_rollout_from_images_begins_with_them_noised(policy: Policy) -> None:
     alpha_bar = policy.transitions.alpha_bar[3]
     expected = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise(REQUEST.keys, 0, SHAPE)
     torch.testing.assert_close(torch.from_numpy(stored.latents[:, 0]), expected)
-    for changes in ({"first_step": 0}, {"start": None}):
-        with pytest.raises(ValueError, match="images to begin from"):
-            replace(request, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="images to begin from"):
+        replace(request, start=None)
+    with pytest.raises(ValueError, match="one image for every prompt"):
+        replace(request, start=pixels[:3])
     with pytest.raises(ValueError, match="Step 2 is to be stored, but the chain begins at 3"):
         replace(request, stored_steps=(2, 3))
+
+
+@pytest.mark.parametrize("strength", [0.35, 0.8, 1.0])
+def test_image_to_image_draws_what_diffusers_draws(
+    policy_config: PolicyConfig, nudge: Nudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strength: float
+) -> None:
+    """From pictures of another shape, with a trained adapter; of what the VAE says of them both take the mean."""
+    policy = Policy.load(policy_config.model_copy(update={"eta": 0.0, "steps": 10}))
+    nudge(policy)
+    policy.save_lora(tmp_path)
+    drawn = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), np.uint8)
+    first = 10 - int(10 * strength)
+    request = replace(REQUEST, start=tuple(drawn), first_step=first, stored_steps=(), clean=True)
+    _, stored = rollout(policy, request)
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(policy_config.model, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.load_lora_weights(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    monkeypatch.setattr(img2img, "randn_tensor", lambda *args, **kwargs: noise(REQUEST.keys, 0, SHAPE))
+    cut = [ImageOps.fit(Image.fromarray(image), (16, 16), Image.Resampling.LANCZOS) for image in drawn]
+    theirs = pipeline(
+        prompt=list(REQUEST.prompts), image=cut, strength=strength, num_inference_steps=10, guidance_scale=2.0,
+        output_type="latent",
+    ).images  # fmt: skip
+    assert stored.clean is not None
+    torch.testing.assert_close(torch.from_numpy(stored.clean), theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_chain_that_begins_within_stores_no_step_before(policy: Policy) -> None:
+    policy.transitions = replace(policy.transitions, first_step=3)
+    assert policy.transitions.stochastic_steps == (3, 4)

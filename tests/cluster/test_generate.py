@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -81,6 +82,23 @@ def test_every_picture_can_be_made_again_from_itself(run: Path, out: Path, tmp_p
         assert read_facts(tmp_path / "again" / name) | {"batch": 0} == read_facts(out / name) | {"batch": 0}
     assert main([str(out / "0002-0-00.png"), "guidance=0", "--out", str(tmp_path / "other")]) == 0
     assert not np.array_equal(pixels(tmp_path / "other")["0002-0-00.png"], first["0002-0-00.png"])
+
+
+def test_pictures_that_begin_from_pictures(run: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """In one list with others, made again from themselves, unless the picture has become another."""
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "red.png")
+    rows = [{"prompt": "a"}, {"prompt": "a", "image": "red.png", "strength": 0.5}, {"prompt": "b"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main([str(run), "--prompts", str(tmp_path / "p.jsonl"), "--out", str(out)]) == 0
+    first = pixels(out)
+    assert first.keys() == {f"000{number}-5-00.png" for number in range(3)}
+    for name in first:
+        assert main([str(out / name), "--out", str(tmp_path / "again")]) == 0
+    again = pixels(tmp_path / "again")
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    Image.new("RGB", (30, 20), "blue").save(tmp_path / "red.png")
+    assert main([str(out / "0001-5-00.png"), "--out", str(tmp_path / "third")]) == 1
+    assert "is another picture now" in capsys.readouterr().err
 
 
 def test_the_base_is_the_pretrained_model(run: Path, out: Path, tiny_pipeline: Path) -> None:
