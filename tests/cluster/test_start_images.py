@@ -25,7 +25,7 @@ from cluster.prompts import make_request, make_requests, read_prompts
 from cluster.records import given as kept
 from cluster.records.reading import Records
 from cluster.run import main
-from cluster.sources.source import Numbered
+from cluster.sources.source import RequestMaker
 from cluster.start_images import check_starts, first_step, image_of, load_start
 from cluster.trained import find
 from learner.objectives.objective import Plan
@@ -190,7 +190,7 @@ def test_without_start_images_nothing_is_asked_of_them() -> None:
 
 @pytest.mark.slow
 def test_ppod_trains_on_pictures_to_begin_from(tmp_path: Path) -> None:
-    """The whole run, evaluation of held-out prompts from noise included; only steps from the first one on are stored."""
+    """The whole run, held-out prompts from noise included; no step before the first one is stored."""
     config = write_config(tmp_path)
     picture(tmp_path / "a.png", size=(30, 20))
     rows = [{"prompt": text, "image": "a.png", "strength": 0.7} for text in ("a red circle", "a star", "a cross")]
@@ -201,7 +201,7 @@ def test_ppod_trains_on_pictures_to_begin_from(tmp_path: Path) -> None:
     assert [iteration for iteration, _ in found["loss"]] == [1, 2]
     assert found["ratio/first"][0][1] <= 1e-5
     policy = Policy.load(find(str(tmp_path / "run")).policy)
-    requests = Numbered(find(str(tmp_path / "run")).run, Plan((2, 3, 4)))  # type: ignore[arg-type]
+    requests = RequestMaker(find(str(tmp_path / "run")).run, Plan((2, 3, 4)))  # type: ignore[arg-type]
     pictures, _ = rollout(policy, requests[0])
     assert requests[0].first_step == 2
     fresh, _ = rollout(policy, replace(requests[0], first_step=0, start=None))
