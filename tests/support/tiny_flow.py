@@ -10,12 +10,15 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
 from torch import nn
 from transformers import (
     CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     T5Config,
@@ -64,6 +67,54 @@ def make_sd3(
         text_encoder_3=third, tokenizer=clip, tokenizer_2=clip, tokenizer_3=t5_tokens if t5 else None,
     ).save_pretrained(folder, **saving)  # fmt: skip
     return folder
+
+
+def make_flux(
+    folder: Path,
+    *,
+    guidance: bool = True,
+    transformer: Mapping[str, Any] | None = None,
+    vae: Mapping[str, Any] | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    **saving: Any,
+) -> Path:
+    """Write a FLUX.1: latents (4, H / 2, W / 2), in patches of 2 x 2; see `make_sd3`.
+
+    Args:
+        folder: Where to.
+        guidance: Whether it is dev, which is told the guidance and shifts its noise levels by the picture's size.
+        transformer: See `make_sd3`.
+        vae: See `make_sd3`.
+        scheduler: See `make_sd3`.
+        saving: See `make_sd3`.
+    """
+    clip, t5_tokens = make_tokenizer(folder / "tokenizer"), _t5_tokenizer()
+    torch.manual_seed(0)
+    of_transformer = dict(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=24, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4), guidance_embeds=guidance,
+    )  # fmt: skip
+    shifting = {"shift": 3.0, "use_dynamic_shifting": True} if guidance else {"shift": 1.0}
+    FluxPipeline(
+        transformer=_alive(FluxTransformer2DModel(**of_transformer | dict(transformer or {}))),
+        scheduler=FlowMatchEulerDiscreteScheduler(**shifting | dict(scheduler or {})),
+        vae=_vae(**dict(vae or {})),
+        text_encoder=CLIPTextModel(_clip_config(clip)), tokenizer=clip,
+        text_encoder_2=_alive(T5EncoderModel(_t5_config(t5_tokens, width=24))), tokenizer_2=t5_tokens,
+    ).save_pretrained(folder, **saving)  # fmt: skip
+    return folder
+
+
+def pack_flux(latents: torch.Tensor) -> torch.Tensor:
+    """Latents `(B, C, H, W)` as FLUX's pipeline takes them, `(B, H W / 4, 4 C)`."""
+    packed: torch.Tensor = FluxPipeline._pack_latents(latents, *latents.shape)
+    return packed
+
+
+def unpack_flux(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Back to `shape` from what `pack_flux` made."""
+    unpacked: torch.Tensor = FluxPipeline._unpack_latents(packed, shape[2], shape[3], 1)
+    return unpacked
 
 
 def _vae(**changes: Any) -> AutoencoderKL:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from actors.adapters import FILE
 from actors.config import PolicyConfig
-from actors.model_check import check_model
+from actors.model_check import check_model, check_prompts
 from actors.policy import Policy
 from actors.rollout import noise, rollout
 from actors.trajectories import Request
@@ -30,7 +30,7 @@ from learner.objectives.ppod import PPODConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from tests.support.redness import Redness
 from tests.support.tiny import make_pipeline
-from tests.support.tiny_flow import make_sd3
+from tests.support.tiny_flow import make_flux, make_sd3, pack_flux, unpack_flux
 from tests.support.tiny_sdxl import make_sdxl
 
 Nudge = Callable[..., None]
@@ -75,6 +75,22 @@ FAMILIES = {
     "sdxl": Family(make_sdxl, (8, 24)),
     "sd3": Family(
         make_sd3, (8, 24), optional=("text_encoder_3",), lacks=("guidance_rescale",), final_sigma=0.005, lr=1e-4
+    ),
+}
+
+SMALL = {"height": 16, "width": 16}
+UNGUIDED = ("negative_prompt", "guidance_rescale")  # where no second prediction is led away from
+FAMILIES |= {
+    "flux_dev": Family(make_flux, (8, 24), SMALL, pack=pack_flux, unpack=unpack_flux, lacks=UNGUIDED, lr=1e-4),
+    "flux_schnell": Family(
+        lambda folder: make_flux(folder, guidance=False),
+        (8, 24),
+        SMALL | {"guidance": 1.0},
+        call={"max_sequence_length": 256},
+        pack=pack_flux,
+        unpack=unpack_flux,
+        lacks=UNGUIDED,
+        lr=1e-4,
     ),
 }
 
@@ -295,7 +311,10 @@ def test_prompts_are_told_apart_to_their_end_or_refused(family: Family, folder: 
     long = "a red circle " * 1000
     with pytest.raises(ValueError, match=r"policy\.prompt_windows"):
         policy.encode([long])
-    refused(config_of(family, folder, negative_prompt=long), r"set policy\.prompt_windows=\d+")
+    with pytest.raises(ValueError, match=r"set policy\.prompt_windows=\d+"):
+        check_prompts(config_of(family, folder), [long])
+    if "negative_prompt" not in family.lacks:
+        refused(config_of(family, folder, negative_prompt=long), r"set policy\.prompt_windows=\d+")
     told = policy.encode(PROMPTS)
     assert told["text"].shape[::2] == (2, policy.text_width)
     for name in told:
