@@ -8,18 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from actors.config import PolicyConfig
 from actors.model_check import check_model
 from actors.policy import Policy
-from actors.rollout import noise, rollout
-from actors.trajectories import Request
 from tests.support.tiny import make_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -66,29 +62,6 @@ def test_a_hub_name_is_checked_when_it_is_loaded() -> None:
 def test_another_pipeline_is_named(folder: Path, name: str) -> None:
     edit(folder / "model_index.json", _class_name=name)
     refused(folder, f"{folder}.*{name}")
-
-
-@pytest.mark.parametrize(
-    ("unet", "said"),
-    [
-        ({"in_channels": 9}, "9 input channels"),
-        ({"in_channels": 8}, "8 input channels"),
-        ({"out_channels": 8}, "8 channels for latents of 4"),
-        ({"num_class_embeds": 10}, "class labels"),
-        ({"time_cond_proj_dim": 8}, "guidance scale"),
-        (
-            {
-                "addition_embed_type": "text_time",
-                "addition_time_embed_dim": 4,
-                "projection_class_embeddings_input_dim": 40,
-            },
-            "SDXL",
-        ),
-        ({"cross_attention_dim": 32}, "width 16 .* 32"),
-    ],
-)
-def test_what_the_policy_cannot_drive_is_refused(tmp_path: Path, unet: dict[str, Any], said: str) -> None:
-    refused(make_pipeline(tmp_path / "model", unet=unet), said)
 
 
 def drop(tensors: dict[str, torch.Tensor]) -> None:
@@ -280,27 +253,6 @@ def test_attention_names_of_old_checkpoints_are_read(folder: Path) -> None:
     assert any("proj_attn" in name for name in tensors)
     save_file(tensors, file)
     check_model(config_of(folder))
-
-
-def test_pictures_need_not_be_square(tmp_path: Path) -> None:
-    model = make_pipeline(tmp_path / "model", unet={"sample_size": [4, 8]})
-    policy = Policy.load(config_of(model, eta=0.0, guidance=2.0))
-    assert policy.latent_shape == (4, 4, 8)
-    request = Request(0, 0, ("a red circle",), (0,), (0,))
-    pixels, _ = rollout(policy, request)
-    assert pixels.shape == (1, 8, 16, 3)
-    pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(
-        "a red circle", latents=noise(request.keys, 0, (4, 4, 8)), num_inference_steps=3, guidance_scale=2.0,
-        height=8, width=16, output_type="np",
-    ).images  # fmt: skip
-    assert np.abs(pixels / 255 - drawn).max() <= 1.01 / 255
-
-
-def test_a_shift_is_for_flow_models(tiny_pipeline: Path) -> None:
-    with pytest.raises(ValueError, match=r"policy\.shift is 3, but only a flow model's .* policy\.spacing"):
-        check_model(PolicyConfig(model=str(tiny_pipeline), device="cpu", shift=3.0))
 
 
 def test_a_model_without_a_size_is_refused(folder: Path) -> None:
