@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
                 for parameter in policy.parameters:
                     parameter.grad = None
                 part = Part(torch.arange(len(scores)), torch.tensor([column]))
-                objective.backward(policy, batch, part, config.learner.micro_batch)
+                objective.backward(policy, batch, part, config.learner.at_a_time(policy.device))
                 rows.append(np.concatenate([p.grad.flatten().numpy() for p in policy.parameters if p.grad is not None]))
             gradients[name].append(np.stack(rows))
     print(f"{'step':18s}" + "".join(f"{step:7d}" for step in steps))

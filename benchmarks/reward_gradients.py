@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> None:
         "actors": RemoteReward({tuple(config.rewards): actors}, weights),
     }
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
-    prompts = (read_prompts(config.prompts.train) * config.learner.micro_batch)[: config.learner.micro_batch]
+    size = config.learner.at_a_time(policy.device)
+    prompts = (read_prompts(config.prompts.train) * size)[:size]
     images = torch.rand(len(prompts), 3, policy.latent_shape[1] * 4, policy.latent_shape[2] * 4)
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS):

@@ -48,6 +48,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     rollouts = Rollouts(crew.samplers, crew.rewards)
     watch = Watch(name for name, reward in config.rewards.items() if reward.weight)
     version = saved = _restore(crew, run)
+    at_a_time: float | str = config.learner.micro_batch
     source = _source(config, crew, rollouts, version)
     if version == 0:
         with at_once():
@@ -74,6 +75,9 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             metrics |= span_metrics(rollouts.spans, updated)
             metrics |= pool_metrics(sampler=crew.samplers, **{"+".join(names): p for names, p in crew.rewards.items()})
             version = updated.version
+            if metrics.get("micro_batch", at_a_time) != at_a_time:
+                at_a_time = metrics["micro_batch"]
+                display.note(f"the learner takes {at_a_time:g} transition(s) at a time")
             display.iteration(version, metrics)
             for sentence in watch.look(version, metrics, scores, [i for r in batch for i in r.request.prompt_index]):
                 log.warning("%s", sentence)

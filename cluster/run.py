@@ -200,10 +200,9 @@ def _check_prompts(config: Config, crew: Crew) -> None:
 
 def _work(config: Config, crew: Crew) -> str:
     updates, transitions = crew.learner.work(config.prompts_per_iteration, config.prompts.samples)
-    return (
-        f"an iteration is {updates} optimizer step(s) of up to {transitions:,} transitions, "
-        f"{config.learner.micro_batch} at a time"
-    )
+    size = config.learner.micro_batch
+    at_a_time = "as many at a time as fit" if size == "auto" else f"{size} at a time"
+    return f"an iteration is {updates} optimizer step(s) of up to {transitions:,} transitions, {at_a_time}"
 
 
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:

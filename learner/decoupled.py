@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from learner.fitting import accumulate, in_pieces
 from learner.ranks import ALONE, Ranks
 
 # Of some of the items, by their indices `(n,)` int64: their part of the loss, with its graph, and of the metrics.
@@ -29,9 +30,13 @@ def backward_each(items: int, loss: Loss, *, micro_batch: int, ranks: Ranks = AL
         The metrics, each summed over the items, the same on every rank.
     """
     totals: dict[str, float] = defaultdict(float)
-    for piece in ranks.pieces(items, micro_batch):
+
+    def run(piece: Tensor) -> Mapping[str, Tensor | float]:
         value, metrics = loss(piece)
-        value.backward()
+        accumulate([value], [None])
+        return metrics
+
+    for _, metrics in in_pieces(ranks.pieces(items, micro_batch), run, ranks):
         for name, part in metrics.items():
             totals[name] += float(part)
     return ranks.sum_metrics(totals)

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,11 @@ from learner.batch import Batch
 from learner.companion import Decay
 from learner.likelihood import largest_log_ratio
 from learner.objectives import Objective
-from learner.ranks import ALONE, Ranks
+from learner.objectives.objective import Part
+from learner.ranks import Ranks
 from learner.reward_gradient import RewardModel
+
+_ON_CPU, _EVERYTHING = 16, 1_000_000  # transitions at a time
 
 
 class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
@@ -36,8 +39,10 @@ class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of AdamW's averages of gradient and square.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW; 1e-4 is DDPO's.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm; 1 is DDPO's.")
-    micro_batch: int = Field(
-        4, ge=1, description="Transitions that go through the network at a time: memory, not results; 4 is DDPO's."
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        4,
+        description="Transitions that go through the network at a time: memory, not results; 4 is DDPO's. More "
+        "than fit are taken in halves; auto begins with all of an update on a GPU, and with 16 on a CPU.",
     )
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="Decay of the averaged adapter, which is evaluated, per optimizer step; 0: none."
@@ -48,6 +53,12 @@ class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
         description="Largest |log ratio| of a fresh on-policy batch before the first update; null is 1e-5, and 5e-3 "
         "where the base is of half precision.",
     )
+
+    def at_a_time(self, device: torch.device) -> int:
+        """The transitions that go through a network on a device at a time, if they fit."""
+        if self.micro_batch != "auto":
+            return self.micro_batch
+        return _ON_CPU if device.type == "cpu" else _EVERYTHING
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,8 @@ class Learner:
         iterations: int | None = None,
     ) -> None:
         self.version = 0
-        self.ranks: Ranks = ALONE
+        self.ranks = Ranks()
+        self._micro_batch = config.at_a_time(policy.device)
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
         objective.config.asks.check(objective.config.name, policy.transitions)
         objective.attach(policy, reward)
@@ -131,7 +143,7 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             for module in self._objective.modules.values():
                 module.optimizer.zero_grad(set_to_none=True)
-            metrics = self._objective.backward(self._policy, batch, part, self._config.micro_batch, self.ranks)
+            metrics = self._backward(batch, part)
             self.ranks.sum_gradients(self._everything)
             if number == 0 and "ratio/max_log" in metrics:
                 history["ratio/first"].append(metrics["ratio/max_log"])
@@ -152,12 +164,24 @@ class Learner:
         self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
         metrics["updates"] = float(len(history["grad_norm"]))
+        if self._config.micro_batch == "auto" or self.ranks.fitting is not None:
+            metrics["micro_batch"] = float(min(self._micro_batch, self.ranks.fitting or _EVERYTHING))
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         if not metrics["updates"]:  # a step without gradients changes nothing; torch warns where none came before
             self.optimizer.zero_grad(set_to_none=True)
             self.optimizer.step()
         self._schedule.step()
         return Update(self.version, metrics, started, time.time() - started)
+
+    def _backward(self, batch: Batch, part: Part) -> dict[str, float]:
+        try:
+            return self._objective.backward(self._policy, batch, part, self._micro_batch, self.ranks)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"A single transition does not fit into the learner's memory on {self._policy.device}; set "
+                "policy.checkpointing=true, policy.encoders=cpu or policy.dtype=bfloat16, or give it a larger GPU "
+                f"({str(error).splitlines()[0]})."
+            ) from error
 
     def weights(self, averaged: bool = False) -> Weights:
         """The adapter as it is published; `averaged` gives the exponential average, where one is kept."""
@@ -219,7 +243,7 @@ class Learner:
         if self._ratio_checked or batch.version != self.version or not batch.prompts or not len(batch.steps):
             return
         allowed = self._config.ratio_tolerance or (5e-3 if self._policy.half_precision else 1e-5)
-        if not (largest := largest_log_ratio(self._policy, batch, self._config.micro_batch)) <= allowed:
+        if not (largest := largest_log_ratio(self._policy, batch, self._micro_batch, ranks=self.ranks)) <= allowed:
             raise RatioError(
                 f"Before the first update the learner's log-probabilities differ from the sampler's by {largest:.1e} "
                 f"(at most {allowed:.0e} is allowed), so every likelihood ratio would be wrong. "

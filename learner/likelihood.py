@@ -19,6 +19,7 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.transitions import kl, log_prob
 from learner.batch import Batch
+from learner.fitting import accumulate, at_once, in_pieces
 from learner.ranks import ALONE, Ranks
 
 # Against what a log-ratio is taken: the log-probabilities that the sampler stored, the pretrained model, or the
@@ -82,34 +83,44 @@ def backward(
     rows, cols = samples.repeat_interleave(shape[1]), columns.repeat(shape[0])
     behaviour = batch.log_probs[rows, cols].to(policy.device)
     pieces = ranks.pieces(len(rows), micro_batch)
-    in_one = len(pieces) == 1  # then its graph fits into memory and is kept
 
-    def evaluate(piece: Tensor, reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(piece: Tensor, reference: Reference = reference) -> tuple[Tensor, Tensor, Tensor]:
         result = _evaluate(policy, batch, rows[piece], cols[piece], reference, with_kl)
         return result[0], behaviour[piece] if result[1] is None else result[1], result[2]
 
-    with torch.set_grad_enabled(in_one):
-        found = [evaluate(piece, reference) for piece in pieces]
     values = torch.zeros(3, len(rows), device=policy.device)
-    for piece, result in zip(pieces, found, strict=True):
-        values[:, piece] = torch.stack(result).detach()
+
+    def enter(piece: Tensor) -> None:
+        values[:, piece] = torch.stack(evaluate(piece))
+
+    kept = at_once(pieces[0], evaluate, ranks) if len(pieces) == 1 else None  # a single graph fits into memory
+    if kept:
+        values[:, pieces[0]] = torch.stack(kept[0]).detach()
+    else:
+        with torch.no_grad():
+            in_pieces(pieces, enter, ranks)
+    graphs = list(kept or ())
+    del kept
     log_probs, references, kls = ranks.sum_(values)  # zeros, where they are another rank's
     log_probs, kls = log_probs.requires_grad_(), kls.requires_grad_()
     value, metrics = loss(
         Likelihoods(log_probs.view(shape), behaviour.view(shape), references.view(shape), kls.view(shape))
     )
     value.backward()
-    for piece, result in zip(pieces, found, strict=True):
-        again, _, kl_again = result if in_one else evaluate(piece, "behaviour")
+
+    def differentiate(piece: Tensor) -> None:
+        again, _, kl_again = graphs.pop() if graphs else evaluate(piece, "behaviour")
         outputs, gradients = [again], [_grad(log_probs)[piece]]
         if with_kl:
             outputs, gradients = [again, kl_again], [gradients[0], _grad(kls)[piece]]
-        torch.autograd.backward(outputs, gradients)
+        accumulate(outputs, gradients)
+
+    in_pieces(pieces, differentiate, ranks)
     return {**metrics, "ratio/max_log": float((log_probs.detach() - behaviour).abs().max())}
 
 
 @torch.no_grad()
-def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int = 4) -> float:
+def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int = 4, ranks: Ranks = ALONE) -> float:
     """The largest |log pi_theta - log pi_old|, nats per dimension, over the stored steps of a batch's first samples.
 
     NaN if one of them is.
@@ -119,13 +130,17 @@ def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int 
         batch: The stored transitions, at least one.
         micro_batch: Transitions that go through the network at a time.
         rows: How many samples.
+        ranks: Remembers how many transitions fit into memory.
     """
     pairs = torch.cartesian_prod(torch.arange(min(rows, len(batch.prompts))), torch.arange(len(batch.steps)))
-    largest = []
-    for row, col in (piece.T for piece in pairs.split(micro_batch)):
+
+    def run(piece: Tensor) -> Tensor:
+        row, col = pairs[piece].T
         found, _, _ = _evaluate(policy, batch, row, col, "behaviour", with_kl=False)
-        largest.append((found - batch.log_probs[row, col].to(found.device)).abs().max())
-    return float(torch.stack(largest).max())
+        return (found - batch.log_probs[row, col].to(found.device)).abs().max()
+
+    pieces = torch.arange(len(pairs)).split(micro_batch)
+    return float(torch.stack([largest for _, largest in in_pieces(pieces, run, ranks)]).max())
 
 
 def _grad(leaf: Tensor) -> Tensor:

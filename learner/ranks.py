@@ -36,10 +36,14 @@ class Ranks:
         rank: Which of them this is.
         count: How many there are.
         group: What tensors are summed over; `None` is the default process group.
+
+    Attributes:
+        fitting: Items that go through the networks of this process at a time, since more did not fit into its memory.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.count, self._group = rank, count, group
+        self.fitting: int | None = None
 
     def pieces(self, items: int, micro_batch: int) -> list[Tensor]:
         """This rank's micro-batches of a part: int64 indices below `items`, which may be none.

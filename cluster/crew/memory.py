@@ -99,7 +99,7 @@ def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], di
         f"{pictures} pictures": _sampling(policy, pictures),
     }
     asks = config.objective.asks
-    at_a_time = config.learner.micro_batch
+    at_a_time = 1 if config.learner.micro_batch == "auto" else config.learner.micro_batch
     objective: Objective = config.objective.build()
     nobody: Any = object()  # a reward that is asked nothing
     with torch.device("meta"):
@@ -172,7 +172,7 @@ def _need(config: Config, role: Role, who: str, count: int, found: Mapping[str, 
     settings, advice = config.policy, []
     if role == "learner":
         advice += ["policy.checkpointing=true"] * (not settings.checkpointing)
-        advice += ["a smaller learner.micro_batch"] * (config.learner.micro_batch != 1)
+        advice += ["a smaller learner.micro_batch"] * (config.learner.micro_batch not in (1, "auto"))
     if role == "sampler":
         advice += ["policy.vae_slicing=true"] * (not settings.vae_slicing) + ["a smaller samplers.request_size"]
     if role != "reward":

@@ -73,7 +73,9 @@ class Start:
         """A learner at its start, with a flow function that is not zero."""
         self.policy.load_weights(*self._weights)
         objective = TypeAdapter(ObjectiveConfig).validate_python(CASES[case]).build()
-        made = Learner(LearnerConfig(micro_batch=MICRO_BATCH, **settings), self.policy, objective, reward=Curved())
+        made = Learner(
+            LearnerConfig(**{"micro_batch": MICRO_BATCH, **settings}), self.policy, objective, reward=Curved()
+        )
         for module in objective.modules.values():
             torch.manual_seed(0)
             torch.nn.init.normal_(module.network.unet.conv_out.weight, std=0.1)
