@@ -33,6 +33,7 @@ from actors.families.parts import (
     made,
 )
 from actors.families.unet import check_unet, latent_shape, read_unet_lora, run_unet
+from actors.lora_names import kohya_unet
 from actors.model_files import DIFFUSERS, TRANSFORMERS, read_json
 from actors.noise_levels import NoiseLevels
 from actors.schedules import read_scheduler, variance_preserving
@@ -67,6 +68,7 @@ class StableDiffusionXL:
 
     part = "unet"
     tells_guidance = False
+    comfy = staticmethod(kohya_unet)
 
     def __init__(
         self, pipeline: StableDiffusionXLPipeline, levels: NoiseLevels, config: PolicyConfig, device: torch.device
