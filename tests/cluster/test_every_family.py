@@ -57,7 +57,8 @@ def test_an_export_draws_the_policys_pictures_in_the_library_that_it_is_for(
     family: Family, folder: Path, trained: Policy, tmp_path: Path, kind: str
 ) -> None:
     out = tmp_path / ("out.safetensors" if kind == "kohya" else "out")
-    assert export.main([str(folder), f"init_lora={tmp_path / 'own'}", "--format", kind, "--out", str(out)]) == 0
+    words = [f"{name}={value}" for name, value in {"init_lora": tmp_path / "own", **family.settings}.items()]
+    assert export.main([str(folder), *words, "--format", kind, "--out", str(out)]) == 0
     request = request_of()
     start = noise(request.keys, 0, trained.latent_shape)
     height, width = trained.picture_size
@@ -87,7 +88,7 @@ def test_an_export_draws_the_policys_pictures_in_the_library_that_it_is_for(
 def test_pictures_are_made_and_made_again(family: Family, folder: Path, trained: Policy, tmp_path: Path) -> None:
     """Beside the pretrained model's, at another size than its own."""
     height, width = family.size
-    values = {"init_lora": tmp_path / "own", "height": height, "width": width, "steps": 4, **family.settings}
+    values = {"steps": 4, **family.settings, "init_lora": tmp_path / "own", "height": height, "width": width}
     words = [f"{name}={value}" for name, value in values.items()]
     assert generate.main([str(folder), "a red circle", "a star", "--base", "--out", str(tmp_path / "a"), *words]) == 0
     pictures = {path.name: np.asarray(read_pixels(path)) for path in (tmp_path / "a").glob("0*.png")}
