@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from cluster.crew.memory import Need, estimate
 from cluster.crew.room import check
 from cluster.errors import DoesNotFit
 from tests.support.tiny import write_config
+from tests.support.tiny_flow import make_flux, make_sd3
+from tests.support.tiny_sdxl import make_sdxl
 
 
 @pytest.fixture
@@ -93,3 +96,15 @@ def test_what_cannot_be_loaded_is_refused_and_what_may_run_out_is_said(caplog: p
     ]
     with pytest.raises(DoesNotFit, match=r"A GPU has 3 GB .* 2 times the learner takes about 4 GB"):
         check("A GPU", 3e9, [(need, 2, need.device)])
+
+
+@pytest.mark.parametrize("make", [make_sdxl, make_sd3, make_flux])
+def test_every_family_is_gone_through_without_numbers(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    model = make(tmp_path / "model")
+    config = load_config(
+        write_config(tmp_path),
+        [f"policy.model={model}", f"policy.lora_targets={['to_q', 'to_k']}", "policy.eta=null", "policy.guidance=1"],
+    )
+    found = {need.role: need for need in estimate(config, on_gpu=False)}
+    assert found["learner"].host["4 transitions"] > found["sampler"].host["adapter"] > 0
+    assert found["sampler"].host["2 pictures"] > 0
