@@ -96,7 +96,7 @@ def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], di
         "networks": denoiser + vae,
         **texts,
         "adapter": adapter,
-        f"{pictures} pictures": _sampling(policy, pictures),
+        f"{pictures} pictures": sampling_bytes(policy, pictures),
     }
     asks = config.objective.asks
     at_a_time = 1 if config.learner.micro_batch == "auto" else config.learner.micro_batch
@@ -110,7 +110,7 @@ def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], di
         "networks": denoiser + (vae if asks.reward != "scores" else 0),
         **texts,
         "adapters and optimizer": copies * adapter + 4 * companions,
-        f"{at_a_time} transitions": _learning(policy, at_a_time, asks.reward),
+        f"{at_a_time} transitions": learning_bytes(policy, at_a_time, asks.reward),
         "host batch": _batch_bytes(config, policy, objective.plan(policy.transitions).stored_steps),
     }
     if asks.reward == "scores":
@@ -120,7 +120,8 @@ def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], di
     return sampler, learner
 
 
-def _sampling(policy: Policy, pictures: int) -> int:
+def sampling_bytes(policy: Policy, pictures: int) -> int:
+    """Of a sampler's widest pass, by a policy on the meta device."""
     x, step = _states(policy, pictures), torch.zeros(pictures, dtype=torch.int64)
     with torch.no_grad():
         conditioning = policy.conditions(pictures)
@@ -128,7 +129,8 @@ def _sampling(policy: Policy, pictures: int) -> int:
         return max(map(footprint.peak, passes))
 
 
-def _learning(policy: Policy, transitions: int, reward: str) -> int:
+def learning_bytes(policy: Policy, transitions: int, reward: str) -> int:
+    """Of an update's micro-batch, by a policy on the meta device; `reward` as in `Asks`."""
     x, step = _states(policy, transitions), torch.zeros(transitions, dtype=torch.int64)
     conditioning = policy.conditions(transitions)
 

@@ -1,0 +1,1 @@
+"""What Reinoise takes of a GPU, in time and memory, on full-size networks with random weights."""
