@@ -16,7 +16,7 @@ from cluster.errors import ConfigError
 from cluster.records import given
 from cluster.records.reading import CONFIG
 from learner import checkpoint
-from shapes import PIPELINE
+from shapes import PIPELINES
 
 _MANIFEST = "manifest.json"
 # What an adapter brings with it.
@@ -79,7 +79,7 @@ def find(source: str, settings: Sequence[str] = (), average: bool = False) -> Tr
         return _of_checkpoint(path.absolute(), settings, average)
     if average:
         raise ConfigError(f"{source} is no checkpoint, so it has no average (--ema).")
-    if is_local(source) and source != "shapes" and not (path / "model_index.json").is_file():
+    if is_local(source) and source not in PIPELINES and not (path / "model_index.json").is_file():
         raise ConfigError(
             f"There is no run ({CONFIG}), no checkpoint ({_MANIFEST}) and no diffusers pipeline (model_index.json) in "
             f"{path.absolute()}."
@@ -116,4 +116,4 @@ def _of_checkpoint(path: Path, settings: Sequence[str], average: bool) -> Traine
 
 
 def _located(policy: PolicyConfig) -> PolicyConfig:
-    return policy.model_copy(update={"model": str(PIPELINE)}) if policy.model == "shapes" else policy
+    return policy.model_copy(update={"model": str(PIPELINES.get(policy.model, policy.model))})

@@ -14,7 +14,7 @@ from cluster.config import Config
 from cluster.errors import ConfigError
 from cluster.trained import find
 from learner.checkpoint import CheckpointError
-from shapes import PIPELINE
+from shapes import PIPELINES
 from tests.support.run_folder import make_run
 
 Make = Callable[..., Config]
@@ -63,9 +63,11 @@ def test_a_bare_model_is_itself(tiny_pipeline: Path) -> None:
     assert (found.name, found.policy.model, found.policy.steps) == (tiny_pipeline.name, str(tiny_pipeline), 3)
 
 
-def test_the_embedded_model_acts_as_in_its_own_configuration() -> None:
-    policy = find("shapes").policy
-    assert (policy.model, policy.steps, policy.guidance) == (str(PIPELINE), 12, 2.0)
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_embedded_models_act_as_in_their_own_configuration(name: str) -> None:
+    found = find(name)
+    assert (found.name, found.policy.model) == (name, str(PIPELINES[name]))
+    assert (found.policy.steps, found.policy.guidance) == (12, 2.0)
 
 
 @pytest.mark.parametrize(
