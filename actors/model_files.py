@@ -15,6 +15,7 @@ from safetensors import safe_open
 # Names of a component's weights by suffix, in the order of preference, as either library saves them.
 DIFFUSERS = {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"}
 TRANSFORMERS = {"safetensors": "model", "bin": "pytorch_model"}
+_COUNTS = ("position_ids", "num_batches_tracked")  # tensors of whole numbers that say nothing of quantisation
 _POINTER = b"version https://git-lfs"
 
 
@@ -188,7 +189,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(
             f"The model's weights {file} cannot be read ({reason}); download or save the model again."
         ) from error
-    if quantised := sorted(name for name in whole if not name.endswith("position_ids")):
+    if quantised := sorted(name for name in whole if not name.endswith(_COUNTS)):
         raise ValueError(
             f"The model's weights {file} hold whole numbers as {quantised[0]}; quantised weights are not known, take "
             "those in float32, bfloat16 or float16."

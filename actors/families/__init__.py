@@ -8,6 +8,7 @@ from actors.families.family import Family
 
 # By the class that the pipeline's folder names; each is imported only when it is asked for.
 FAMILIES = {
+    "Flux2KleinPipeline": "actors.families.flux2:Flux2Klein",
     "FluxPipeline": "actors.families.flux:Flux",
     "StableDiffusion3Pipeline": "actors.families.sd3:StableDiffusion3",
     "StableDiffusionPipeline": "actors.families.sd:StableDiffusion",

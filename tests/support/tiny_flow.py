@@ -9,18 +9,25 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -115,6 +122,63 @@ def unpack_flux(packed: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """Back to `shape` from what `pack_flux` made."""
     unpacked: torch.Tensor = FluxPipeline._unpack_latents(packed, shape[2], shape[3], 1)
     return unpacked
+
+
+_KEPT_MEAN, _KEPT_STD = 0.1, 1.2  # of the latents, by the autoencoder of `make_klein`
+_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}{% if not enable_thinking %}<think></think>{% endif %}"
+)
+
+
+def make_klein(
+    folder: Path,
+    *,
+    distilled: bool = False,
+    transformer: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
+    **saving: Any,
+) -> Path:
+    """Write a FLUX.2 klein: states (16, H / 4, W / 4); see `make_sd3`.
+
+    Args:
+        folder: Where to.
+        distilled: Whether it draws without guidance.
+        transformer: See `make_sd3`.
+        text: Values of the text encoder's config that differ from the smallest ones.
+        saving: See `make_sd3`.
+    """
+    tokenizer = Qwen2Tokenizer(vocab={letter: n for n, letter in enumerate(sorted(ByteLevel.alphabet()))}, merges=[])
+    tokenizer.chat_template = _TEMPLATE
+    torch.manual_seed(0)
+    of_transformer = dict(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=24, timestep_guidance_channels=16, axes_dims_rope=(2, 2, 2, 2), guidance_embeds=False,
+    )  # fmt: skip
+    of_text = dict(
+        vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=27, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=4, tie_word_embeddings=True,
+    )  # fmt: skip
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, norm_num_groups=4, sample_size=16,
+        latent_channels=4,
+    )  # fmt: skip
+    vae.bn.running_mean.fill_(_KEPT_MEAN)
+    vae.bn.running_var.fill_(_KEPT_STD**2 - vae.config.batch_norm_eps)
+    Flux2KleinPipeline(
+        transformer=_alive(Flux2Transformer2DModel(**of_transformer | dict(transformer or {}))),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae, text_encoder=Qwen3ForCausalLM(Qwen3Config(**of_text | dict(text or {}))), tokenizer=tokenizer,
+        is_distilled=distilled,
+    ).save_pretrained(folder, **saving)  # fmt: skip
+    return folder
+
+
+def state_of_klein(latents: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """A state, of the latents that the pipeline gives in its autoencoder's own scale."""
+    state: torch.Tensor = (Flux2KleinPipeline._patchify_latents(latents) - _KEPT_MEAN) / _KEPT_STD
+    return state.view(shape)
 
 
 def _vae(**changes: Any) -> AutoencoderKL:

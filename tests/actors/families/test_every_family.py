@@ -30,7 +30,7 @@ from learner.objectives.ppod import PPODConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from tests.support.redness import Redness
 from tests.support.tiny import make_pipeline
-from tests.support.tiny_flow import make_flux, make_sd3, pack_flux, unpack_flux
+from tests.support.tiny_flow import make_flux, make_klein, make_sd3, pack_flux, state_of_klein, unpack_flux
 from tests.support.tiny_sdxl import make_sdxl
 
 Nudge = Callable[..., None]
@@ -82,6 +82,7 @@ SMALL = {"height": 16, "width": 16}
 UNGUIDED = ("negative_prompt", "guidance_rescale")  # where no second prediction is led away from
 FAMILIES |= {
     "flux_dev": Family(make_flux, (8, 24), SMALL, pack=pack_flux, unpack=unpack_flux, lacks=UNGUIDED, lr=1e-4),
+    "flux2_klein": Family(make_klein, (8, 24), SMALL, unpack=state_of_klein, lacks=UNGUIDED, lr=1e-4),
     "flux_schnell": Family(
         lambda folder: make_flux(folder, guidance=False),
         (8, 24),

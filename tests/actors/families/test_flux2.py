@@ -1,0 +1,40 @@
+"""FLUX.2 klein: what is refused of it, and that its network is told the templated prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.config import PolicyConfig
+from actors.model_check import check_model
+from tests.support.tiny_flow import make_klein
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "said"),
+    [
+        ({"distilled": True}, {"guidance": 4.0}, r"policy\.guidance is 4, .* set policy\.guidance=1"),
+        ({}, {"prompt_windows": 2}, r"policy\.prompt_windows is 2"),
+        ({"transformer": {"guidance_embeds": True}}, {}, "told a guidance scale"),
+        ({"transformer": {"in_channels": 32}}, {}, "32 channels .* packed to 16"),
+        ({"text": {"num_hidden_layers": 20}}, {}, "20 layers"),
+    ],
+)
+def test_what_klein_is_not_is_refused(
+    tmp_path: Path, model: dict[str, Any], settings: dict[str, Any], said: str
+) -> None:
+    folder = make_klein(tmp_path / "model", **model)
+    with pytest.raises(ValueError, match=said) as caught:
+        check_model(PolicyConfig(model=str(folder), **{"height": 16, "width": 16, **settings}))
+    assert str(caught.value).endswith(".")
+
+
+def test_a_tokenizer_without_its_template_is_refused(tmp_path: Path) -> None:
+    folder = make_klein(tmp_path / "model")
+    (folder / "tokenizer" / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="has no chat template"):
+        check_model(PolicyConfig(model=str(folder), height=16, width=16))
+    make_klein(tmp_path / "whole", distilled=True)
+    assert check_model(PolicyConfig(model=str(tmp_path / "whole"), guidance=1.0, height=16, width=16)) is not None
