@@ -8,7 +8,7 @@ import ray
 
 from cluster.config import Config
 from cluster.sources.rollouts import Rollout, Rollouts
-from cluster.sources.source import RequestMaker, Progress, unseen
+from cluster.sources.source import Progress, RequestMaker, unseen
 from learner.objectives.objective import Plan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cluster.config import Config
 from cluster.sources.pacing import Pacing
 from cluster.sources.rollouts import Rollout, Rollouts
-from cluster.sources.source import RequestMaker, Progress, unseen
+from cluster.sources.source import Progress, RequestMaker, unseen
 from learner.objectives.objective import Plan
 
 
