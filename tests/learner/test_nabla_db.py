@@ -95,7 +95,6 @@ def close(one: Tensor, other: Tensor) -> None:
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
-
 def test_the_kappa_form_is_the_difference_of_the_forward_scores(
     policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
 ) -> None:
@@ -147,7 +146,6 @@ def test_expected_scores_are_the_means_of_the_sampled_ones(eta: float) -> None:
         error = 4 * float(sampled.detach().std()) / draws**0.5
         assert float(mean.detach().std()) < 1e-5  # no sampled noise in it
         assert float(sampled.detach().mean()) == pytest.approx(float(mean.detach().mean()), abs=error + 1e-4)
-
 
 
 def reference_losses(
@@ -268,7 +266,6 @@ def test_the_change_is_measured_from_the_start_of_the_update_without_gradient(
     second, _, metrics = gradients(objective, policy, batch)
     assert metrics["loss/change"] > 0
     assert (second - gradients(plain, policy, batch)[0]).abs().max() > 1e-4
-
 
 
 def test_at_the_start_the_forward_loss_is_the_mean_square_of_the_reward_gradient(
@@ -398,7 +395,6 @@ def test_a_chain_without_noise_in_the_last_step_is_refused(policy_config: Policy
     for objective in (ResidualNablaDBConfig(flow=SMALL), PPODConfig(), ReFLConfig()):
         with pytest.raises(ValueError, match=r"policy\.eta above 0"):
             Learner(LearnerConfig(), policy, objective.build(), reward=Curved())
-
 
 
 def test_losses_vanish_at_the_exact_optimum_of_a_linear_reward() -> None:

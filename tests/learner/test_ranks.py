@@ -64,7 +64,6 @@ def test_every_algorithm_is_among_the_cases() -> None:
     assert {case["name"] for case in CASES.values()} == names
 
 
-
 def start(*arguments: object) -> subprocess.Popen[str]:
     command, out = [sys.executable, *map(str, arguments)], subprocess.PIPE
     return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=out, stderr=subprocess.STDOUT)

@@ -203,7 +203,6 @@ def test_half_precision_is_near(folder: Path) -> None:
     torch.testing.assert_close(half, exact, rtol=0, atol=0.05)
 
 
-
 @pytest.fixture
 def broken(folder: Path, tmp_path: Path) -> Path:
     """A copy to be spoilt."""
@@ -252,7 +251,6 @@ def test_a_folder_without_tokenizer_is_refused(broken: Path) -> None:
 def test_a_model_that_is_nowhere_is_named_with_its_setting(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"There is no CLIP model '.*nowhere'.*options\.model to a folder"):
         ClipScore(str(tmp_path / "nowhere"))
-
 
 
 def test_the_head_is_affine_and_has_the_published_size(checkpoint: Path, folder: Path) -> None:
