@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from actors.policy import Policy
 from actors.trajectories import Weights
 from learner.batch import Batch
 from learner.companion import Decay
-from learner.likelihood import largest_log_ratio
+from learner.likelihood import largest_log_ratio, retaken
 from learner.objectives import Objective
 from learner.objectives.objective import Part
 from learner.ranks import Ranks
@@ -52,6 +53,12 @@ class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
         gt=0,
         description="Largest |log ratio| of a fresh on-policy batch before the first update; null is 1e-5, and 5e-3 "
         "where the base is of half precision.",
+    )
+    retake_log_probs: bool | None = Field(
+        None,
+        description="Before the first update of a fresh on-policy batch the learner takes the log-probabilities of "
+        "what was sampled again, in the micro-batches of the updates, so that ratios begin at 1 however samplers "
+        "round; null is where the base is of half precision.",
     )
 
     def at_a_time(self, device: torch.device) -> int:
@@ -136,10 +143,12 @@ class Learner:
         started = time.time()
         batch = self._objective.begin(self._policy, batch, self.version)
         self._check_ratio(batch)
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.version)
         history: dict[str, list[float]] = defaultdict(list)
-        parts = self._objective.parts(batch, generator) if batch.prompts else ()
-        for number, part in enumerate(parts):
+        if self._retakes(batch):
+            ahead = ((part.samples, part.columns) for part in self._parts(batch))
+            batch, spread = retaken(self._policy, batch, ahead, self._micro_batch, self.ranks)
+            history["ratio/spread"].append(spread)
+        for number, part in enumerate(self._parts(batch)):
             self.optimizer.zero_grad(set_to_none=True)
             for module in self._objective.modules.values():
                 module.optimizer.zero_grad(set_to_none=True)
@@ -172,6 +181,19 @@ class Learner:
             self.optimizer.step()
         self._schedule.step()
         return Update(self.version, metrics, started, time.time() - started)
+
+    def _parts(self, batch: Batch) -> Iterator[Part]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.version)
+        return self._objective.parts(batch, generator) if batch.prompts else iter(())
+
+    def _is_fresh(self, batch: Batch) -> bool:
+        """Whether the policy as it is sampled the batch, and there is a transition in it."""
+        return batch.version == self.version and bool(batch.prompts) and bool(len(batch.steps))
+
+    def _retakes(self, batch: Batch) -> bool:
+        wanted = self._config.retake_log_probs
+        wanted = self._policy.half_precision if wanted is None else wanted
+        return wanted and self._objective.config.asks.ratios and self._is_fresh(batch)
 
     def _backward(self, batch: Batch, part: Part) -> dict[str, float]:
         try:
@@ -240,7 +262,7 @@ class Learner:
 
     def _check_ratio(self, batch: Batch) -> None:
         """Whether the first on-policy batch has ratio one, on a few rows and before anything is learned from it."""
-        if self._ratio_checked or batch.version != self.version or not batch.prompts or not len(batch.steps):
+        if self._ratio_checked or not self._is_fresh(batch):
             return
         allowed = self._config.ratio_tolerance or (5e-3 if self._policy.half_precision else 1e-5)
         if not (largest := largest_log_ratio(self._policy, batch, self._micro_batch, ranks=self.ranks)) <= allowed:

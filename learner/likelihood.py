@@ -9,8 +9,8 @@ learner ranks do the same: each computes the log-probabilities of its micro-batc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -117,6 +117,45 @@ def backward(
 
     in_pieces(pieces, differentiate, ranks)
     return {**metrics, "ratio/max_log": float((log_probs.detach() - behaviour).abs().max())}
+
+
+@torch.no_grad()
+def retaken(
+    policy: Policy,
+    batch: Batch,
+    parts: Iterable[tuple[Tensor, Tensor]],
+    micro_batch: int,
+    ranks: Ranks = ALONE,
+) -> tuple[Batch, float]:
+    """A batch with the behaviour policy's log-probabilities as `backward` computes them, which a sampler need not.
+
+    In half precision a network rounds differently in batches of another size, and ratios to what the sampler stored
+    would begin off 1. Here every transition goes through the network in the micro-batch that it has in the update.
+
+    Args:
+        policy: As it was when it sampled the batch.
+        batch: The stored transitions.
+        parts: Samples `(b,)` and columns `(k,)` of the updates to come; of one that comes again the first counts.
+        micro_batch: Transitions that go through the network at a time.
+        ranks: Who shares the work.
+
+    Returns:
+        The batch, in which what no part trains on is as the sampler stored it; and the largest |difference| from what
+        it stored, nats per dimension.
+    """
+    own, known = batch.log_probs.clone(), torch.zeros_like(batch.log_probs, dtype=torch.bool)
+    for samples, columns in parts:
+        rows, cols = samples.repeat_interleave(len(columns)), columns.repeat(len(samples))
+        if known[rows, cols].all():
+            continue
+        values = torch.zeros(len(rows), device=policy.device)
+
+        def enter(piece: Tensor, rows: Tensor = rows, cols: Tensor = cols, values: Tensor = values) -> None:
+            values[piece], _, _ = _evaluate(policy, batch, rows[piece], cols[piece], "behaviour", with_kl=False)
+
+        in_pieces(ranks.pieces(len(rows), micro_batch), enter, ranks)
+        own[rows, cols], known[rows, cols] = ranks.sum_(values).to(own.device), True
+    return replace(batch, log_probs=own), float((own - batch.log_probs).abs().max())
 
 
 @torch.no_grad()

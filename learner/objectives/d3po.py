@@ -32,7 +32,7 @@ from learner.subsample import noisy_steps, split_groups
 class D3POConfig(BaseModel, frozen=True, extra="forbid"):
     """Direct preference for denoising diffusion policy optimisation."""
 
-    asks: ClassVar[Asks] = Asks(groups=True)
+    asks: ClassVar[Asks] = Asks(groups=True, ratios=True)
 
     name: Literal["d3po"] = "d3po"
     beta: float = Field(

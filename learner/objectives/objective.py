@@ -26,6 +26,7 @@ class Asks:
     # asks for more than scores aims at exp(beta r), so r must not be normalised.
     reward: Literal["scores", "images", "gradients"] = "scores"
     groups: bool = False  # compares samples of one prompt, so there must be at least two
+    ratios: bool = False  # trains on ratios to the policy that sampled, by `learner.likelihood.backward`
     # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
     noise: Literal["somewhere", "everywhere", "posterior"] = "somewhere"
 

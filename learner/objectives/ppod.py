@@ -50,7 +50,7 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
     The paper's own numbers are not public; the defaults are those of its relatives, each named where it stands.
     """
 
-    asks: ClassVar[Asks] = Asks(groups=True)
+    asks: ClassVar[Asks] = Asks(groups=True, ratios=True)
 
     name: Literal["ppod"] = "ppod"
     loss: LossKind = Field("bt", description="Preference loss; Bradley-Terry unless said otherwise.")
