@@ -11,6 +11,7 @@ from cluster.text import shown
 
 _OURS = ("actors", "cluster", "learner", "rewards", "shapes")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_SETTING = re.compile(r"policy\.[a-z_]+[ =]")  # begins some sentences of `actors`
 _LONGEST = 1500  # characters
 
 
@@ -81,7 +82,8 @@ def sentence(error: BaseException, folder: Path | None = None) -> str:
 
 
 def _is_sentence(message: str) -> bool:
-    return message[:1].isupper() and message.rstrip().endswith(".") and " " in message and "\n" not in message.strip()
+    begins = message[:1].isupper() or _SETTING.match(message)
+    return bool(begins) and message.rstrip().endswith(".") and " " in message and "\n" not in message.strip()
 
 
 def _line(text: str) -> str:

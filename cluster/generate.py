@@ -15,9 +15,10 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import diffusers
@@ -28,7 +29,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from actors.model_check import check_prompts
+from actors.model_check import check_model, check_prompts
 from actors.model_files import fetch
 from actors.policy import Policy
 from actors.rollout import rollout
@@ -36,6 +37,7 @@ from cluster.arguments import Parser
 from cluster.errors import ConfigError, sentence
 from cluster.order import Order, make_order, repeat_order
 from cluster.prompts import make_prompt, read_prompts
+from cluster.records.files import writable
 from cluster.records.pictures import before_after, grid
 from cluster.records.png import read_facts, read_pixels, write_png
 from cluster.start_images import check_starts
@@ -46,6 +48,7 @@ from shapes.arguments import positive
 
 _SETTING = re.compile(r"[a-z][a-z_.]*=")
 _ROWS, _COLUMNS, _CELL = 24, 16, 256  # of the grid: prompts, pictures of each, and pixels of one at most
+_GRID = "grid.png"
 _BATCH = 4  # pictures of one pass, where no run says
 
 
@@ -58,10 +61,16 @@ def draw(order: Order, out: Path, console: Console) -> int:
         WriteError: If one cannot be written.
     """
     missing = [picture for picture in order if not _is_there(out / picture.name, picture.facts)]
+    _check_grid(out / _GRID)
     if not missing:
         return 0
     config = order.model.policy
-    check_prompts(config, [picture.facts["prompt"] for picture in missing], fetch(config.model, config.variant))
+    folder = fetch(config.model, config.variant)
+    check_model(config, folder)
+    check_prompts(config, [picture.facts["prompt"] for picture in missing], folder)
+    with writable(out):  # known before the model is loaded
+        out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()
     policy, lost = Policy.load(config), 0
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -95,6 +104,13 @@ def _is_there(path: Path, facts: dict[str, Any]) -> bool:
     return True
 
 
+def _check_grid(path: Path) -> None:
+    with suppress(ValueError):
+        if not path.exists() or "grid" in read_facts(path):
+            return
+    raise ConfigError(f"{path} is in the way: it is no grid of this command; give another folder with --out.")
+
+
 def write_grid(order: Order, out: Path) -> Path | None:
     """Write `grid.png` of the first pictures, a row a prompt; with `--base` both models' side by side."""
     sheets = []
@@ -106,8 +122,8 @@ def write_grid(order: Order, out: Path) -> Path | None:
         sheets.append(_sheet({prompt: of_prompt[:_COLUMNS] for prompt, of_prompt in list(paths.items())[:_ROWS]}))
     there = [sheet for sheet in sheets if sheet is not None]
     if there:
-        write_png(out / "grid.png", there[0] if len(there) == 1 else before_after(*there), {"grid": len(order)})
-    return out / "grid.png" if there else None
+        write_png(out / _GRID, there[0] if len(there) == 1 else before_after(*there), {"grid": len(order)})
+    return out / _GRID if there else None
 
 
 def _sheet(paths: dict[str, list[Path]]) -> Image.Image | None:

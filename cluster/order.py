@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from actors.config import PolicyConfig
 from actors.trajectories import EVALUATION, Request
@@ -15,7 +15,7 @@ from cluster.config import change_policy
 from cluster.errors import ConfigError
 from cluster.prompts import make_request, make_requests
 from cluster.records.png import read_facts
-from cluster.start_images import image_of
+from cluster.start_images import check_starts, image_of
 from cluster.trained import Trained, checksum
 from rewards.prompt import Prompt
 
@@ -42,6 +42,28 @@ class Picture(NamedTuple):
     facts: dict[str, Any]  # how it is made, as JSON has it
     job: Job
     row: int  # of the job's request
+
+
+class _Start(BaseModel, strict=True):
+    """The picture that one begins from."""
+
+    image: str
+    strength: float = Field(gt=0, le=1)
+    sha256: str
+
+
+class _Facts(BaseModel, strict=True):
+    """What a picture's file says, beside the settings of its policy."""
+
+    prompt: str
+    start: _Start | None
+    seed: int = Field(ge=0, lt=2**32)
+    prompt_index: int = Field(ge=0, lt=2**31)
+    sample: int = Field(ge=0, lt=2**31)
+    batch: list[int] = Field(min_length=2, max_length=2)  # rows, and which of them it is
+    checkpoint: str | None
+    sha256: str | None
+    base: bool
 
 
 @dataclass(frozen=True)
@@ -103,26 +125,34 @@ def repeat_order(picture: Path, settings: Sequence[str] = ()) -> Order:
         ConfigError: If the file does not say how it was made, or what made it is not what it was.
     """
     try:
-        facts = read_facts(picture)
-        size, row = facts["batch"]
-        policy, folder = PolicyConfig.model_validate(facts["policy"]), facts["checkpoint"]
-        changed = change_policy(policy.model_dump(), settings)
-        prompt = Prompt(facts["prompt"], facts["start"])
-        if _start(prompt) != facts["start"]:
-            raise ConfigError(f"The picture {picture} began with {image_of(prompt)}, which is another picture now.")
-        group, sample = facts["prompt_index"], facts["sample"]
-        alone = make_request(lambda _: prompt, [0], 1, facts["seed"], EVALUATION, steps=changed.steps)
-        request = replace(
-            alone, prompts=(prompt,) * size, prompt_index=(group,) * size, sample_index=(sample,) * size,
-            start=alone.start and alone.start * size,
-        )  # fmt: skip
-        base, expected = facts["base"], facts["sha256"]
-    except ValidationError:
-        raise ConfigError(f"The picture {picture} was made by another version, whose settings are not known.") from None
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"The picture {picture} does not say all of how it was made ({error}).") from error
+        found = read_facts(picture)
+        facts = _Facts.model_validate(found)
+        size, row = facts.batch
+        if not 0 <= row < size:
+            raise ValueError(f"says that it is number {row} of a batch of {size}")
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(f"The picture {picture} does not say all of how it was made ({where}).") from error
     except ValueError as error:
         raise ConfigError(f"The picture {picture} {error}.") from error
+    try:
+        changed = change_policy(PolicyConfig.model_validate(found.get("policy")).model_dump(), settings)
+    except ValidationError:
+        raise ConfigError(f"The picture {picture} was made by another version, whose settings are not known.") from None
+    start = None if facts.start is None else facts.start.model_dump()
+    prompt = Prompt(facts.prompt, start)
+    try:
+        check_starts([prompt], changed.steps)
+        if _start(prompt) != start:
+            raise ValueError(f"it began with {image_of(prompt)}, which is another picture now")
+    except ValueError as error:
+        raise ConfigError(f"The picture {picture} cannot be made again: {error}.") from error
+    alone = make_request(lambda _: prompt, [0], 1, facts.seed, EVALUATION, steps=changed.steps)
+    request = replace(
+        alone, prompts=(prompt,) * size, prompt_index=(facts.prompt_index,) * size,
+        sample_index=(facts.sample,) * size, start=alone.start and tuple(alone.start) * size,
+    )  # fmt: skip
+    folder, expected, base = facts.checkpoint, facts.sha256, facts.base
     model = Trained(picture.stem, changed, None if folder is None else Path(folder))
     if model.adapter is not None:
         if not model.adapter.is_file():

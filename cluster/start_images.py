@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from rewards.prompt import Prompt
 
+_DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's RGB of these is white from 255 on
 _READING = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises of files
 
 
@@ -33,7 +34,10 @@ def with_start(text: str, record: Mapping[str, Any], folder: Path) -> Prompt:
         return Prompt(text, record)
     image, strength = record.get("image"), record.get("strength")
     if not isinstance(image, str) or not image:
-        raise ValueError("has a 'strength' and no 'image' as a text, the path of the picture to begin from")
+        raise ValueError(
+            f"has an 'image' or a 'strength', which are of image to image, but the image {image!r:.60} is no text, the "
+            "path of the picture to begin from"
+        )
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
         raise ValueError(f"has the image {image!r} and no 'strength' above 0 and up to 1, but {strength!r}")
     if Path(image).is_absolute() or ".." in Path(image).parts:
@@ -70,6 +74,8 @@ def load_start(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            if image.mode in _DEEP:
+                raise ValueError(f"it has more than 8 bits a channel, as {image.mode}; save it with 8")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except _READING as error:
         raise ValueError(f"the start image {path} cannot be read ({' '.join(str(error).split())})") from error
@@ -85,13 +91,13 @@ def check_starts(prompts: Iterable[str], steps: int) -> None:
     Raises:
         ValueError: If an image is missing or damaged, or a strength leaves no step.
     """
-    starts = {path: prompt for prompt in prompts if (path := image_of(prompt)) is not None}
-    for path, prompt in starts.items():
-        try:
-            with Image.open(path) as image:
-                image.verify()
-        except _READING as error:
-            raise ValueError(f"the start image {path} cannot be read ({' '.join(str(error).split())})") from error
+    read = set()
+    for prompt in prompts:
+        if (path := image_of(prompt)) is None:
+            continue
+        if path not in read:
+            load_start(path)  # all of it: the header of a file that breaks off is whole
+            read.add(path)
         if first_step(prompt, steps) == steps:
             raise ValueError(
                 f"the prompt {str(prompt)[:60]!r} has the strength {prompt.metadata['strength']:g}, "  # type: ignore[attr-defined]

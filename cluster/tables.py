@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+from collections import deque
+from io import StringIO
 from typing import Any, Literal
 
 import pyarrow as pa
-from pyarrow import csv, parquet
+from pyarrow import csv as pa_csv
+from pyarrow import parquet
 
 from cluster.text import decode
 
@@ -25,21 +29,26 @@ def read_table(data: bytes, kind: Table) -> list[dict[str, Any]]:
     """
     try:
         table = _csv(decode(data)) if kind == "csv" else parquet.read_table(pa.BufferReader(data))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, csv.Error) as error:  # of damaged pages pyarrow raises OSError
         raise ValueError(f"it is no table ({' '.join(str(error).split())[:300]})") from error
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"it has several columns {twice[0]!r}")
     if "prompt" not in names:
         raise ValueError(f"it has no column 'prompt', but {', '.join(map(repr, names[:8])) or 'none'}")
-    return [{name: value for name, value in row.items() if value is not None} for row in table.to_pylist()]
+    try:
+        rows = table.to_pylist()
+    except OverflowError as error:
+        raise ValueError(f"it holds a date or a duration that Python cannot ({error})") from error
+    return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def _csv(text: str) -> pa.Table:
-    return csv.read_csv(
+    deque(csv.reader(StringIO(text, newline=""), strict=True), maxlen=0)  # pyarrow reads on where a quote never ends
+    return pa_csv.read_csv(
         pa.BufferReader(text.encode()),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(
             column_types=dict.fromkeys(_TEXTS, pa.string()),
             null_values=[""],
             strings_can_be_null=True,

@@ -32,6 +32,7 @@ def in_an_actor(error: Exception) -> RayTaskError:
         (ConfigError("The setting is wrong."), "The setting is wrong."),
         (RatioError("no sentence, but ours"), "no sentence, but ours"),
         (FloatingPointError("The gradient is nan; lower it."), "The gradient is nan; lower it."),
+        (ValueError("policy.height is 17; give 16."), "policy.height is 17; give 16."),
     ],
 )
 def test_sentences_are_said_as_they_are(error: Exception, said: str, wrap) -> None:  # type: ignore[no-untyped-def]

@@ -22,7 +22,7 @@ from actors.trajectories import EVALUATION
 from cluster.config import Config
 from cluster.generate import main
 from cluster.prompts import make_requests
-from cluster.records.png import read_facts, read_pixels
+from cluster.records.png import read_facts, read_pixels, write_png
 from cluster.trained import find
 from tests.support.run_folder import make_run
 
@@ -99,6 +99,11 @@ def test_pictures_that_begin_from_pictures(run: Path, out: Path, tmp_path: Path,
     Image.new("RGB", (30, 20), "blue").save(tmp_path / "red.png")
     assert main([str(out / "0001-5-00.png"), "--out", str(tmp_path / "third")]) == 1
     assert "is another picture now" in capsys.readouterr().err
+    assert main([str(out / "0001-5-00.png"), "steps=1", "--out", str(tmp_path / "third")]) == 1
+    assert "leaves none of policy.steps=1" in capsys.readouterr().err
+    (tmp_path / "red.png").unlink()
+    assert main([str(out / "0001-5-00.png"), "--out", str(tmp_path / "third")]) == 1
+    assert "red.png cannot be read" in capsys.readouterr().err
 
 
 def test_the_base_is_the_pretrained_model(run: Path, out: Path, tiny_pipeline: Path) -> None:
@@ -132,6 +137,19 @@ def test_nothing_else_is_overwritten(run: Path, out: Path, capsys: pytest.Captur
     Image.new("RGB", (8, 8)).save(out / "0000-9-00.png")
     assert main([str(run), PROMPTS[0], "--seeds", "9", "--out", str(out)]) == 1
     assert "does not say how it was made" in capsys.readouterr().err
+    Image.new("RGB", (8, 8)).save(out / "grid.png")
+    assert main([str(run), PROMPTS[0], "--out", str(out)]) == 1
+    assert "is no grid of this command" in capsys.readouterr().err
+    assert Image.open(out / "grid.png").size == (8, 8)
+
+
+def test_a_folder_that_cannot_be_written_to_is_known_before_the_model_is_loaded(
+    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out.write_text("a file")
+    monkeypatch.setattr(Policy, "load", None)
+    assert main([str(run), PROMPTS[0], "--out", str(out)]) == 1
+    assert f"{out} cannot be written to" in capsys.readouterr().err
 
 
 def test_a_request_to_stop_keeps_what_was_made(
@@ -186,6 +204,7 @@ def test_pictures_that_are_not_finite_are_not_written(
         (["a", "eta=2"], "at most 1"),
         (["a", "--ema"], "no average"),
         (["red " * 99], "set policy.prompt_windows="),
+        (["a", "height=17"], "error: policy.height is 17"),
     ],
 )
 def test_bad_words_are_refused_in_one_line(
@@ -221,3 +240,41 @@ def test_a_picture_is_made_again_only_by_what_made_it(
     assert "not there any more" in capsys.readouterr().err
     assert main([str(tiny_pipeline), "a", "--base"]) == 1
     assert "no adapter" in capsys.readouterr().err
+    shutil.copytree(tiny_pipeline, out / "half")
+    shutil.rmtree(out / "half" / "tokenizer")
+    assert main([str(out / "half"), "a", "--out", str(out / "again")]) == 1
+    assert f"The model's {out / 'half' / 'tokenizer'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", "x"),
+        ("seed", -1),
+        ("seed", 1.5),
+        ("prompt_index", -1),
+        ("sample", [1]),
+        ("batch", [1, 1]),
+        ("batch", [1, -1]),
+        ("batch", [1]),
+        ("checkpoint", 5),
+        ("base", "no"),
+        ("prompt", 5),
+        ("start", {}),
+        ("start", "red.png"),
+        ("policy", 5),
+    ],
+)
+def test_what_others_wrote_into_a_picture_is_not_believed(
+    tmp_path: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture, key: str, value: Any
+) -> None:
+    facts = {
+        "prompt": "a", "start": None, "seed": 0, "prompt_index": 0, "sample": 0, "batch": [1, 0], "checkpoint": None,
+        "sha256": None, "base": False, "policy": {"model": str(tiny_pipeline), "device": "cpu"},
+    }  # fmt: skip
+    write_png(tmp_path / "a.png", Image.new("RGB", (16, 16)), facts | {key: value})
+    assert main([str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: The picture {tmp_path / 'a.png'} ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -85,8 +85,9 @@ def test_a_path_is_meant_from_the_prompt_files_folder(tmp_path: Path) -> None:
         ({"image": "a.png", "strength": 1.1}, "but 1.1"),
         ({"image": "a.png", "strength": True}, "but True"),
         ({"image": "a.png", "strength": "0.5"}, "but '0.5'"),
-        ({"strength": 0.5}, "no 'image'"),
-        ({"image": 3, "strength": 0.5}, "no 'image' as a text"),
+        ({"strength": 0.5}, "the image None is no text"),
+        ({"image": 3, "strength": 0.5}, "the image 3 is no text"),
+        ({"image": {"bytes": "x"}}, "is no text, the path"),
         ({"image": "../a.png", "strength": 0.5}, "outside of the prompt file's folder"),
         ({"image": "/tmp/a.png", "strength": 0.5}, "outside of the prompt file's folder"),
     ],
@@ -133,6 +134,26 @@ def test_a_run_refuses_starts_that_cannot_be_trained_together(
     records = [r if isinstance(r, str) else {"prompt": r[0], "image": "a.png", "strength": r[1]} for r in rows]
     with pytest.raises(ConfigError, match=said):
         make_config("policy.steps=5", "policy.noisy_steps=[0,4]", f"prompts.train={write(tmp_path, *records)}")
+
+
+def test_each_prompt_of_a_picture_is_looked_at(tmp_path: Path) -> None:
+    path = str(picture(tmp_path / "a.png"))
+    weak, strong = (Prompt("a", {"image": path, "strength": strength}) for strength in (0.1, 0.9))
+    for prompts in ((weak, strong), (strong, weak)):
+        with pytest.raises(ValueError, match="leaves none"):
+            check_starts(prompts, steps=5)
+
+
+def test_a_picture_is_read_to_its_end_and_none_is_washed_out(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(noise).save(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)).save(tmp_path / "deep.png")
+    for name, said in {"a.jpg": "truncated", "a.png": "cannot be read", "deep.png": "more than 8 bits"}.items():
+        with pytest.raises(ValueError, match=said):
+            check_starts([Prompt("a", {"image": str(tmp_path / name), "strength": 0.5})], steps=5)
 
 
 def test_a_run_that_begins_from_pictures_says_where(make_config: Make, tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def test_any_texts_come_back_from_csv(tmp_path_factory: pytest.TempPathFactory, 
         ("prompt\nun café\n".encode("latin-1"), ["line 2", "iconv"]),
         (b"prompt\na\x07b\n", ["row 1", r"'\x07'"]),
         (b"prompt,n\n", ["holds no prompt"]),
-        (b"prompt,strength\na,0.5\n", ["row 1", "no 'image'"]),
+        (b"prompt,strength\na,0.5\n", ["row 1", "the image None is no text"]),
+        (b'prompt\n"a\nb\nc\n', ["no table", "unexpected end of data"]),
     ],
 )
 def test_what_is_no_such_table_is_refused(tmp_path: Path, data: bytes, words: list[str]) -> None:
@@ -88,6 +89,14 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
         (tmp_path / "p.parquet").write_bytes(data)
         with pytest.raises(ValueError, match="it is no table"):
             read_prompts(str(tmp_path / "p.parquet"))
+    parquet.write_table(pa.table({"prompt": [f"a {n}" for n in range(5000)]}), whole := io.BytesIO())
+    data = whole.getvalue()
+    (tmp_path / "p.parquet").write_bytes(data[:100] + bytes(50) + data[150:])
+    with pytest.raises(ValueError, match="it is no table"):
+        read_prompts(str(tmp_path / "p.parquet"))
+    parquet.write_table(pa.table({"prompt": ["a"], "t": pa.array([2**62], pa.duration("s"))}), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match="that Python cannot"):
+        read_prompts(str(tmp_path / "p.parquet"))
     write(tmp_path / "p.parquet", [{"prompt": 3}])
     with pytest.raises(ValueError, match="row 1 is neither"):
         read_prompts(str(tmp_path / "p.parquet"))
