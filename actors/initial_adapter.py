@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ def _read(
         if given and all(name.startswith(_PEFT) for name in given):
             given = {f"{prefix}{name.removeprefix(_PEFT)}": tensor for name, tensor in given.items()}
             settings = json.loads((file.parent / "adapter_config.json").read_text(encoding="utf-8"))
+            if not isinstance(settings, dict):
+                raise ValueError("its adapter_config.json holds no values by name")
         else:
             with safe_open(file, framework="pt") as opened:
                 metadata = json.loads((opened.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
@@ -140,6 +143,12 @@ def _read(
         )
     tensors = {key.removeprefix(prefix): t for key, t in state.items()}
     _check_kind(file, tensors, settings)
+    for alpha in (*alphas.values(), settings.get("lora_alpha", 1)):
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < abs(alpha) < math.inf:
+            raise ValueError(
+                f"The adapter {file} (policy.init_lora) has the alpha {alpha!r}, which leaves nothing of it; save it "
+                "with a number other than 0."
+            )
     return tensors, alphas, settings
 
 

@@ -70,7 +70,7 @@ def find_family(folder: Path) -> type[Family]:
         ValueError: If the pipeline is of no family that is known.
     """
     found = read_json(folder / "model_index.json").get("_class_name")
-    if found not in FAMILIES:
+    if not isinstance(found, str) or found not in FAMILIES:
         raise ValueError(
             f"The model {folder} is a {found}, but only text to image by {', '.join(FAMILIES)} is known; set "
             "policy.model to one of these."

@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import diffusers
@@ -86,7 +87,8 @@ def export(args: argparse.Namespace) -> None:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # such as a file in the place of a folder of its path
+                temporary.unlink()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,22 @@ def test_what_is_no_adapter_of_the_unet_is_refused(
     refused("no plain LoRA")
     (tmp_path / "x.safetensors").write_text("{}")
     refused("cannot be read")
+
+
+@pytest.mark.parametrize("alpha", [0, "x", None, True, [1]])
+def test_an_alpha_that_leaves_nothing_is_refused(
+    policy_config: PolicyConfig, trained: Policy, tmp_path: Path, alpha: Any
+) -> None:
+    trained.save_lora(tmp_path)
+    named = {f"base_model.model.{k.removeprefix('unet.')}": t for k, t in load_file(tmp_path / FILE).items()}
+    (tmp_path / "peft").mkdir()
+    save_file(named, tmp_path / "peft" / "adapter_model.safetensors")
+    config = policy_config.model_copy(update={"init_lora": str(tmp_path / "peft"), **FROM_FILE})
+    (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2}))
+    assert check_model(config) is not None
+    (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": alpha}))
+    with pytest.raises(ValueError, match="has the alpha"):
+        check_model(config)
+    (tmp_path / "peft" / "adapter_config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="holds no values by name"):
+        check_model(config)

@@ -67,6 +67,7 @@ def test_any_adapter_is_converted(run: Path, tiny_pipeline: Path, tmp_path: Path
         (["--format", "peft", "--out", "x.safetensors"], "a folder"),
         (["--format", "onnx", "--out", "x"], "invalid choice: 'onnx'"),
         (["--format", "peft", "--out", "taken"], "is there already"),
+        (["--format", "peft", "--out", "file/x"], "cannot be written to: "),
         (["--format", "peft", "--out", "x", "lora_rank=3"], "brings its adapter with it"),
     ],
 )
@@ -75,6 +76,7 @@ def test_bad_words_are_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").mkdir()
+    (tmp_path / "file").write_text("")
     before = sorted(tmp_path.iterdir())
     try:
         status = main([str(run), *words])
