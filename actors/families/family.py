@@ -61,7 +61,7 @@ class Family(Protocol):
         """Load a folder that `check` lets pass; `actors.families.loading.load_pipeline` does it for a pipeline.
 
         On the meta device it has networks without weights, which `predict` and `decode` run through all the same:
-        `actors.memory` asks them what they would need.
+        `actors.footprint` asks them what they would need.
         """
         ...
 

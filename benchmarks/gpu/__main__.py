@@ -7,7 +7,6 @@ beside the estimate that a run prints. Compilation, SDXL and the share of a matm
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import threading
@@ -30,6 +29,7 @@ from cluster.crew.memory import learning_bytes, sampling_bytes
 from learner.batch import collate
 from learner.objectives.objective import Part
 from learner.objectives.ppod import PPODConfig
+from shapes.arguments import Parser, positive
 from tests.support.tiny import make_pipeline
 
 _SD15: dict[str, dict[str, Any]] = {
@@ -50,11 +50,11 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {"sd15": _SD15, "tiny": {}}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print a table; the exit status."""
-    parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__)
-    parser.add_argument("architecture", nargs="?", choices=list(ARCHITECTURES), default="sd15")
-    parser.add_argument("--pictures", type=int, default=4)
-    parser.add_argument("--micro-batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=20)
+    parser = Parser("benchmarks.gpu", __doc__ or "")
+    parser.add_argument("architecture", nargs="?", choices=list(ARCHITECTURES), default="sd15", help="whose sizes")
+    parser.add_argument("--pictures", type=positive, default=4, help="of a rollout (default: %(default)s)")
+    parser.add_argument("--micro-batch", type=positive, default=4, help="of the learner (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=20, help="of the chain (default: %(default)s)")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         model = make_pipeline(Path(folder) / "model", **ARCHITECTURES[args.architecture])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,16 @@ from cluster.config import load_config
 from cluster.prompts import read_prompts
 from cluster.records.reading import Records
 from rewards import make_reward
+from tests.support.tiny import make_pipeline
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_pipeline: Path) -> Path:
-    """The page's files beside a model."""
+def folder(tmp_path: Path) -> Path:
+    """The page's files beside a model, whose tokenizer spells the page's words letter by letter."""
     own_model.write_files(tmp_path)
-    shutil.copytree(tiny_pipeline, tmp_path / "my_model")
+    model = make_pipeline(tmp_path / "my_model", text={"max_position_embeddings": 77})
+    said = json.loads((model / "tokenizer" / "tokenizer_config.json").read_text())
+    (model / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(said | {"model_max_length": 77}))
     return tmp_path
 
 

@@ -29,7 +29,9 @@ def test_every_command_parses_its_arguments() -> None:
     for module in COMMANDS:
         file = ROOT.joinpath(*module.split("."))
         text = (file / "__main__.py" if file.is_dir() else file.with_suffix(".py")).read_text()
-        assert re.search(r"parse_args\(|_config\(|short_run\(|import main$", text, re.MULTILINE), module
+        assert re.search(
+            r"parse_args\(|parse_intermixed_args\(|_config\(|short_run\(|import main$", text, re.MULTILINE
+        ), module
 
 
 def run(module: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
