@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.config import Config, load_config, read_config
+from cluster.config import Config, load_config, read_config, yaml_text
 from cluster.errors import ConfigError
 from cluster.prompts import locate, read_prompts
 from cluster.records.files import replacing
@@ -120,21 +119,21 @@ def _given(folder: Path) -> tuple[Path, list[str]]:
 
 def _copies(folder: Path, text: str) -> dict[str, Path]:
     """The prompt files in a run's folder: where images lie beside one, that which the configuration names."""
-    said = _unescaped(text)
     found = {}
     for split in _SPLITS:
         there = sorted(path for path in (folder / PROMPTS / split).glob("*") if path.is_file() and not _is_torn(path))
-        named = [path for path in there if f"/{PROMPTS}/{split}/{path.name}" in said]
+        named = [path for path in there if path.name == _name(text, split)] if len(there) > 1 else there
         if there:
-            found[split] = named[0] if len(there) > 1 and named else there[-1]
+            found[split] = (named or there)[-1]
     return found
 
 
-def _unescaped(text: str) -> str:
-    """A configuration's text with the names in it as they are: YAML folds long ones and escapes what is not ASCII."""
-    folded = re.sub(r"\n +", " ", text)
-    codes = r"\\x([0-9A-F]{2})|\\u([0-9A-F]{4})"
-    return re.sub(codes, lambda code: chr(int(code[1] or code[2], 16)), folded)
+def _name(text: str, split: str) -> str | None:
+    """What a configuration calls the prompt file of a split; `None` if it says nothing that can be read."""
+    try:
+        return Path(yaml_text.read(text)["prompts"][split]).name
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _is_torn(path: Path) -> bool:

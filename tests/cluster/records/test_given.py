@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from cluster.config import Config
 from cluster.errors import ConfigError
@@ -54,6 +55,16 @@ def test_a_folder_that_was_moved_reads_its_own_prompts(folder: Path, tmp_path: P
     shutil.move(folder, moved)
     assert read_prompts(load(moved).prompts.train)[0] == "a red circle"
     assert Path(load(moved).prompts.train).is_relative_to(moved)
+
+
+@pytest.mark.parametrize("name", ["café.jsonl", "a long name " * 12 + ".jsonl"])
+def test_a_start_image_beside_the_prompts_is_not_taken_for_them(name: str, make_config: Make, tmp_path: Path) -> None:
+    """YAML escapes and folds names."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "red.png")
+    (tmp_path / name).write_text('{"prompt": "a cat", "image": "red.png", "strength": 0.6}\n')
+    save(keep_prompts(make_config(f"prompts.train={tmp_path / name}"), tmp_path / "run"), tmp_path / "run")
+    assert Path(read(tmp_path / "run").prompts.train).name == name
+    assert Path(load(tmp_path / "run").prompts.train).name == name
 
 
 def test_settings_can_be_given_anew(folder: Path) -> None:
