@@ -19,6 +19,8 @@ from cluster import export, generate
 from cluster.records.png import read_pixels
 from tests.actors.families.test_every_family import FAMILIES, Family, config_of, request_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> Family:

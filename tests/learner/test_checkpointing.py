@@ -15,7 +15,9 @@ from tests.learner.rank_process import Start, gradients
 CASES = ("residual_nabla_db", "ppod, snapshot")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("bfloat16", "float16"))]
+)
 def test_checkpointing_changes_no_gradient(tiny_pipeline: Path, dtype: str) -> None:
     settings = {
         "model": str(tiny_pipeline),

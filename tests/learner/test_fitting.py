@@ -47,7 +47,7 @@ def start(tiny_pipeline: Path) -> Start:
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("kind", ["parts", "whole"])
-@pytest.mark.parametrize("case", ["ppod", "residual_nabla_db"])
+@pytest.mark.parametrize("case", ["ppod", pytest.param("residual_nabla_db", marks=pytest.mark.slow)])
 def test_what_runs_out_of_memory_is_halved_and_gives_the_same_gradient(
     start: Start, case: str, kind: str, where: str
 ) -> None:

@@ -96,7 +96,11 @@ FAMILIES |= {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# The largest of them, for the part of the tests that is slow.
+ROWS = [pytest.param(name, marks=pytest.mark.slow) if name == "flux2_klein" else name for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=ROWS)
 def family(request: pytest.FixtureRequest) -> Family:
     return FAMILIES[request.param]
 
