@@ -289,7 +289,7 @@ def test_samplers_act_with_what_the_learner_published(settings: Path, tmp_path: 
 
 
 def test_a_run_without_rewards_stops_with_a_sentence(settings: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("a red circle\nan unreadable prompt\n")
+    (tmp_path / "prompts.txt").write_text("a red circle\na cat\n")
     config, run = make_run(
         settings, tmp_path, f"prompts.train={tmp_path}/prompts.txt", "rewards.shapes_gold.weight=1.0"
     )
