@@ -42,5 +42,11 @@ class Conditioning(Mapping[str, Tensor]):
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """The samples of all parts, in their order."""
+        """The samples of all parts, in their order.
+
+        Raises:
+            ValueError: If they do not have the same tensors.
+        """
+        if any(part.keys() != parts[0].keys() for part in parts):
+            raise ValueError(f"Conditionings of different tensors: {[sorted(part) for part in parts]}.")
         return Conditioning(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})

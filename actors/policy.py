@@ -27,9 +27,9 @@ from actors.model_files import fetch
 from actors.transitions import make_transitions, over
 
 ADAPTER = "policy"
-# Bytes of embeddings that stay in the host's memory, whatever the length of the list: 1,100 prompts of Stable Diffusion
-# 1.5. It should hold the prompts of an iteration, which every micro-batch asks for.
-_KEPT = 2**28
+# Prompts whose embeddings stay in the host's memory, and bytes of them, whatever the length of the list. It should hold
+# the prompts of an iteration, which every micro-batch asks for.
+_KEPT, _BYTES = 256, 2**28
 
 
 class Policy:
@@ -110,7 +110,7 @@ class Policy:
         self._embeddings |= found  # in the order of use
         size = sum(known.bytes for known in self._embeddings.values())
         for prompt in list(self._embeddings):
-            if size <= _KEPT:
+            if size <= _BYTES and len(self._embeddings) <= _KEPT:
                 break
             size -= self._embeddings.pop(prompt).bytes
         return Conditioning.cat([found[prompt] for prompt in prompts]).to(self.device)

@@ -6,6 +6,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from pydantic import BaseModel, Field
 
-from actors.policy import Policy
+from actors.policy import ADAPTER, Policy
 from actors.trajectories import Weights
 from learner.batch import Batch
 from learner.companion import Decay
@@ -113,6 +114,9 @@ class Learner:
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
         objective.config.asks.check(objective.config.name, policy.transitions)
         objective.attach(policy, reward)
+        self._acts_with = objective.plan(policy.transitions).acts_with
+        if self._acts_with != ADAPTER:  # published before anything is learned
+            policy.snapshot(self._acts_with)
         self._parameters = policy.parameters
         self.optimizer = torch.optim.AdamW(
             self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
@@ -210,8 +214,7 @@ class Learner:
         if averaged and self._average is not None:
             with self._averaged():
                 return Weights.pack(self.version, *self._policy.weights())
-        adapter = self._objective.plan(self._policy.transitions).acts_with
-        return Weights.pack(self.version, *self._policy.weights(adapter))
+        return Weights.pack(self.version, *self._policy.weights(self._acts_with))
 
     def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
         """Write all that a bit-identical continuation needs, and the adapter in diffusers' format.
@@ -261,18 +264,27 @@ class Learner:
         return _Averaged(self._average, self._parameters)
 
     def _check_ratio(self, batch: Batch) -> None:
-        """Whether the first on-policy batch has ratio one, on a few rows and before anything is learned from it."""
+        """Refuse an on-policy batch whose ratios are not one, on a few rows and before anything is learned from it.
+
+        The first batch of a run, and the first that samplers drew with weights that were published to them.
+
+        Raises:
+            RatioError: If they are not.
+        """
         if self._ratio_checked or not self._is_fresh(batch):
             return
         allowed = self._config.ratio_tolerance or (5e-3 if self._policy.half_precision else 1e-5)
-        if not (largest := largest_log_ratio(self._policy, batch, self._micro_batch, ranks=self.ranks)) <= allowed:
+        trailing = self._acts_with != ADAPTER
+        with self._policy.using(self._acts_with) if trailing else nullcontext():
+            largest = largest_log_ratio(self._policy, batch, self._micro_batch, ranks=self.ranks)
+        if not largest <= allowed:
             raise RatioError(
-                f"Before the first update the learner's log-probabilities differ from the sampler's by {largest:.1e} "
-                f"(at most {allowed:.0e} is allowed), so every likelihood ratio would be wrong. "
+                f"Before update {self.version + 1} the learner's log-probabilities differ from the sampler's by "
+                f"{largest:.1e} (at most {allowed:.0e} is allowed), so every likelihood ratio would be wrong. "
                 "Usual causes: samplers and learner on different devices or library versions, a half-precision base "
                 "(raise learner.ratio_tolerance knowingly), or weights that did not arrive."
             )
-        self._ratio_checked = True
+        self._ratio_checked = batch.version > 0  # where the adapter is not the fresh one, which changes nothing
 
 
 class _Averaged:

@@ -47,7 +47,8 @@ def reward_class(kind: str) -> type[Reward]:
     if ":" in kind:
         return _load(kind)
     near = difflib.get_close_matches(kind, REWARDS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"the rewards are {', '.join(REWARDS)}."
+    ours = f"the rewards are {', '.join(REWARDS)}, and one of your own is written module:name."
+    hint = f"did you mean {near[0]!r}?" if near else ours
     raise UnknownReward(f"There is no reward {kind!r}; {hint}")
 
 

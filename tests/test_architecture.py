@@ -80,11 +80,26 @@ IN_CLUSTER = [file for file in FILES if file.parts[0] == "cluster" and file.name
 @pytest.mark.parametrize("file", IN_CLUSTER, ids=str)
 def test_no_room_of_cluster_looks_up(file: Path) -> None:
     own = ROOMS.index(file.with_suffix("").parts[1])
-    seen = set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "cluster":
-            seen.add(ROOMS.index([*node.module.split("."), node.names[0].name][1]))
-    assert all(room <= own for room in seen)
+    seen = rooms((ROOT / file).read_text())
+    assert all(ROOMS.index(room) <= own for room in seen)
+
+
+def rooms(source: str) -> set[str]:
+    """The rooms of `cluster` that a file imports from, in whatever form."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("cluster.")}
+    return found
+
+
+def test_the_reader_of_rooms_sees_every_form_of_imports() -> None:
+    source = "import cluster.run as r\nfrom cluster import loop, text\ndef f():\n    from cluster.crew.pool import Pool"
+    assert rooms(source) == {"run", "loop", "text", "crew"}
 
 
 def test_the_reader_of_imports_sees_every_form_of_them() -> None:

@@ -84,10 +84,10 @@ def learner_can_hold_the_rewards(config: Config) -> None:
 
 
 def reward_stays_raw(config: Config) -> None:
-    if config.objective.asks.reward != "scores" and config.standardise != "nothing":
+    if config.objective.asks.reward != "scores" and (config.standardise != "nothing" or config.combination.whiten):
         raise ValueError(
             f"{config.objective.name} trains on the reward itself, which standardising would move; "
-            "leave combination.standardise null, or set it to nothing"
+            "leave combination.standardise null, or set it to nothing, and combination.whiten to false"
         )
 
 

@@ -30,7 +30,9 @@ def of_details(details: Sequence[Any], settings: Mapping[str, Any]) -> str:
     """
     missing = [_MISSING.get(key, key) for detail in details if detail["type"] == "missing" for key in [_key(detail)]]
     if missing:
-        return f"The configuration lacks {' and '.join(missing)}."
+        model = (settings.get("policy") or {}).get("model")
+        why = f"; with policy.model={model} nothing comes from the embedded world" if isinstance(model, str) else ""
+        return f"The configuration lacks {' and '.join(missing)}{why}."
     return " ".join(_of_detail(detail, settings) for detail in details[:3])
 
 

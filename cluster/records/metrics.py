@@ -33,7 +33,7 @@ def iteration_metrics(
     metrics["time/learn"] = update.seconds
     metrics["time/iteration"] = seconds
     metrics["images_per_second"] = samples / seconds
-    for actor in sorted({rollout.actor for rollout in batch}):
+    for actor in sorted({rollout.actor for rollout in batch if rollout.actor is not None}):
         own = [rollout for rollout in batch if rollout.actor == actor]
         metrics[f"sampler/{actor}/images"] = float(sum(len(rollout.request.prompts) for rollout in own))
         metrics[f"sampler/{actor}/seconds"] = sum(rollout.seconds for rollout in own)

@@ -30,8 +30,10 @@ class Offline:
     def batch(self, version: int, progress: Progress = unseen) -> list[Rollout]:
         """See `Source`."""
         batch = version % self._count
-        if batch not in self._drawn:
-            self._drawn[batch] = self._draw(batch, progress)
+        if batch in self._drawn:
+            # Nobody sampled for this update, and the figures must not say so.
+            return [replace(rollout, seconds=0.0, lag=None, actor=None) for rollout in self._drawn[batch]]
+        self._drawn[batch] = self._draw(batch, progress)
         return self._drawn[batch]
 
     def _draw(self, batch: int, progress: Progress) -> list[Rollout]:

@@ -36,7 +36,7 @@ class Rollout:
     trajectories: ray.ObjectRef
     scores: dict[str, np.ndarray]  # (B,) float32 of each reward, NaN where a sample could not be judged
     features: np.ndarray | None = None  # (B, D) float32, where they were asked for
-    actor: str = "sampler"  # that rolled it out
+    actor: str | None = "sampler"  # that rolled it out; `None` where that was for an earlier batch
     missing: int = 0  # of its pictures were not finite; nobody judged them, and their scores are NaN
     lag: float | None = None  # seconds from the publication of its weights until it had them, if it just got them
     failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised

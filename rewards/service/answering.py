@@ -27,7 +27,7 @@ def answer(reward: Reward, question: str, pixels: np.ndarray, prompts: Sequence[
 
     Args:
         reward: Is asked.
-        question: One of `QUESTIONS`.
+        question: One of `codec.QUESTIONS`.
         pixels: `(B, 3, H, W)` float32 in [0, 1], or `(B, H, W, 3)` uint8.
         prompts: One an image; none for `Embed`.
 

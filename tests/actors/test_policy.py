@@ -45,11 +45,13 @@ def test_guidance_extrapolates_from_the_empty_prompt(policy_config: PolicyConfig
     assert (guided - conditional).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("bound", ["_KEPT", "_BYTES"])
 def test_embeddings_do_not_pile_up_and_forgetting_one_changes_nothing(
-    policy: Policy, monkeypatch: pytest.MonkeyPatch
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     first = policy.encode(["a red circle", "a blue square"])
-    monkeypatch.setattr("actors.policy._KEPT", 10 * policy.encode(["a red circle"]).bytes)
+    size = policy.encode(["a red circle"]).bytes if bound == "_BYTES" else 1
+    monkeypatch.setattr(f"actors.policy.{bound}", 10 * size)
     asked: list[str] = []
     condition = policy._family.condition
     monkeypatch.setattr(policy._family, "condition", lambda prompts: asked.extend(prompts) or condition(prompts))

@@ -150,9 +150,9 @@ def test_samples_of_a_prompt_that_share_their_start_still_differ(policy: Policy)
     assert np.abs(chain.next_latents[0, 0] - chain.next_latents[1, 0]).max() > 0.1
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_the_weights_and_the_prompt_act(policy_config: PolicyConfig, nudge: Nudge, sampler: str) -> None:
-    policy = Policy.load(policy_config.model_copy(update={"sampler": sampler}))
+@pytest.mark.parametrize("solver", ["ddim", "ddpm"])
+def test_the_weights_and_the_prompt_act(policy_config: PolicyConfig, nudge: Nudge, solver: str) -> None:
+    policy = Policy.load(PolicyConfig.model_validate(policy_config.model_dump() | {"solver": solver}))
     _, before = rollout(policy, REQUEST)
     _, renamed = rollout(policy, replace(REQUEST, prompts=("a green star",) * 4))
     nudge(policy)

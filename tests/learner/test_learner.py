@@ -22,7 +22,7 @@ from learner.likelihood import REFERENCE_ADAPTER
 from learner.objectives.d3po import D3POConfig
 from learner.objectives.dag_db import DAGDBConfig
 from learner.objectives.nabla_db import NablaDBConfig
-from learner.objectives.ppod import PPODConfig
+from learner.objectives.ppod import PPOD, PPODConfig
 from learner.objectives.refl import ReFLConfig
 
 Nudge = Callable[..., None]
@@ -164,6 +164,16 @@ def test_a_refused_batch_is_refused_again(policy: Policy, draw: Draw) -> None:
     for _ in range(2):
         with pytest.raises(RatioError):
             trained.step(batch)
+
+
+def test_the_first_batch_under_published_weights_is_checked_too(policy: Policy, draw: Draw, nudge: Nudge) -> None:
+    """A fresh adapter changes nothing, so the first batch would not show that weights do not arrive."""
+    trained = learner(policy, lr=1e-2)
+    trained.step(draw(policy))
+    lost = draw(policy, version=1)
+    nudge(policy)
+    with pytest.raises(RatioError, match="Before update 2"):
+        trained.step(lost)
 
 
 def test_the_ratio_of_stale_data_need_not_be_one(policy: Policy, nudge: Nudge, draw: Draw) -> None:
@@ -357,12 +367,22 @@ def test_a_half_precision_base_takes_nearly_the_same_step(
     assert float((moved[dtype] - moved["float32"]).norm() / moved["float32"].norm()) < rounding
 
 
-def test_what_is_published_is_the_adapter_that_the_objective_acts_with(policy: Policy, draw: Draw) -> None:
-    """A trailing adapter: the behaviour policy is that of the batch before."""
-    trained = learner(policy, {"reference": "round", "round_length": 2, "steps_per_update": 1})
-    plan = trained._objective.plan
-    trained._objective.plan = lambda chain: replace(plan(chain), acts_with="reference")  # type: ignore[method-assign]
+def test_what_is_published_is_the_adapter_that_the_objective_acts_with(
+    policy: Policy, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trailing adapter: the behaviour policy is that of the batch before, and the ratios of its samples are one."""
+    plan = PPOD.plan
+    monkeypatch.setattr(PPOD, "plan", lambda self, chain: replace(plan(self, chain), acts_with="reference"))
+    trained = learner(policy, {"reference": "round", "round_length": 2, "steps_per_update": 1}, lr=1e-2)
     before = policy.weights()[0]
+    assert np.array_equal(trained.weights().flat, before)  # what the first samplers act with
     trained.step(draw(policy))
     assert np.array_equal(trained.weights().flat, before)  # of the snapshot at the start of the round
     assert not np.array_equal(policy.weights()[0], before)
+    with policy.using("reference"):
+        drawn = draw(policy, version=1)
+    trained.step(drawn)
+    again = learner(policy, {"reference": "round", "round_length": 2, "steps_per_update": 1})
+    again.version = 1
+    with pytest.raises(RatioError, match="Before update 2"):
+        again.step(drawn)  # the policy has moved on, and what acts here is a copy of it

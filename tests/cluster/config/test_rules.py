@@ -58,6 +58,11 @@ def test_what_cannot_work_is_refused_before_anything_starts(override: str, words
     assert words in str(caught.value)
 
 
+def test_a_reward_whose_tilt_is_the_target_is_not_whitened_either() -> None:
+    with pytest.raises(ConfigError, match=r"combination\.whiten to false"):
+        load_config(None, ["objective={name: dag_db}", "combination.whiten=true"])
+
+
 @pytest.mark.parametrize("name", ["prompt", "split", "version", "iteration", "diversity"])
 def test_names_of_columns_are_no_names_of_rewards(name: str) -> None:
     with pytest.raises(ConfigError, match="taken by a column or a metric"):

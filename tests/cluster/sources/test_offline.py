@@ -50,5 +50,7 @@ def test_batches_are_drawn_once_under_the_first_weights_and_gone_round(
         batch = source.batch(v, lambda *counts: seen.append(counts))
         assert [rollout.request.iteration for rollout in batch] == [v % 2] * 2
         assert [rollout.request.sample_index for rollout in batch] == [(0, 1), (2, 3)]
+        fresh = v < version + 2
+        assert [(rollout.seconds > 0, rollout.actor is not None) for rollout in batch] == [(fresh, fresh)] * 2
     assert sorted(rollouts.asked) == [(n, n // 2, 0, INITIAL) for n in range(4)]
     assert seen == [(0, 4), (2, 4)] * 2
