@@ -35,7 +35,7 @@ def lora_shape(config: PolicyConfig, family: type[Family] | Family, network: Any
     """
     found = DEFAULT
     if config.init_lora is not None and None in (config.lora_rank, config.lora_alpha, config.lora_targets):
-        file = _find(config.init_lora)
+        file = find_adapter(config.init_lora)
         tensors, alphas, settings = _read(file, family, network)
         rank = _rank(file, tensors)
         of_layers = {alphas.get(layer, settings.get("lora_alpha", rank)) for layer in _layers(tensors)}
@@ -64,7 +64,7 @@ def initial_adapter(source: str, family: type[Family], network: Any, name: str, 
         FileNotFoundError: If there is no such adapter.
         ValueError: If it cannot be read, or is of another kind, rank, model or set of layers.
     """
-    file = _find(source)
+    file = find_adapter(source)
     tensors, alphas, settings = _read(file, family, network)
     own = {key: tuple(parameter.shape) for key, parameter in adapter_parameters(network, name)}
     if (found := _rank(file, tensors)) != shape.rank:
@@ -91,7 +91,12 @@ def initial_adapter(source: str, family: type[Family], network: Any, name: str, 
     return {key: t.float() * factor(key) for key, t in tensors.items()}
 
 
-def _find(source: str) -> Path:
+def find_adapter(source: str) -> Path:
+    """The file of an adapter: itself, the one in a folder, or a hub's, which is fetched unless it has been.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
     path = Path(source).expanduser()
     if not is_local(source):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -10,6 +11,9 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import safe_open
 
 # Names of a component's weights by suffix, in the order of preference, as either library saves them.
@@ -20,9 +24,24 @@ _POINTER = b"version https://git-lfs"
 
 
 def is_local(model: str) -> bool:
-    """Whether a model's name is a folder's rather than a hub name such as `org/model`."""
+    """Whether a model's name is a folder's rather than a hub name such as `org/model`.
+
+    A name below a folder that is here, such as `runs/typo`, is a folder's, unless it has been fetched from the hub.
+    """
     path = Path(model)
-    return path.is_absolute() or model.startswith((".", "~")) or path.exists() or model.count("/") != 1
+    if path.is_absolute() or path.exists() or model.count("/") != 1 or not _is_hub_name(model):
+        return True
+    return (
+        path.parent.is_dir() and not (Path(HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")).exists()
+    )
+
+
+def _is_hub_name(model: str) -> bool:
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        return False
+    return True
 
 
 def local_folder(model: str) -> Path:
@@ -32,12 +51,16 @@ def local_folder(model: str) -> Path:
         FileNotFoundError: If it holds no pipeline.
     """
     path = Path(model).expanduser()
-    if not (path / "model_index.json").is_file():
-        raise FileNotFoundError(
-            f"There is no diffusers pipeline in {path.absolute()} (no model_index.json); set policy.model to the "
-            "folder of one, to a hub name such as 'org/model', or to 'shapes'."
-        )
-    return path
+    if (path / "model_index.json").is_file():
+        return path
+    advice = "set policy.model to the folder of one, to a hub name such as 'org/model', or to 'shapes'."
+    if path.exists():
+        raise FileNotFoundError(f"There is no diffusers pipeline in {path.absolute()} (no model_index.json); {advice}")
+    beside = [folder.name for folder in path.parent.glob("*/")] if path.parent.is_dir() else []
+    near = "".join(f" (near it is {name!r})" for name in difflib.get_close_matches(path.name, beside, n=1))
+    if model.count("/") == 1 and _is_hub_name(model):
+        advice = f"to take {model} from the hub, fetch it first (hf download {model}): {path.parent} is a folder here."
+    raise FileNotFoundError(f"There is no diffusers pipeline {path.absolute()}, nor such a folder{near}; {advice}")
 
 
 def fetch(model: str, variant: str | None) -> Path:

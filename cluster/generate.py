@@ -14,8 +14,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -34,7 +34,9 @@ from actors.model_files import fetch
 from actors.policy import Policy
 from actors.rollout import rollout
 from cluster.arguments import Parser
-from cluster.errors import ConfigError, sentence
+from cluster.crew.machine import check, memory_here
+from cluster.crew.memory import Need, estimate_drawing
+from cluster.errors import ConfigError, DoesNotFit, sentence
 from cluster.order import Order, make_order, repeat_order
 from cluster.prompts import make_prompt, read_prompts
 from cluster.records.files import writable
@@ -42,13 +44,14 @@ from cluster.records.pictures import before_after, grid
 from cluster.records.png import read_facts, read_pixels, write_png
 from cluster.start_images import check_starts
 from cluster.stopping import Stopped, at_once, deferred
-from cluster.text import shown
+from cluster.text import counted, shown
 from cluster.trained import find
 from shapes.arguments import positive
 
 _SETTING = re.compile(r"[a-z][a-z_.]*=")
 _ROWS, _COLUMNS, _CELL = 24, 16, 256  # of the grid: prompts, pictures of each, and pixels of one at most
 _GRID = "grid.png"
+_CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # of torch's RuntimeError
 _BATCH = 4  # pictures of one pass, where no run says
 
 
@@ -57,6 +60,7 @@ def draw(order: Order, out: Path, console: Console) -> int:
 
     Raises:
         ConfigError: If a file of another picture is in the place of one.
+        DoesNotFit: If the model is larger than the memory, or leaves too little for the pictures.
         ValueError: If the model cannot be driven, or does not read a prompt to its end.
         WriteError: If one cannot be written.
     """
@@ -68,15 +72,23 @@ def draw(order: Order, out: Path, console: Console) -> int:
     folder = fetch(config.model, config.variant)
     check_model(config, folder)
     check_prompts(config, [picture.facts["prompt"] for picture in missing], folder)
+    need = estimate_drawing(config, folder, max(len(picture.job.request.prompts) for picture in missing))
+    if need is not None:
+        console.print(need.line(), markup=False, highlight=False, soft_wrap=True)
+        machine, gpus = memory_here()
+        check("This machine", machine, [(need, 1, need.host)])
+        for total in gpus[:1] if need.device else ():
+            check("The GPU", total, [(need, 1, need.device)])
     with writable(out):  # known before the model is loaded
         out.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=out).close()
-    policy, lost = Policy.load(config), 0
+    with _room(need):
+        policy, lost = Policy.load(config), 0
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=len(order), completed=len(order) - len(missing))
         for job, pictures in groupby(missing, key=lambda picture: picture.job):
-            with policy.using(None) if job.base or order.model.bare else nullcontext():
+            with policy.using(None) if job.base or order.model.bare else nullcontext(), _room(need):
                 pixels, _ = rollout(policy, job.request)
             for picture in pictures:
                 if np.ma.getmaskarray(pixels)[picture.row].any():
@@ -86,6 +98,19 @@ def draw(order: Order, out: Path, console: Console) -> int:
                     write_png(out / picture.name, image, picture.facts, picture.facts["prompt"])
                 progress.advance(bar)
     return lost
+
+
+@contextmanager
+def _room(need: Need | None) -> Iterator[None]:
+    """Memory that runs out within, on a GPU or not, as a sentence."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and _CPU_IS_FULL not in str(error):
+            raise
+        where = "The GPU" if isinstance(error, torch.cuda.OutOfMemoryError) else "This machine"
+        advice = need.advice if need and need.advice else "draw smaller ones (height, width)"
+        raise DoesNotFit(f"{where} has no memory left for so many pictures at a time; {advice}.") from error
 
 
 def _is_there(path: Path, facts: dict[str, Any]) -> bool:
@@ -155,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out = args.out or Path("generated") / order.model.name
             lost = draw(order, out, console)
             sheet = write_grid(order, out)
-        lines = [f"{len(order) - lost} pictures: {out}", *([f"grid: {sheet}"] if sheet else [])]
+        lines = [f"{counted(len(order) - lost, 'picture')}: {out}", *([f"grid: {sheet}"] if sheet else [])]
         console.print(*map(shown, lines), sep="\n", markup=False, highlight=False, soft_wrap=True)
         if lost:
             status = 1
@@ -167,12 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         done = sum((out / picture.name).exists() for picture in order) if order and out else 0
         status = 128 + asked
-        last = f"stopped by {asked.name}; {done} pictures are there" + ", and the same command goes on" * bool(done)
-    except torch.OutOfMemoryError:
-        status, last = (
-            1,
-            "error: The GPU has no room for so many pictures at a time; give --batch 1, or a smaller size.",
-        )
+        last = f"stopped by {asked.name} after {counted(done, 'picture')}" + "; the same command goes on" * bool(done)
     except Exception as error:
         status, last = 1, f"error: {sentence(error)}"
     if last:

@@ -136,7 +136,8 @@ def repeat_order(picture: Path, settings: Sequence[str] = ()) -> Order:
     except ValueError as error:
         raise ConfigError(f"The picture {picture} {error}.") from error
     try:
-        changed = change_policy(PolicyConfig.model_validate(found.get("policy")).model_dump(), settings)
+        made = PolicyConfig.model_validate(found.get("policy"))
+        changed = change_policy(made.model_dump(), settings)
     except ValidationError:
         raise ConfigError(f"The picture {picture} was made by another version, whose settings are not known.") from None
     start = None if facts.start is None else facts.start.model_dump()
@@ -152,12 +153,14 @@ def repeat_order(picture: Path, settings: Sequence[str] = ()) -> Order:
         alone, prompts=(prompt,) * size, prompt_index=(facts.prompt_index,) * size,
         sample_index=(facts.sample,) * size, start=alone.start and tuple(alone.start) * size,
     )  # fmt: skip
-    folder, expected, base = facts.checkpoint, facts.sha256, facts.base
+    folder, base = facts.checkpoint, facts.base
     model = Trained(picture.stem, changed, None if folder is None else Path(folder))
-    if model.adapter is not None:
-        if not model.adapter.is_file():
-            raise ConfigError(f"The picture {picture} was made with {model.adapter}, which is not there any more.")
-        if model.checksum != expected:
+    if changed.init_lora == made.init_lora:
+        try:
+            now = model.checksum
+        except FileNotFoundError as error:
+            raise ConfigError(f"The picture {picture} cannot be made again: {error}") from error
+        if now != facts.sha256:
             raise ConfigError(f"The picture {picture} was made with {model.adapter}, which is another adapter now.")
     return Order(model, (Job(request, (row,), base),))
 

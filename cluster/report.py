@@ -24,7 +24,7 @@ from cluster.records.curves import Series, draw
 from cluster.records.files import replacing
 from cluster.records.pictures import before_after
 from cluster.records.reading import CONFIG, Records
-from cluster.text import figure, shown
+from cluster.text import counted, figure, shown
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +81,17 @@ def _summary(text: str, series: Series) -> str:
     images = int(sum(value for _, value in series.get("samples", [])))
     try:
         config = yaml.safe_load(text)
-        count = f"{done}" if done == config["iterations"] else f"{done} of {config['iterations']}"
+        asked = config["iterations"]
+        count = counted(done, "iteration") if done == asked else f"{done} of {counted(asked, 'iteration')}"
         rewards = ", ".join(
             f"{name} (weight {reward['weight']:g})" if reward["weight"] else f"{name} (watched)"
             for name, reward in config["rewards"].items()
         )
         method = f" of {config['objective']['name']}"
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError):
-        return f"{done} iterations, {images} training images; config.yaml is not what the run saved."
-    return shown(f"{count} iterations{method}, {images} training images. Rewards: {rewards}.")
+        what = f"{counted(done, 'iteration')}, {counted(images, 'training image')}"
+        return f"{what}; config.yaml is not what the run saved."
+    return shown(f"{count}{method}, {counted(images, 'training image')}. Rewards: {rewards}.")
 
 
 def _rows(series: Series) -> list[tuple[str, str, str, str]]:

@@ -34,7 +34,7 @@ from cluster.records.rundir import RunDirectory
 from cluster.records.telemetry import Telemetry
 from cluster.report import write_report
 from cluster.stopping import Stopped, at_once, check, deferred
-from cluster.text import ShownFormatter, shown
+from cluster.text import ShownFormatter, counted, shown
 from learner import checkpoint
 
 log = logging.getLogger(__name__)
@@ -154,11 +154,13 @@ def _is_finished(run: RunDirectory, program: str) -> bool:
         return False
     done, asked = checkpoint.verify(checkpoint.newest(run.checkpoints)), run.config.iterations
     if done > asked:
-        raise ConfigError(f"The run in {run.path} has done {done} iterations; iterations={asked} cannot be reached.")
+        raise ConfigError(
+            f"The run in {run.path} has done {counted(done, 'iteration')}; iterations={asked} cannot be reached."
+        )
     if done < asked or not run.evaluated(done):
         return False
     print(
-        f"{run.path} is finished: it has done its {done} iterations; for more, "
+        f"{run.path} is finished: it has done its {counted(done, 'iteration')}; for more, "
         f"{program} --resume {run.path} iterations={2 * done}"
     )
     return True
@@ -183,12 +185,22 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
         f"{n} (weight {r.weight:g})" if r.weight else f"{n} (watched)" for n, r in config.rewards.items()
     )
     lines = [
-        f"{run.path}: {config.iterations} iterations of {config.objective.name}, each {config.prompts_per_iteration} "
-        f"prompts x {config.prompts.samples} samples = {config.batch_size} images in requests of "
-        f"{config.samplers.request_size}; {config.samplers.count} sampler(s); rewards {rewards}",
-        *filter(None, [leaves_out(config)]),
+        f"{run.path}: {counted(config.iterations, 'iteration')} of {config.objective.name}, each "
+        f"{counted(config.prompts_per_iteration, 'prompt')} x {counted(config.prompts.samples, 'sample')} = "
+        f"{counted(config.batch_size, 'image')} in requests of {config.samplers.request_size}; "
+        f"{counted(config.samplers.count, 'sampler')}; rewards {rewards}",
+        *filter(None, [_zero(config), leaves_out(config)]),
     ]
     console.print(*map(shown, lines), sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _zero(config: Config) -> str | None:
+    """What the combined reward is measured from, which its figures do not show."""
+    if config.combination.whiten or config.standardise in ("group", "batch"):
+        return "the combined reward is measured from the mean of its group or batch, so an iteration's is always 0"
+    if config.standardise == "nothing":
+        return None
+    return f"the combined reward is measured from the mean of its {config.standardise} so far: at first it is 0"
 
 
 def _check_prompts(config: Config, crew: Crew) -> None:
@@ -202,7 +214,8 @@ def _work(config: Config, crew: Crew) -> str:
     updates, transitions = crew.learner.work(config.prompts_per_iteration, config.prompts.samples)
     size = config.learner.micro_batch
     at_a_time = "as many at a time as fit" if size == "auto" else f"{size} at a time"
-    return f"an iteration is {updates} optimizer step(s) of up to {transitions:,} transitions, {at_a_time}"
+    steps = f"{counted(updates, 'optimizer step')} of up to {counted(transitions, 'transition')}"
+    return f"an iteration is {steps}, {at_a_time}"
 
 
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:

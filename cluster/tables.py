@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections import deque
+import re
 from io import StringIO
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from cluster.text import decode
 
 Table = Literal["csv", "parquet"]
 _TEXTS = ("prompt", "image")  # columns that are never numbers
+_IDENTIFIER = re.compile(r"\s*[+-]?(0\d+|\d{19,})\s*", re.ASCII)  # digits that are no number's
 
 
 def read_table(data: bytes, kind: Table) -> list[dict[str, Any]]:
@@ -22,7 +23,8 @@ def read_table(data: bytes, kind: Table) -> list[dict[str, Any]]:
 
     Args:
         data: The file.
-        kind: What it is. CSV has the columns' names in its first line, and numbers are read as such.
+        kind: What it is. CSV has the columns' names in its first line, and numbers are read as such, unless some of
+            their column begin with a zero that would be lost (007), or have more digits than a number keeps.
 
     Raises:
         ValueError: If it is no such table, or two columns share their name; goes on from the file's name.
@@ -44,12 +46,14 @@ def read_table(data: bytes, kind: Table) -> list[dict[str, Any]]:
 
 
 def _csv(text: str) -> pa.Table:
-    deque(csv.reader(StringIO(text, newline=""), strict=True), maxlen=0)  # pyarrow reads on where a quote never ends
+    rows = csv.reader(StringIO(text, newline=""), strict=True)  # pyarrow reads on where a quote never ends
+    names = next(rows, [])
+    texts = {name for row in rows for name, cell in zip(names, row, strict=False) if _IDENTIFIER.fullmatch(cell)}
     return pa_csv.read_csv(
         pa.BufferReader(text.encode()),
         parse_options=pa_csv.ParseOptions(newlines_in_values=True),
         convert_options=pa_csv.ConvertOptions(
-            column_types=dict.fromkeys(_TEXTS, pa.string()),
+            column_types=dict.fromkeys((*_TEXTS, *texts), pa.string()),
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,

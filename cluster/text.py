@@ -66,3 +66,8 @@ def is_control(char: str) -> bool:
 def figure(value: float) -> str:
     """A figure with three decimals, or three digits where those say nothing."""
     return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as `1 image` and `1,344 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from actors.adapters import FILE
 from actors.config import PolicyConfig
+from actors.initial_adapter import find_adapter
 from actors.model_files import is_local
 from cluster.config import Config, change_policy
 from cluster.errors import ConfigError
@@ -44,10 +45,14 @@ class Trained:
         """Whether it has no adapter that changes anything."""
         return self.policy.init_lora is None
 
-    @property
+    @cached_property
     def adapter(self) -> Path | None:
-        """The file of the checkpoint's adapter."""
-        return None if self.checkpoint is None else Path(str(self.policy.init_lora)) / FILE
+        """The file of its adapter.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        return None if self.policy.init_lora is None else find_adapter(self.policy.init_lora)
 
     @cached_property
     def checksum(self) -> str | None:

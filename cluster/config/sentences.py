@@ -54,7 +54,8 @@ def _of_detail(detail: Any, settings: Mapping[str, Any]) -> str:
         return _of_unknown(key, settings)
     if detail["type"] == "union_tag_invalid":
         name = str(detail["input"].get("name"))
-        near = difflib.get_close_matches(name, _objectives(), n=1)
+        # Short names are all alike, and ddpo is not d3po: a slip is suggested only where little else could be meant.
+        near = difflib.get_close_matches(name, _objectives(), n=1, cutoff=0.85)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_objectives())}."
         return f"There is no objective {short(name)}; {hint}"
     if detail["type"] == "value_error":
@@ -79,13 +80,18 @@ def _of_unknown(key: str, settings: Mapping[str, Any]) -> str:
 
 
 def _near(key: str, known: Sequence[str]) -> str | None:
-    """The known key that was meant: one beside it that is nearly it, else its name elsewhere, else a like one."""
+    """The known key that was meant: of its letters, or beside it and nearly it, or of its name elsewhere, or alike."""
     parent, _, name = key.rpartition(".")
+    undotted = [other for other in known if _letters(other) == _letters(key)]
     elsewhere = [other for other in known if other.rpartition(".")[2] == name]
     names = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
     nearly, alike = (difflib.get_close_matches(name, names, n=1, cutoff=cutoff) for cutoff in (0.85, 0.6))
     beside = [names[near] for near in nearly or ([] if elsewhere else alike)]
-    return next(iter(beside or elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.5)), None)
+    return next(iter(undotted or beside or elsewhere or difflib.get_close_matches(key, known, n=1, cutoff=0.5)), None)
+
+
+def _letters(key: str) -> str:
+    return "".join(filter(str.isalnum, key)).lower()
 
 
 def _objectives() -> dict[str, type[BaseModel]]:

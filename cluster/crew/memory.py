@@ -12,13 +12,15 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from actors import footprint
-from actors.devices import parse_device, pick_dtype
+from actors.config import PolicyConfig
+from actors.devices import parse_device, pick_device, pick_dtype
 from actors.model_files import count_parameters, is_local, local_folder
 from actors.policy import Policy
 from cluster.config import Config
@@ -68,36 +70,71 @@ def estimate(config: Config, on_gpu: bool) -> list[Need]:
         log.warning("What the run needs of memory is not known: %s.", " ".join(str(error).split())[:200])
         return []
     ranks, actors = config.learner.ranks, config.reward_actors.count
+    learners = "the learner" if ranks == 1 else "a learner rank"
     needs = [
-        _need(config, "sampler", "a sampler", config.samplers.count, sampler, device),
-        _need(config, "learner", "the learner" if ranks == 1 else "a learner rank", ranks, learner, device),
+        _need("sampler", "a sampler", config.samplers.count, sampler, device, _advice(config, "sampler", device)),
+        _need("learner", learners, ranks, learner, device, _advice(config, "learner", device)),
     ]
     for names in config.environments.values():
         held = {"rewards": _reward_bytes(config, names)}
-        needs.append(_need(config, "reward", f"an actor of {', '.join(names)}", actors, held, device))
+        needs.append(_need("reward", f"an actor of {', '.join(names)}", actors, held, device, []))
     return needs
+
+
+def estimate_drawing(settings: PolicyConfig, folder: Path, pictures: int) -> Need | None:
+    """What this process needs if it draws so many pictures at a time; `None` where that cannot be known.
+
+    Args:
+        settings: Of the policy.
+        folder: Where its model is.
+        pictures: Of one pass.
+    """
+    device = pick_device(settings.device)
+    try:
+        held = _Held.of(settings, folder, pick_dtype(settings.dtype, device))
+        found = held.sampler(pictures)
+    except Exception as error:  # as above
+        log.warning("What drawing needs of memory is not known: %s.", " ".join(str(error).split())[:200])
+        return None
+    slicing = ["policy.vae_slicing=true"] * (not settings.vae_slicing)
+    advice = [*slicing, *["a smaller --batch"] * (pictures > 1), *_thrift(settings, device)]
+    return _need("sampler", "this process", 1, found, device, advice)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A model on the meta device, and the bytes of its parts where they are loaded."""
+
+    policy: Policy
+    denoiser: float
+    vae: float
+    adapter: float
+    texts: Mapping[str, float]  # of encoders; on the host the name begins with "host "
+
+    @classmethod
+    def of(cls, settings: PolicyConfig, folder: Path, dtype: torch.dtype) -> _Held:
+        counts, half = count_parameters(folder, settings.variant), dtype == torch.float16
+        # float16 is counted as bfloat16: its way back looks at numbers (`actors.half_precision`).
+        policy = Policy.outline(settings, folder, torch.bfloat16 if half else dtype)
+        adapter = sum(4 * parameter.numel() for parameter in policy.parameters)
+        vae = counts.get("vae", 0) * (4 if half else dtype.itemsize)
+        encoders = sum(n for name, n in counts.items() if name.startswith("text_encoder")) * dtype.itemsize
+        where = "host text encoders" if settings.encoders == "cpu" else "text encoders"
+        return cls(policy, footprint.size(policy.network) - adapter, vae, adapter, {where: encoders})
+
+    def sampler(self, pictures: int) -> dict[str, float]:
+        return {
+            "networks": self.denoiser + self.vae,
+            **self.texts,
+            "adapter": self.adapter,
+            f"{pictures} pictures": sampling_bytes(self.policy, pictures),
+        }
 
 
 def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
     """Bytes of a sampler and of a learner where their networks are; of each, those on the host begin with "host "."""
-    folder, settings = local_folder(config.pipeline), config.policy
-    counts = count_parameters(folder, settings.variant)
-    half = dtype == torch.float16
-    # float16 is counted as bfloat16: its way back looks at numbers (`actors.half_precision`).
-    policy = Policy.outline(settings, folder, torch.bfloat16 if half else dtype)
-    adapter = sum(4 * parameter.numel() for parameter in policy.parameters)
-    denoiser = footprint.size(policy.network) - adapter
-    vae = counts.get("vae", 0) * (4 if half else dtype.itemsize)
-    encoders = sum(n for name, n in counts.items() if name.startswith("text_encoder")) * dtype.itemsize
-    texts = {"host text encoders" if settings.encoders == "cpu" else "text encoders": encoders}
-
-    pictures = config.samplers.request_size
-    sampler: dict[str, float] = {
-        "networks": denoiser + vae,
-        **texts,
-        "adapter": adapter,
-        f"{pictures} pictures": sampling_bytes(policy, pictures),
-    }
+    held = _Held.of(config.policy, local_folder(config.pipeline), dtype)
+    policy, sampler = held.policy, held.sampler(config.samplers.request_size)
     asks = config.objective.asks
     at_a_time = 1 if config.learner.micro_batch == "auto" else config.learner.micro_batch
     objective: Objective = config.objective.build()
@@ -107,14 +144,14 @@ def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], di
     companions = sum(footprint.size(module.network) for module in objective.modules.values())
     copies = 5 + bool(config.learner.ema_decay)  # itself, two averages of AdamW, a reference, on its way
     learner: dict[str, float] = {
-        "networks": denoiser + (vae if asks.reward != "scores" else 0),
-        **texts,
-        "adapters and optimizer": copies * adapter + 4 * companions,
+        "networks": held.denoiser + (held.vae if asks.reward != "scores" else 0),
+        **held.texts,
+        "adapters and optimizer": copies * held.adapter + 4 * companions,
         f"{at_a_time} transitions": learning_bytes(policy, at_a_time, asks.reward),
         "host batch": _batch_bytes(config, policy, objective.plan(policy.transitions).stored_steps),
     }
     if asks.reward == "scores":
-        learner["host networks"] = vae  # which is loaded and not moved
+        learner["host networks"] = held.vae  # which is loaded and not moved
     elif config.reward_actors.gradients == "learner":
         learner["rewards"] = sum(_reward_bytes(config, names) for names in config.environments.values())
     return sampler, learner
@@ -168,18 +205,27 @@ def _reward_bytes(config: Config, names: Sequence[str]) -> float:
     return sum(4.0 * config.reward_class(name).parameters for name in names)
 
 
-def _need(config: Config, role: Role, who: str, count: int, found: Mapping[str, float], device: torch.device) -> Need:
-    on_host = {name.removeprefix("host "): b for name, b in found.items() if name.startswith("host ")}
-    on_device = {name: bytes_ for name, bytes_ in found.items() if not name.startswith("host ")}
+def _advice(config: Config, role: Role, device: torch.device) -> list[str]:
+    """Settings that would need less, and are not set."""
     settings, advice = config.policy, []
     if role == "learner":
         advice += ["policy.checkpointing=true"] * (not settings.checkpointing)
         advice += ["a smaller learner.micro_batch"] * (config.learner.micro_batch not in (1, "auto"))
     if role == "sampler":
         advice += ["policy.vae_slicing=true"] * (not settings.vae_slicing) + ["a smaller samplers.request_size"]
-    if role != "reward":
-        advice += ["policy.encoders=cpu"] * (device.type != "cpu" and settings.encoders == "device")
-        advice += ["policy.dtype=bfloat16"] * (settings.dtype == "float32")
+    return advice + (_thrift(settings, device) if role != "reward" else [])
+
+
+def _thrift(settings: PolicyConfig, device: torch.device) -> list[str]:
+    encoders = ["policy.encoders=cpu"] * (device.type != "cpu" and settings.encoders == "device")
+    return encoders + ["policy.dtype=bfloat16"] * (settings.dtype == "float32")
+
+
+def _need(
+    role: Role, who: str, count: int, found: Mapping[str, float], device: torch.device, advice: Sequence[str]
+) -> Need:
+    on_host = {name.removeprefix("host "): b for name, b in found.items() if name.startswith("host ")}
+    on_device = {name: bytes_ for name, bytes_ in found.items() if not name.startswith("host ")}
     host = {"process": _PROCESS, **on_host}
     if device.type == "cpu":
         host |= {name: bytes_ + host.get(name, 0) for name, bytes_ in on_device.items()}

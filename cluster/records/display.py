@@ -91,7 +91,7 @@ class Display:
         """Show an iteration's figures: the combined reward, every reward by its name, and how it goes."""
         words = [f"iteration {iteration:3d}/{self._iterations}"]
         if "reward/mean" in metrics:
-            words.append(f"reward {metrics['reward/mean']:+.3f}")
+            words.append(f"reward {round(metrics['reward/mean'], 3) + 0.0:+.3f}")  # no -0.000
         words += [f"{name[6:]} {figure(value)}" for name, value in metrics.items() if name.startswith("score/")]
         if "margin/accuracy" in metrics:
             words.append(f"accuracy {metrics['margin/accuracy']:.2f}")

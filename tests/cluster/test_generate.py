@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import cluster.generate
@@ -168,7 +171,7 @@ def test_a_request_to_stop_keeps_what_was_made(
     with monkeypatch.context() as patch:
         patch.setattr(cluster.generate, "rollout", interrupted)
         assert main(words) == 130
-    assert "stopped by SIGINT; 1 pictures are there, and the same command goes on" in capsys.readouterr().err
+    assert "stopped by SIGINT after 1 picture; the same command goes on" in capsys.readouterr().err
     assert pixels(out).keys() == {"0000-5-00.png"}
     assert main(words) == 0
     assert len(pixels(out)) == 3
@@ -237,13 +240,69 @@ def test_a_picture_is_made_again_only_by_what_made_it(
     assert "another adapter now" in capsys.readouterr().err
     adapter.unlink()
     assert main([picture, "--out", str(out / "again")]) == 1
-    assert "not there any more" in capsys.readouterr().err
+    assert "cannot be made again: policy.init_lora=" in capsys.readouterr().err
     assert main([str(tiny_pipeline), "a", "--base"]) == 1
     assert "no adapter" in capsys.readouterr().err
     shutil.copytree(tiny_pipeline, out / "half")
     shutil.rmtree(out / "half" / "tokenizer")
     assert main([str(out / "half"), "a", "--out", str(out / "again")]) == 1
     assert f"The model's {out / 'half' / 'tokenizer'}" in capsys.readouterr().err
+
+
+def test_an_adapter_that_is_named_is_held_to_as_a_checkpoint_s_is(
+    run: Path, out: Path, tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    adapter = tmp_path / "mine.safetensors"
+    shutil.copy(run / "checkpoints" / "iteration-000004" / "pytorch_lora_weights.safetensors", adapter)
+    assert main([str(tiny_pipeline), "a", f"init_lora={adapter}", "steps=2", "--out", str(out)]) == 0
+    facts = read_facts(out / "0000-0-00.png")
+    assert facts["sha256"] == hashlib.sha256(adapter.read_bytes()).hexdigest()
+    assert facts["checkpoint"] is None
+    picture = str(out / "0000-0-00.png")
+    assert main([picture, "--out", str(tmp_path / "again")]) == 0
+    assert np.array_equal(pixels(tmp_path / "again")["0000-0-00.png"], pixels(out)["0000-0-00.png"])
+    with adapter.open("ab") as file:
+        file.write(b" ")
+    assert main([picture, "--out", str(tmp_path / "third")]) == 1
+    assert "another adapter now" in capsys.readouterr().err
+    assert main([picture, "init_lora=null", "--out", str(tmp_path / "third")]) == 0
+    assert not np.array_equal(pixels(tmp_path / "third")["0000-0-00.png"], pixels(out)["0000-0-00.png"])
+
+
+def test_what_it_needs_of_memory_is_said_and_compared(
+    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = [str(run), *PROMPTS, "--samples", "2", "--batch", "3", "--out", str(out)]
+    monkeypatch.setattr(cluster.generate, "memory_here", lambda: (1e6, []))
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "load", None)
+        assert main(words) == 1
+    said = capsys.readouterr()
+    assert re.search(r"memory: this process needs about \S+ GB \(process", said.out)
+    assert said.err.startswith("error: This machine has 0.001 GB of memory, but what is loaded for this process takes")
+    assert "a smaller --batch" in said.err
+    monkeypatch.setattr(cluster.generate, "memory_here", lambda: (1e12, []))
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_memory_that_runs_out_is_a_sentence(
+    run: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, error: Exception
+) -> None:
+    def full(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cluster.generate, "rollout", full)
+    assert main([str(run), *PROMPTS, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: \w+ \w+ has no memory left for so many pictures at a time; set .*--batch.*\.\n", said)
 
 
 @pytest.mark.parametrize(

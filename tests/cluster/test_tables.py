@@ -43,6 +43,15 @@ def test_a_table_is_read_as_json_lines_are(tmp_path: Path, name: str) -> None:
     assert [type(prompt.metadata.get("count")) for prompt in prompts] == [int, int, type(None)]
 
 
+def test_identifiers_in_csv_keep_their_zeros(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(
+        'prompt,id,quoted,long,n,share,text\na,007,"0012",1234567890123456789012,3,0.5,\nb,12,7,5,0,0,02\n'
+    )
+    first, second = read_prompts(str(tmp_path / "p.csv"))
+    assert first.metadata == {"id": "007", "quoted": "0012", "long": "1234567890123456789012", "n": 3, "share": 0.5}
+    assert second.metadata == {"id": "12", "quoted": "7", "long": "5", "n": 0, "share": 0.0, "text": "02"}
+
+
 def test_parquet_keeps_lists_and_objects(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "boxes": [[1, 2], [3, 4]], "asked": {"colour": "red"}}]
     (prompt,) = read_prompts(str(write(tmp_path / "p.parquet", rows)))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from cluster.text import ShownFormatter, figure, is_control, shown
+from cluster.text import ShownFormatter, counted, figure, is_control, shown
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,10 @@ def test_a_log_shows_what_others_wrote(name: str) -> None:
 )
 def test_a_figure_says_something_at_any_size(value: float, seen: str) -> None:
     assert figure(value) == seen
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1344, "1,344 images")]
+)
+def test_numbers_of_things(number: int, words: str) -> None:
+    assert counted(number, "image") == words

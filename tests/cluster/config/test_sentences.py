@@ -23,6 +23,8 @@ def refusal(*overrides: str) -> str:
         (["rewards.clip.wieght=1"], "rewards.clip.weight"),
         (["learner.steps=3"], "policy.steps"),
         (["lr=1e-4"], "learner.lr"),
+        (["learnerlr=1e-4"], "learner.lr"),
+        (["learner_lr=1e-4"], "learner.lr"),
         (["per_iteration=3"], "prompts.per_iteration"),
         (["objective.name=d3po", "objective.clip_rnge=1"], "objective.clip_range"),
         (["objective.name=dag_db", "objective.flow.lrr=1"], "objective.flow.lr"),
@@ -48,6 +50,12 @@ def test_a_setting_of_another_objective_names_that(chosen: str, setting: str, ow
     assert owner in message
     assert message.endswith(f"this is {chosen}.")
     assert "did you mean" not in message
+
+
+def test_a_method_that_is_another_one_is_not_suggested() -> None:
+    message = refusal("objective.name=ddpq")
+    assert "There is no objective 'ddpq'; there are ppod, d3po, " in message
+    assert "did you mean 'residual_nabla_db'?" in refusal("objective.name=residual_nabla-db")
 
 
 def test_nothing_is_obeyed_that_stands_in_a_name() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.config import load_config
+from cluster.crew.machine import check
 from cluster.crew.memory import Need, estimate
-from cluster.crew.room import check
 from cluster.errors import DoesNotFit
 from tests.support.tiny import write_config
 from tests.support.tiny_flow import make_flux, make_sd3
