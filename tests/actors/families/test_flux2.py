@@ -1,4 +1,4 @@
-"""FLUX.2 klein: what is refused of it, and that its network is told the templated prompt."""
+"""FLUX.2 klein: what is refused of it, and how close half precision stays."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from actors.config import PolicyConfig
 from actors.model_check import check_model
+from actors.policy import Policy
 from tests.support.tiny_flow import make_klein
 
 
@@ -38,3 +40,21 @@ def test_a_tokenizer_without_its_template_is_refused(tmp_path: Path) -> None:
         check_model(PolicyConfig(model=str(folder), height=16, width=16))
     make_klein(tmp_path / "whole", distilled=True)
     assert check_model(PolicyConfig(model=str(tmp_path / "whole"), guidance=1.0, height=16, width=16)) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@torch.no_grad()
+def test_half_precision_stays_close_and_its_pictures_are_finite(tmp_path: Path, dtype: str) -> None:
+    """Guided, at the first and at the last step."""
+    folder = make_klein(tmp_path / "model")
+    settings = {"model": str(folder), "device": "cpu", "height": 16, "width": 16, "steps": 4, "guidance": 4.0}
+    half, full = (Policy.load(PolicyConfig(**settings, dtype=name)) for name in (dtype, "float32"))
+    x = torch.randn(2, *half.latent_shape, generator=torch.Generator().manual_seed(3))
+    found, expected = (
+        policy.predict(x, torch.tensor([0, 3]), policy.encode(["a red circle", "two blue squares"]))
+        for policy in (half, full)
+    )
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).norm() / expected.norm() < 0.1
+    assert half.decode(x).isfinite().all()

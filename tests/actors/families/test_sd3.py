@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
 from actors.config import PolicyConfig
 from actors.model_check import check_model, check_prompts
 from actors.policy import Policy
+from actors.rollout import noise, rollout
+from actors.trajectories import Request
 from tests.support.tiny_flow import make_sd3
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -54,6 +57,31 @@ def test_the_index_says_whether_there_is_a_third_encoder(folder: Path) -> None:
     assert torch.equal(with_t5[:, :16], without[:, :16])
     assert (with_t5[:, 16:] != 0).any()
     assert (without[:, 16:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("t5", "scheduler"),
+    [(False, {}), (True, {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 64})],
+    ids=["without T5", "shifted by the size"],
+)
+def test_it_draws_what_the_plain_pipeline_draws(tmp_path: Path, t5: bool, scheduler: dict[str, Any]) -> None:
+    model = make_sd3(tmp_path / "model", t5=t5, scheduler=scheduler)
+    settings = {"device": "cpu", "steps": 4, "guidance": 2.0, "eta": 0.0, "height": 8, "width": 24}
+    policy = Policy.load(PolicyConfig(model=str(model), **settings))
+    request = Request(0, 0, ("a red circle", "two blue squares"), (0, 1), (0, 0), clean=True)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        model, **{} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        list(request.prompts), latents=noise(request.keys, 0, policy.latent_shape), num_inference_steps=4,
+        guidance_scale=2.0, height=8, width=24, output_type="latent",
+    ).images  # fmt: skip
+    ours = torch.from_numpy(rollout(policy, request)[1].clean)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    if scheduler:  # and the size is what it is shifted by
+        other = Policy.load(PolicyConfig(model=str(model), **settings | {"width": 8}))
+        assert not torch.equal(policy.transitions.sigma, other.transitions.sigma)
 
 
 @pytest.mark.parametrize(
