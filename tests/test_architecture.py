@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import typing
 from pathlib import Path
 
 import pytest
 
+from learner.objectives import ObjectiveConfig
+
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORBIDDEN = {
     "shapes": {"actors", "rewards", "learner", "cluster"},
     "actors": {"shapes", "rewards", "learner", "cluster"},
@@ -48,6 +52,12 @@ def test_ray_is_imported_only_where_it_runs(file: Path) -> None:
 @everywhere
 def test_files_have_at_most_400_lines(file: Path) -> None:
     assert len((ROOT / file).read_text().splitlines()) <= 400
+
+
+def test_the_readme_names_every_objective() -> None:
+    configs = typing.get_args(typing.get_args(ObjectiveConfig)[0])
+    names = {config.model_fields["name"].default for config in configs} - {"ppod"}  # which is the default
+    assert not {name for name in names if f"`{name}`" not in README and f"objective.name={name}`" not in README}
 
 
 # What runs it, from the ground up: a room of `cluster` imports what stands before it, and no room after.

@@ -54,7 +54,9 @@ def test_a_setting_of_another_objective_names_that(chosen: str, setting: str, ow
 
 def test_a_method_that_is_another_one_is_not_suggested() -> None:
     message = refusal("objective.name=ddpq")
-    assert "There is no objective 'ddpq'; there are ppod, d3po, " in message
+    assert "There is no objective 'ddpq'; there are " in message
+    assert "d3po" in message
+    assert "did you mean" not in message
     assert "did you mean 'residual_nabla_db'?" in refusal("objective.name=residual_nabla-db")
 
 
