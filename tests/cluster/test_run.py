@@ -242,7 +242,13 @@ def test_a_run_that_starts_says_what_it_will_do(base: list[str], capsys: pytest.
     with pytest.raises(Placed):
         main(*base, "name=mine", "iterations=7", "samplers.count=2")
     output = capsys.readouterr().out
-    for words in ("7 iterations of ppod", "3 prompts x 4 samples = 12 images", "requests of 4", "2 samplers"):
+    for words in (
+        "7 iterations of ppod",
+        "3 prompts x 4 samples = 12 images",
+        "requests of 4",
+        "2 samplers",
+        "the combined reward is measured from the mean of its run so far: at first it is 0",
+    ):
         assert words in output
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cluster.config import load_config
-from cluster.crew.machine import check
 from cluster.crew.memory import Need, estimate
-from cluster.errors import DoesNotFit
 from tests.support.tiny import write_config
 from tests.support.tiny_flow import make_flux, make_sd3
 from tests.support.tiny_sdxl import make_sdxl
@@ -80,22 +77,6 @@ def test_a_line_says_how_much_and_what_for() -> None:
         "memory: the learner needs about 8.5 GB (networks 2, 4 transitions 6.5) of its GPU and 0.6 GB (process 0.6) of "
         "its machine"
     )
-
-
-def test_what_cannot_be_loaded_is_refused_and_what_may_run_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    need = Need(
-        "learner", "the learner", 1, {"networks": 2e9, "4 transitions": 6e9}, {}, "set policy.checkpointing=true"
-    )
-    with caplog.at_level(logging.WARNING):
-        check("A GPU", 9e9, [(need, 1, need.device)])
-        assert not caplog.messages
-        check("A GPU", 7e9, [(need, 1, need.device)])
-    assert caplog.messages == [
-        "A GPU has 7 GB of memory, and the learner may need 8 GB; if it runs out, for the learner set "
-        "policy.checkpointing=true."
-    ]
-    with pytest.raises(DoesNotFit, match=r"A GPU has 3 GB .* 2 times the learner takes about 4 GB"):
-        check("A GPU", 3e9, [(need, 2, need.device)])
 
 
 @pytest.mark.parametrize("make", [make_sdxl, make_sd3, make_flux])

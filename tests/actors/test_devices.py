@@ -1,0 +1,49 @@
+"""Names of devices and number formats: known or refused in a sentence, whatever this machine has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from actors.devices import parse_device, pick_device, pick_dtype
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda:1")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_a_name_is_read_whether_the_machine_has_it_or_not(no_gpu: None) -> None:
+    assert parse_device("auto") is None
+    assert parse_device("cuda:7") == torch.device("cuda", 7)
+    for name in ("gpu", "meta", "cuda:x", ""):
+        with pytest.raises(ValueError, match=f"torch knows no device '{name}' to compute on"):
+            parse_device(name)
+
+
+def test_auto_is_the_gpu_where_there_is_one(two_gpus: None) -> None:
+    assert pick_device("auto") == torch.device("cuda")
+    assert pick_device("cuda:1") == GPU
+    assert pick_device("cpu") == CPU
+    with pytest.raises(ValueError, match=r"only 2 of them here; count from 0\.$"):
+        pick_device("cuda:2")
+
+
+def test_without_one_auto_is_the_cpu_and_a_gpu_is_refused(no_gpu: None) -> None:
+    assert pick_device("auto") == CPU
+    with pytest.raises(ValueError, match=r"finds no cuda here; set policy\.device=auto\.$"):
+        pick_device("cuda")
+
+
+def test_auto_is_the_format_whose_range_is_float32s() -> None:
+    assert pick_dtype("auto", CPU) == torch.float32
+    assert pick_dtype("auto", GPU) == torch.bfloat16
+    assert pick_dtype("float16", CPU) == torch.float16
