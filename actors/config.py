@@ -50,6 +50,11 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         description="Compute what lies within the blocks of denoiser and decoder again on the way back instead of "
         "keeping it: less memory for about a third more time, and the same gradients.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile the denoiser with torch.compile, block by block where its blocks repeat: faster passes "
+        "after first ones that take minutes; needs a C++ compiler on a CPU and Triton on a GPU.",
+    )
     steps: int = Field(50, ge=1, description="Denoising steps of a rollout; 50 are DDPO's and diffusers'.")
     guidance: float = Field(
         5.0,

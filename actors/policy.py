@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from actors.adapters import adapter_parameters, add_adapter, copy_into, read_adapter, use_adapter, write_adapter
+from actors.compiling import compile_network
 from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
 from actors.devices import pick_device, pick_dtype
@@ -82,6 +83,8 @@ class Policy:
         if config.init_lora is not None:
             tensors = initial_adapter(config.init_lora, kind, policy.network, ADAPTER, policy.lora)
             copy_into(policy.network, ADAPTER, tensors)
+        if config.compile:
+            compile_network(policy.network, device)
         return policy
 
     @classmethod
