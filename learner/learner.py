@@ -6,7 +6,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -146,17 +146,19 @@ class Learner:
         """
         started = time.time()
         batch = self._objective.begin(self._policy, batch, self.version)
-        self._check_ratio(batch)
         history: dict[str, list[float]] = defaultdict(list)
-        if self._retakes(batch):
-            ahead = ((part.samples, part.columns) for part in self._parts(batch))
-            batch, spread = retaken(self._policy, batch, ahead, self._micro_batch, self.ranks)
-            history["ratio/spread"].append(spread)
+        with self._in_memory():
+            self._check_ratio(batch)
+            if self._retakes(batch):
+                ahead = ((part.samples, part.columns) for part in self._parts(batch))
+                batch, spread = retaken(self._policy, batch, ahead, self._micro_batch, self.ranks)
+                history["ratio/spread"].append(spread)
         for number, part in enumerate(self._parts(batch)):
             self.optimizer.zero_grad(set_to_none=True)
             for module in self._objective.modules.values():
                 module.optimizer.zero_grad(set_to_none=True)
-            metrics = self._backward(batch, part)
+            with self._in_memory():
+                metrics = self._objective.backward(self._policy, batch, part, self._micro_batch, self.ranks)
             self.ranks.sum_gradients(self._everything)
             if number == 0 and "ratio/max_log" in metrics:
                 history["ratio/first"].append(metrics["ratio/max_log"])
@@ -199,9 +201,10 @@ class Learner:
         wanted = self._policy.half_precision if wanted is None else wanted
         return wanted and self._objective.config.asks.ratios and self._is_fresh(batch)
 
-    def _backward(self, batch: Batch, part: Part) -> dict[str, float]:
+    @contextmanager
+    def _in_memory(self) -> Iterator[None]:
         try:
-            return self._objective.backward(self._policy, batch, part, self._micro_batch, self.ranks)
+            yield
         except torch.OutOfMemoryError as error:
             raise MemoryError(
                 f"A single transition does not fit into the learner's memory on {self._policy.device}; set "

@@ -77,10 +77,11 @@ def test_a_learner_goes_on_with_what_fits(start: Start) -> None:
     assert torch.allclose(weights, of_twos, atol=1e-6)
 
 
-def test_one_transition_that_does_not_fit_ends_in_a_sentence(start: Start) -> None:
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_one_transition_that_does_not_fit_ends_in_a_sentence(start: Start, where: str) -> None:
     batch, learner = draw(start.policy), start.learner("ppod", ratio_tolerance=1.0)
     with (
-        Scarce(start, 0, "backward"),
+        Scarce(start, 0, where),
         pytest.raises(MemoryError, match=r"A single transition does not fit .* set policy\.checkpointing=true"),
     ):
         learner.step(batch)
