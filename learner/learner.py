@@ -139,6 +139,7 @@ class Learner:
 
         Raises:
             RatioError: If this is the first on-policy batch of this process and the ratios are not one.
+            MemoryError: If not even a single transition fits into memory.
             RankLost: If another learner rank is gone.
             RanksDiffer: If the ranks came to different weights.
             FloatingPointError: If a gradient is not finite. It is not applied, but the batch's earlier parts have been:

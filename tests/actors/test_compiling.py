@@ -71,6 +71,7 @@ def test_compiled_and_uncompiled_are_the_same(tiny_pipeline: Path, checkpointing
         "checkpointing": checkpointing,
     }  # fmt: skip
     plain = Start(PolicyConfig(**settings))
+    torch._dynamo.reset()
     counters.clear()
     kept = gradients(plain, "ppod, snapshot", ALONE, "parts")
     assert not counters["frames"]
