@@ -151,9 +151,12 @@ def retaken(
         values = torch.zeros(len(rows), device=policy.device)
 
         def enter(piece: Tensor, rows: Tensor = rows, cols: Tensor = cols, values: Tensor = values) -> None:
-            values[piece], _, _ = _evaluate(policy, batch, rows[piece], cols[piece], "behaviour", with_kl=False)
+            found, _, _ = _evaluate(policy, batch, rows[piece], cols[piece], "behaviour", with_kl=False)
+            values[piece] = found.detach()
 
-        in_pieces(ranks.pieces(len(rows), micro_batch), enter, ranks)
+        pieces = ranks.pieces(len(rows), micro_batch)
+        with torch.set_grad_enabled(len(pieces) == 1):  # as in `backward`; compiled networks round by it
+            in_pieces(pieces, enter, ranks)
         own[rows, cols], known[rows, cols] = ranks.sum_(values).to(own.device), True
     return replace(batch, log_probs=own), float((own - batch.log_probs).abs().max())
 
