@@ -16,15 +16,15 @@ from torch.utils._triton import has_triton
 _VARIANTS = 64
 
 
-def compile_network(network: Any, device: torch.device) -> None:
+def compile_network(network: Any, device: torch.device, dtype: torch.dtype) -> None:
     """Compile what a network computes, in place: parameters, their names and the adapters stay as they are.
 
     Each variant is compiled when it is first needed, which takes from seconds to minutes.
 
     Raises:
-        ValueError: If nothing can be compiled for the device here.
+        ValueError: If nothing can be compiled for the device here, or nothing that samplers and learner agree on.
     """
-    check_compiler(device)
+    check_compiler(device, dtype)
     dynamo.recompile_limit = max(dynamo.recompile_limit, _VARIANTS)
     functorch.donated_buffer = False  # what a way back frees, float16's second one would miss
     if getattr(network, "_repeated_blocks", None):
@@ -33,8 +33,12 @@ def compile_network(network: Any, device: torch.device) -> None:
         network.compile()
 
 
-def check_compiler(device: torch.device) -> None:
-    """Raises `ValueError` where torch finds nothing that compiles for a device: C++ for CPUs, Triton for GPUs."""
+def check_compiler(device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse what torch cannot compile here, C++ for CPUs and Triton for GPUs, or not to one result.
+
+    Raises:
+        ValueError: In one sentence.
+    """
     if device.type != "cpu":
         if not has_triton():
             raise ValueError(
@@ -42,6 +46,11 @@ def check_compiler(device: torch.device) -> None:
                 "policy.compile=false."
             )
         return
+    if dtype != torch.float32:
+        raise ValueError(
+            "policy.compile on a CPU is for float32 alone, because in half precision each compiled variant rounds in "
+            "its own way there and samplers and learner do not agree; set policy.dtype=float32 or policy.compile=false."
+        )
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler:

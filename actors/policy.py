@@ -76,7 +76,8 @@ class Policy:
         folder = fetch(config.model, config.variant)
         check_model(config, folder)
         kind = find_family(folder)
-        family = kind.load(folder, config, device, pick_dtype(config.dtype, device))
+        dtype = pick_dtype(config.dtype, device)
+        family = kind.load(folder, config, device, dtype)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             policy = cls(family, config)
@@ -84,7 +85,7 @@ class Policy:
             tensors = initial_adapter(config.init_lora, kind, policy.network, ADAPTER, policy.lora)
             copy_into(policy.network, ADAPTER, tensors)
         if config.compile:
-            compile_network(policy.network, device)
+            compile_network(policy.network, device, dtype)
         return policy
 
     @classmethod

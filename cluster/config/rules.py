@@ -10,6 +10,10 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
+from actors.compiling import check_compiler
+from actors.devices import parse_device, pick_dtype
 from actors.model_check import check_model, check_prompts
 from cluster.config.schema import Config
 from cluster.config.sentences import short
@@ -142,6 +146,17 @@ def start_images_are_there(config: Config) -> None:
         )
 
 
+def networks_can_be_compiled(config: Config) -> None:
+    settings = config.policy
+    here = torch.device("cuda" if torch.cuda.is_available() or config.learner.gpus > 0 else "cpu")
+    device = parse_device(settings.device) or here
+    if settings.compile and device.type == "cpu":  # GPUs are the actors', and so may Triton be
+        try:
+            check_compiler(device, pick_dtype(settings.dtype, device))
+        except ValueError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+
+
 def model_can_be_trained(config: Config) -> None:
     try:
         chain = check_model(config.policy.model_copy(update={"model": config.pipeline}))
@@ -198,6 +213,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     learning_rate_is_sane,
     gpus_can_be_reserved,
     start_images_are_there,
+    networks_can_be_compiled,
     model_can_be_trained,
     prompts_are_read_whole,
     batch_can_be_held,

@@ -36,12 +36,18 @@ def test_a_cpu_without_a_compiler_is_refused(policy_config: PolicyConfig, monkey
 def test_a_gpu_without_triton_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "has_triton", lambda: False)
     with pytest.raises(ValueError, match=r"policy\.compile needs Triton, .* the device cuda:1; set"):
-        check_compiler(torch.device("cuda:1"))
+        check_compiler(torch.device("cuda:1"), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_on_a_cpu_is_refused(policy_config: PolicyConfig, dtype: str) -> None:
+    with pytest.raises(ValueError, match=r"policy\.compile on a CPU is for float32 alone, .*; set policy\.dtype"):
+        Policy.load(policy_config.model_copy(update={"compile": True, "dtype": dtype}))
 
 
 def has_compiler() -> bool:
     try:
-        check_compiler(CPU)
+        check_compiler(CPU, torch.float32)
     except ValueError:
         return False
     return True

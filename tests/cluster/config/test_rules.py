@@ -58,6 +58,13 @@ def test_what_cannot_work_is_refused_before_anything_starts(override: str, words
     assert words in str(caught.value)
 
 
+def test_half_precision_is_not_compiled_for_a_cpu() -> None:
+    half = ["policy.dtype=bfloat16", "policy.device=cpu"]
+    with pytest.raises(ConfigError, match=r"policy\.compile on a CPU is for float32 alone"):
+        load_config(None, ["policy.compile=true", *half])
+    load_config(None, half)
+
+
 def test_a_reward_whose_tilt_is_the_target_is_not_whitened_either() -> None:
     with pytest.raises(ConfigError, match=r"combination\.whiten to false"):
         load_config(None, ["objective={name: dag_db}", "combination.whiten=true"])
