@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,45 @@ class LoraShape(NamedTuple):
 
 
 DEFAULT = LoraShape(4, 4, ("to_q", "to_k", "to_v", "to_out.0"))  # DDPO's and diffusers'
+
+
+class Adapters:
+    """The adapters of a denoiser; see `actors.variants.Variants`.
+
+    Args:
+        network: The denoiser.
+        shape: What each of them is like.
+        part: What its pipeline calls it, such as `unet`.
+    """
+
+    def __init__(self, network: Any, shape: LoraShape, part: str) -> None:
+        self._network, self._shape, self._part = network, shape, part
+
+    @property
+    def names(self) -> Sequence[str]:
+        """See `Variants`."""
+        return list(self._network.peft_config)
+
+    def add(self, name: str) -> None:
+        """See `Variants`."""
+        add_adapter(self._network, name, self._shape)
+
+    def use(self, name: str | None, *, trained: str) -> None:
+        """See `Variants`."""
+        use_adapter(self._network, name, trained=trained)
+
+    def parameters(self, name: str) -> list[tuple[str, nn.Parameter]]:
+        """See `Variants`."""
+        return adapter_parameters(self._network, name)
+
+    def write(self, folder: Path, name: str) -> None:
+        """See `Variants`; the file is `FILE`."""
+        tensors = {key: parameter.detach() for key, parameter in self.parameters(name)}
+        write_adapter(folder, tensors, self._network.peft_config[name], self._part)
+
+    def read(self, folder: Path) -> AdapterTensors:
+        """See `Variants`."""
+        return read_adapter(folder, self._part)
 
 
 def add_adapter(network: Any, name: str, shape: LoraShape) -> None:
@@ -135,14 +174,18 @@ def check_same(found: AdapterTensors, own: AdapterTensors) -> None:
         )
 
 
-@torch.no_grad()
 def copy_into(network: Any, name: str, tensors: AdapterTensors) -> None:
     """Overwrite an adapter.
 
     Raises:
         ValueError: If the tensors are of another adapter; nothing is changed then.
     """
-    parameters = adapter_parameters(network, name)
+    overwrite(adapter_parameters(network, name), tensors)
+
+
+@torch.no_grad()
+def overwrite(parameters: Sequence[tuple[str, nn.Parameter]], tensors: AdapterTensors) -> None:
+    """Overwrite parameters by name; raises as `copy_into`."""
     check_same(tensors, dict(parameters))
-    for parameter_name, parameter in parameters:
-        parameter.copy_(tensors[parameter_name])
+    for name, parameter in parameters:
+        parameter.copy_(tensors[name])

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, Field, field_validator
 
-from actors.devices import DtypeName, parse_device
+from actors.devices import DtypeName, parse_device, pick_dtype
 
 _EMBEDDED = ("shapes", "shapes_flow")  # names, whatever folders there are
 
@@ -25,6 +26,16 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         None,
         min_length=1,
         description="Which of the model's sets of weights, such as fp16; null: the one without a name.",
+    )
+    train: Literal["lora", "full"] = Field(
+        "lora",
+        description="What of the denoiser is trained: an adapter, or all weights in float32, which is for small "
+        "networks, as memory, optimizer and every publication are then as large as the network.",
+    )
+    init_weights: str | None = Field(
+        None,
+        description="Start full fine-tuning from these weights of the denoiser, a folder that its save_pretrained "
+        "wrote, such as 'denoiser' in a checkpoint; null: the model's own.",
     )
     init_lora: str | None = Field(
         None,
@@ -133,7 +144,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         "init_lora, or to_q, to_k, to_v and to_out.0, the projections of attention.",
     )
 
-    @field_validator("model", "init_lora")
+    @field_validator("model", "init_lora", "init_weights")
     @classmethod
     def _absolute(cls, name: str | None) -> str | None:
         path = Path(os.path.expanduser(name or ""))
@@ -144,3 +155,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     def _known_device(cls, device: str) -> str:
         parse_device(device)
         return device
+
+    def dtype_on(self, device: torch.device) -> torch.dtype:
+        """The number format of the networks on a device: float32 where all weights are trained."""
+        return pick_dtype("float32" if self.train == "full" else self.dtype, device)

@@ -16,7 +16,7 @@ from actors.adapters import AdapterTensors, LoraShape, add_adapter, copy_into, w
 from actors.config import PolicyConfig
 from actors.families.family import Family
 from actors.initial_adapter import initial_adapter, lora_shape
-from actors.model_check import find_family
+from actors.model_check import check_model, find_family
 from actors.model_files import fetch, read_json
 
 _NAME = "exported"
@@ -99,14 +99,36 @@ def write_merged(adapter: Adapter, folder: Path, dtype: torch.dtype) -> None:
     copy_into(network, _NAME, adapter.tensors)
     network.fuse_lora()
     network.unload_lora()
+    _write_pipeline(part, network, adapter.folder, adapter.variant, folder, dtype)
+
+
+def write_full(config: PolicyConfig, folder: Path, dtype: torch.dtype) -> None:
+    """Write a whole pipeline with the denoiser `init_weights`.
+
+    Raises:
+        FileNotFoundError: If one of them is not there.
+        ValueError: If one of them cannot be read, or they do not fit each other.
+    """
+    source = fetch(config.model, config.variant)
+    family = find_family(source)
+    kind: Any = type(family.check(source, config))
+    check_model(config, source)
+    network = kind.from_pretrained(config.init_weights, dtype=torch.float32)
+    _write_pipeline(family.part, network, source, config.variant, folder, dtype)
+
+
+def _write_pipeline(
+    part: str, network: Any, source: Path, variant: str | None, folder: Path, dtype: torch.dtype
+) -> None:
+    """Write the pipeline of a folder with another denoiser."""
     # A pipeline that was saved without an encoder is only loaded if it is told so.
     absent = {
         name: None
-        for name, entry in read_json(adapter.folder / "model_index.json").items()
+        for name, entry in read_json(source / "model_index.json").items()
         if isinstance(entry, list) and entry[0] is None
     }
     given = {part: nn.Module.to(network, dtype), **absent}  # diffusers' own warns of what it would keep
-    pipeline = DiffusionPipeline.from_pretrained(source, variant=adapter.variant, dtype=dtype, **given)
+    pipeline = DiffusionPipeline.from_pretrained(str(source), variant=variant, dtype=dtype, **given)
     pipeline.save_pretrained(folder)
 
 

@@ -9,7 +9,7 @@ kernels that GPUs and CPUs have: it keeps its inputs and its output, and never t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -28,9 +28,11 @@ def peak(run: Callable[[], object]) -> int:
     return ledger.peak
 
 
-def size(network: nn.Module) -> int:
-    """Bytes of a network's parameters and buffers."""
+def size(network: nn.Module, without: Iterable[Tensor] = ()) -> int:
+    """Bytes of a network's parameters and buffers, but for some."""
     tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    for tensor in without:
+        tensors.pop(id(tensor), None)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from actors.adapters import add_adapter, target_name
 from actors.config import PolicyConfig
 from actors.families import FAMILIES, family_of
 from actors.families.family import Family
+from actors.full_weights import check_full
 from actors.initial_adapter import initial_adapter, lora_shape
 from actors.model_files import is_local, local_folder, read_json
 from actors.transitions import Transitions, make_transitions
@@ -42,13 +44,9 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
     _check_guidance(config)
     if config.negative_prompt is not None:
         check_prompts(config, [config.negative_prompt], folder)
-    here = config.init_lora is None or is_local(config.init_lora)
-    shape = lora_shape(config, family, network) if here else None
-    _check_lora_targets(network, shape.targets if shape else config.lora_targets or ())
-    if shape and config.init_lora is not None:
-        with torch.device("meta"):
-            add_adapter(network, "initial", shape)
-        initial_adapter(config.init_lora, family, network, "initial", shape)
+    check_full(config, network)
+    if config.train == "lora":
+        _check_lora(config, family, network)
     try:
         levels = family.noise_levels(folder, config)
         if config.shift is not None and levels.prediction != "velocity":
@@ -115,6 +113,16 @@ def _check_guidance(config: PolicyConfig) -> None:
             f"policy.{name} does nothing where policy.guidance is {config.guidance:g}, which is no guidance; leave it "
             "out, or set policy.guidance above 1."
         )
+
+
+def _check_lora(config: PolicyConfig, family: type[Family], network: Any) -> None:
+    here = config.init_lora is None or is_local(config.init_lora)
+    shape = lora_shape(config, family, network) if here else None
+    _check_lora_targets(network, shape.targets if shape else config.lora_targets or ())
+    if shape and config.init_lora is not None:
+        with torch.device("meta"):
+            add_adapter(network, "initial", shape)
+        initial_adapter(config.init_lora, family, network, "initial", shape)
 
 
 def _check_lora_targets(network: nn.Module, targets: Sequence[str]) -> None:

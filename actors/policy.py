@@ -1,7 +1,8 @@
 """The policy: a pretrained model whose denoiser carries LoRA adapters, and the chain that it samples.
 
 The trainable adapter is `policy`, the pretrained reference is "adapters off", and a moving reference is a second named
-adapter that holds a copy. Classifier-free guidance is part of the policy: sampling, training and the reference use the
+adapter that holds a copy. With `policy.train=full` what is called an adapter here is a copy of all weights
+(`actors/full_weights.py`). Classifier-free guidance is part of the policy: sampling, training and the reference use the
 same guided prediction. What is special about a model is its family's (`actors/families/`).
 """
 
@@ -16,16 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.adapters import adapter_parameters, add_adapter, copy_into, read_adapter, use_adapter, write_adapter
+from actors.adapters import Adapters, overwrite
 from actors.compiling import compile_network
 from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
-from actors.devices import pick_device, pick_dtype
+from actors.devices import pick_device
 from actors.families.family import Family
+from actors.full_weights import FullWeights, read_network
 from actors.initial_adapter import initial_adapter, lora_shape
 from actors.model_check import check_model, find_family
 from actors.model_files import fetch
 from actors.transitions import make_transitions, over
+from actors.variants import Variants
 
 ADAPTER = "policy"
 # Prompts whose embeddings stay in the host's memory, and bytes of them, whatever the length of the list. It should hold
@@ -47,7 +50,7 @@ class Policy:
     Attributes:
         transitions: The chain that the policy samples.
         latent_shape: Of a state, such as (C, H, W).
-        lora: What its adapters are like.
+        lora: What its adapters are like; `None` where all weights are trained.
         device: Where the networks are.
     """
 
@@ -58,15 +61,18 @@ class Policy:
             family.levels, config.solver, config.eta, config.noisy_steps, config.final_sigma
         )
         self.network, self.latent_shape = family.network, family.latent_shape
-        self.lora = lora_shape(config, family, family.network)
+        self.lora = lora_shape(config, family, family.network) if config.train == "lora" else None
+        self._variants: Variants = (
+            FullWeights(self.network) if self.lora is None else Adapters(self.network, self.lora, family.part)
+        )
         self._embeddings: dict[str, Conditioning] = {}
-        self._add_adapter(ADAPTER)
+        self._variants.add(ADAPTER)
         if config.checkpointing:
             self.network.enable_gradient_checkpointing()
 
     @classmethod
     def load(cls, config: PolicyConfig, seed: int = 0) -> Policy:
-        """Load `config.model` and add an adapter: a fresh one, whose random half is drawn from `seed`, or `init_lora`.
+        """Load `config.model` and add an adapter: a fresh one, whose random half is drawn from `seed`, or a given one.
 
         Raises:
             FileNotFoundError: If the model, or a part of it, is not there.
@@ -76,14 +82,17 @@ class Policy:
         folder = fetch(config.model, config.variant)
         check_model(config, folder)
         kind = find_family(folder)
-        dtype = pick_dtype(config.dtype, device)
+        dtype = config.dtype_on(device)
         family = kind.load(folder, config, device, dtype)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             policy = cls(family, config)
-        if config.init_lora is not None:
+        if config.init_lora is not None and policy.lora is not None:
             tensors = initial_adapter(config.init_lora, kind, policy.network, ADAPTER, policy.lora)
-            copy_into(policy.network, ADAPTER, tensors)
+            overwrite(policy._variants.parameters(ADAPTER), tensors)
+        if config.init_weights is not None:
+            tensors = read_network(Path(config.init_weights), policy.network)
+            overwrite(policy._variants.parameters(ADAPTER), tensors)
         if config.compile:
             compile_network(policy.network, device, dtype)
         return policy
@@ -193,7 +202,7 @@ class Policy:
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """The trainable parameters: the `policy` adapter's, float32, in the order of `weights`."""
-        return [parameter for _, parameter in self._adapter_parameters(ADAPTER)]
+        return [parameter for _, parameter in self._variants.parameters(ADAPTER)]
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
@@ -201,30 +210,30 @@ class Policy:
 
         Whether gradients are taken is the caller's: another adapter is never trained, but the state may be.
         """
-        use_adapter(self.network, adapter, trained=ADAPTER)
+        self._variants.use(adapter, trained=ADAPTER)
         try:
             yield
         finally:
-            use_adapter(self.network, ADAPTER, trained=ADAPTER)
+            self._variants.use(ADAPTER, trained=ADAPTER)
 
     def snapshot(self, adapter: str) -> None:
         """Copy the `policy` adapter into another one, which is added at its first use."""
-        if adapter not in self.network.peft_config:
-            self._add_adapter(adapter)
-            use_adapter(self.network, ADAPTER, trained=ADAPTER)
+        if adapter not in self._variants.names:
+            self._variants.add(adapter)
+            self._variants.use(ADAPTER, trained=ADAPTER)
         with torch.no_grad():
-            pairs = zip(self._adapter_parameters(adapter), self._adapter_parameters(ADAPTER), strict=True)
+            pairs = zip(self._variants.parameters(adapter), self._variants.parameters(ADAPTER), strict=True)
             for (_, copy), (_, original) in pairs:
                 copy.copy_(original).requires_grad_(False)
 
     @property
     def snapshots(self) -> list[str]:
         """Names of the adapters that `snapshot` made."""
-        return [name for name in self.network.peft_config if name != ADAPTER]
+        return [name for name in self._variants.names if name != ADAPTER]
 
     def weights(self, adapter: str = ADAPTER) -> tuple[np.ndarray, tuple[tuple[str, tuple[int, ...]], ...]]:
         """An adapter as one flat float32 buffer, and the name and shape of each parameter in it."""
-        named = self._adapter_parameters(adapter)
+        named = self._variants.parameters(adapter)
         flat = torch.cat([parameter.detach().flatten() for _, parameter in named]).cpu().numpy()
         return flat, tuple((name, tuple(parameter.shape)) for name, parameter in named)
 
@@ -237,7 +246,7 @@ class Policy:
         Raises:
             ValueError: If the buffer is of another adapter than this policy has.
         """
-        named = self._adapter_parameters(adapter)
+        named = self._variants.parameters(adapter)
         if index != (own := tuple((name, tuple(parameter.shape)) for name, parameter in named)):
             first = next((pair for pair in zip(index, own, strict=False) if pair[0] != pair[1]), (len(index), len(own)))
             raise ValueError(
@@ -253,25 +262,19 @@ class Policy:
     def save_lora(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights(folder)` reads.
 
-        The same adapter gives the same bytes, in every process.
+        Where all weights are trained it is a folder `denoiser`, as `save_pretrained` writes it. The same weights give
+        the same bytes, in every process.
         """
-        tensors = {name: parameter.detach() for name, parameter in self._adapter_parameters(ADAPTER)}
-        write_adapter(folder, tensors, self.network.peft_config[ADAPTER], self._family.part)
+        self._variants.write(folder, ADAPTER)
 
     def load_lora(self, folder: Path) -> None:
-        """Read what `save_lora` wrote, that file alone, back into the `policy` adapter.
+        """Read what `save_lora` wrote, that alone, back into the `policy` adapter.
 
         Raises:
             FileNotFoundError: If it is not there.
             ValueError: If it is of another adapter than this policy has.
         """
-        copy_into(self.network, ADAPTER, read_adapter(folder, self._family.part))
-
-    def _add_adapter(self, name: str) -> None:
-        add_adapter(self.network, name, self.lora)
-
-    def _adapter_parameters(self, adapter: str) -> list[tuple[str, torch.nn.Parameter]]:
-        return adapter_parameters(self.network, adapter)
+        overwrite(self._variants.parameters(ADAPTER), self._variants.read(folder))
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -17,13 +17,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import diffusers
 import torch
 import transformers
 
-from actors.export import Adapter, write_comfy, write_diffusers, write_merged, write_peft
+from actors.export import Adapter, write_comfy, write_diffusers, write_full, write_merged, write_peft
 from cluster.arguments import Parser
 from cluster.errors import ConfigError, sentence
 from cluster.records.files import writable
@@ -76,12 +77,17 @@ def export(args: argparse.Namespace) -> None:
     model = find(args.source, args.settings, args.ema)
     if model.bare:
         raise ConfigError(f"{model.source} has no adapter to hand on; name a run, a checkpoint, or init_lora=FILE too.")
-    adapter = Adapter.of(model.policy)
+    if model.policy.train == "lora":
+        write = partial(_FORMATS[args.format], Adapter.of(model.policy))
+    elif args.format == "merged":
+        write = partial(write_full, model.policy)
+    else:
+        raise ConfigError(f"Of {model.source} all weights were trained, which are no adapter; take --format merged.")
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp")
     try:
         with writable(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
-            _FORMATS[args.format](adapter, temporary, _DTYPES[args.dtype])
+            write(temporary, _DTYPES[args.dtype])
             temporary.rename(out)
     finally:
         if temporary.is_dir():

@@ -155,7 +155,7 @@ def repeat_order(picture: Path, settings: Sequence[str] = ()) -> Order:
     )  # fmt: skip
     folder, base = facts.checkpoint, facts.base
     model = Trained(picture.stem, changed, None if folder is None else Path(folder))
-    if changed.init_lora == made.init_lora:
+    if (changed.init_lora, changed.init_weights) == (made.init_lora, made.init_weights):
         try:
             now = model.checksum
         except FileNotFoundError as error:

@@ -211,11 +211,11 @@ def _check_prompts(config: Config, crew: Crew) -> None:
 
 
 def _work(config: Config, crew: Crew) -> str:
-    updates, transitions = crew.learner.work(config.prompts_per_iteration, config.prompts.samples)
+    updates, transitions, published = crew.learner.work(config.prompts_per_iteration, config.prompts.samples)
     size = config.learner.micro_batch
     at_a_time = "as many at a time as fit" if size == "auto" else f"{size} at a time"
     steps = f"{counted(updates, 'optimizer step')} of up to {counted(transitions, 'transition')}"
-    return f"an iteration is {steps}, {at_a_time}"
+    return f"an iteration is {steps}, {at_a_time}; it publishes {published / 1e6:,.2g} MB of weights"
 
 
 def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from actors.adapters import FILE
 from actors.config import PolicyConfig
+from actors.full_weights import FOLDER
 from actors.initial_adapter import find_adapter
-from actors.model_files import is_local
+from actors.model_files import DIFFUSERS, is_local, weight_files
 from cluster.config import Config, change_policy
 from cluster.errors import ConfigError
 from cluster.records import given
@@ -21,7 +22,7 @@ from shapes import PIPELINES
 
 _MANIFEST = "manifest.json"
 # What an adapter brings with it.
-_ITS_OWN = ("init_lora", "lora_rank", "lora_alpha", "lora_targets")
+_ITS_OWN = ("train", "init_weights", "init_lora", "lora_rank", "lora_alpha", "lora_targets")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Trained:
 
     Args:
         name: What to call what comes of it.
-        policy: Its settings; `init_lora` is the checkpoint's adapter.
+        policy: Its settings; `init_lora` is the checkpoint's adapter, or `init_weights` its denoiser.
         checkpoint: The folder; `None` of a bare model.
         run: The settings of the run that trained it; `None` where that is not known.
     """
@@ -42,16 +43,18 @@ class Trained:
 
     @property
     def bare(self) -> bool:
-        """Whether it has no adapter that changes anything."""
-        return self.policy.init_lora is None
+        """Whether it has no weights beside the model's own."""
+        return self.policy.init_lora is None and self.policy.init_weights is None
 
     @cached_property
     def adapter(self) -> Path | None:
-        """The file of its adapter.
+        """The file of its adapter, or of the denoiser's weights where all of them were trained.
 
         Raises:
             FileNotFoundError: If it is not there.
         """
+        if (folder := self.policy.init_weights) is not None:
+            return weight_files(Path(folder), DIFFUSERS, None)[0]
         return None if self.policy.init_lora is None else find_adapter(self.policy.init_lora)
 
     @cached_property
@@ -101,8 +104,8 @@ def checksum(file: Path) -> str:
 
 def _of_checkpoint(path: Path, settings: Sequence[str], average: bool) -> Trained:
     iteration, folder = checkpoint.verify(path), path.parent.parent
-    if own := [word for word in settings if word.removeprefix("policy.").partition("=")[0] in _ITS_OWN]:
-        raise ConfigError(f"{own[0]!r} cannot be set: the checkpoint {path} brings its adapter with it.")
+    if fixed := [word for word in settings if word.removeprefix("policy.").partition("=")[0] in _ITS_OWN]:
+        raise ConfigError(f"{fixed[0]!r} cannot be set: the checkpoint {path} brings its adapter with it.")
     run = given.read(folder) if (folder / CONFIG).is_file() else None
     if run is None and not any(word.removeprefix("policy.").startswith("model=") for word in settings):
         raise ConfigError(
@@ -110,12 +113,14 @@ def _of_checkpoint(path: Path, settings: Sequence[str], average: bool) -> Traine
             "the command."
         )
     adapter = path / "average" if average else path
-    if not (adapter / FILE).is_file():
+    full = (path / FOLDER).is_dir()
+    if not (adapter / (FOLDER if full else FILE)).exists():
         raise ConfigError(
             f"The checkpoint {path} keeps no average of the weights (learner.ema_decay of its run); leave out --ema."
         )
     policy = _located(change_policy(run.policy.model_dump() if run else {}, settings))
-    policy = policy.model_copy(update={**dict.fromkeys(_ITS_OWN), "init_lora": str(adapter)})
+    own = {"train": "full", "init_weights": str(adapter / FOLDER)} if full else {"init_lora": str(adapter)}
+    policy = policy.model_copy(update={**dict.fromkeys(_ITS_OWN), "train": "lora", **own})
     name = f"{folder.name}-{iteration:06d}" if run else path.name
     return Trained(name + ("-average" if average else ""), policy, path, run)
 

@@ -87,15 +87,17 @@ class LearnerActor:
         config = self._policy.config
         check_prompts(config, prompts, fetch(config.model, config.variant))
 
-    def work(self, groups: int, samples: int) -> tuple[int, int]:
-        """Optimizer steps that a batch of groups x samples takes, and the most transitions that one of them sees."""
+    def work(self, groups: int, samples: int) -> tuple[int, int, int]:
+        """Optimizer steps that a batch of groups x samples takes, the most transitions that one of them sees, and the
+        bytes of the weights that are published after it.
+        """
         size, nothing = groups * samples, torch.empty(0)
         stored = torch.tensor(self.plan().stored_steps)
         batch = Batch(
             nothing, nothing, nothing, stored, ("",) * size, torch.arange(size) // samples, torch.zeros(size), 0
         )
         parts = list(self._objective.parts(batch, torch.Generator()))
-        return len(parts), max(len(part.samples) * part.columns.shape[-1] for part in parts)
+        return len(parts), max(len(part.samples) * part.columns.shape[-1] for part in parts), self._initial.flat.nbytes
 
     def update(self, scores: Mapping[str, np.ndarray], *trajectories: Trajectories) -> tuple[Update, Weights | None]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from actors.compiling import check_compiler
-from actors.devices import parse_device, pick_dtype
+from actors.devices import parse_device
 from actors.model_check import check_model, check_prompts
 from cluster.config.schema import Config
 from cluster.config.sentences import short
@@ -152,7 +152,7 @@ def networks_can_be_compiled(config: Config) -> None:
     device = parse_device(settings.device) or here
     if settings.compile and device.type == "cpu":  # GPUs are the actors', and so may Triton be
         try:
-            check_compiler(device, pick_dtype(settings.dtype, device))
+            check_compiler(device, settings.dtype_on(device))
         except ValueError as error:
             raise ValueError(str(error).rstrip(".")) from None
 

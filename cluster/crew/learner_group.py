@@ -50,8 +50,8 @@ class LearnerGroup:
         """
         return self._ask(self.actors[0].plan)
 
-    def work(self, groups: int, samples: int) -> tuple[int, int]:
-        """Optimizer steps of a batch and transitions of one, see `LearnerActor.work`; raises as `plan`."""
+    def work(self, groups: int, samples: int) -> tuple[int, int, int]:
+        """Optimizer steps, transitions and bytes of a batch, see `LearnerActor.work`; raises as `plan`."""
         return self._ask(self.actors[0].work, groups, samples)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from actors import footprint
 from actors.config import PolicyConfig
-from actors.devices import parse_device, pick_device, pick_dtype
+from actors.devices import parse_device, pick_device
 from actors.model_files import count_parameters, is_local, local_folder
 from actors.policy import Policy
 from cluster.config import Config
@@ -65,7 +65,7 @@ def estimate(config: Config, on_gpu: bool) -> list[Need]:
         return []
     device = parse_device(config.policy.device) or torch.device("cuda" if on_gpu else "cpu")
     try:
-        sampler, learner = _of_policy(config, pick_dtype(config.policy.dtype, device))
+        sampler, learner = _of_policy(config, config.policy.dtype_on(device))
     except Exception as error:  # whatever a network of one's own does where there are no numbers
         log.warning("What the run needs of memory is not known: %s.", " ".join(str(error).split())[:200])
         return []
@@ -91,7 +91,7 @@ def estimate_drawing(settings: PolicyConfig, folder: Path, pictures: int) -> Nee
     """
     device = pick_device(settings.device)
     try:
-        held = _Held.of(settings, folder, pick_dtype(settings.dtype, device))
+        held = _Held.of(settings, folder, settings.dtype_on(device))
         found = held.sampler(pictures)
     except Exception as error:  # as above
         log.warning("What drawing needs of memory is not known: %s.", " ".join(str(error).split())[:200])
@@ -120,13 +120,16 @@ class _Held:
         vae = counts.get("vae", 0) * (4 if half else dtype.itemsize)
         encoders = sum(n for name, n in counts.items() if name.startswith("text_encoder")) * dtype.itemsize
         where = "host text encoders" if settings.encoders == "cpu" else "text encoders"
-        return cls(policy, footprint.size(policy.network) - adapter, vae, adapter, {where: encoders})
+        with policy.using(None):  # where all weights are trained, these are others
+            denoiser = footprint.size(policy.network, without=policy.parameters)
+        return cls(policy, denoiser, vae, adapter, {where: encoders})
 
     def sampler(self, pictures: int) -> dict[str, float]:
         return {
             "networks": self.denoiser + self.vae,
             **self.texts,
             "adapter": self.adapter,
+            "host adapter": self.adapter,  # as it was published
             f"{pictures} pictures": sampling_bytes(self.policy, pictures),
         }
 
