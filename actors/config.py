@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from actors.devices import DtypeName, parse_device, pick_dtype
 
+Quantised = Literal["int8", "nf4"]
 _EMBEDDED = ("shapes", "shapes_flow")  # names, whatever folders there are
 
 
@@ -44,6 +45,11 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     )
     dtype: DtypeName = Field(
         "auto", description="Number format of the frozen base weights; auto is bfloat16 on a GPU, else float32."
+    )
+    quantise: Quantised | None = Field(
+        None,
+        description="Keep the denoiser's frozen linear layers in 8 bits (int8, LLM.int8()) or 4 (nf4, QLoRA's); needs "
+        "a GPU and bitsandbytes. null: in policy.dtype.",
     )
     device: str = Field("auto", description="A torch device; 'auto' is cuda where there is one, else cpu.")
     encoders: Literal["device", "cpu"] = Field(

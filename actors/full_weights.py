@@ -129,9 +129,12 @@ def check_full(config: PolicyConfig, network: nn.Module) -> None:
                 "policy.model to a whole pipeline with these weights (cluster.export --format merged)."
             )
         return
-    for name in ("init_lora", "lora_rank", "lora_alpha", "lora_targets"):
-        if getattr(config, name) is not None:
-            raise ValueError(f"policy.{name} does nothing where policy.train is full; leave it null, or train lora.")
+    of_adapters = ("init_lora", "lora_rank", "lora_alpha", "lora_targets")
+    if given := [f"policy.{name}" for name in of_adapters if getattr(config, name) is not None]:
+        raise ValueError(
+            f"Without adapters (policy.train=full) nothing is made of {' and '.join(given)}; set "
+            f"{' '.join(f'{name}=null' for name in given)}, or policy.train=lora."
+        )
     if config.dtype not in ("auto", "float32"):
         raise ValueError(
             f"policy.dtype is {config.dtype}, but policy.train=full trains all weights, and in float32; leave it auto, "

@@ -27,6 +27,7 @@ from actors.full_weights import FullWeights, read_network
 from actors.initial_adapter import initial_adapter, lora_shape
 from actors.model_check import check_model, find_family
 from actors.model_files import fetch
+from actors.quantising import check_quantised
 from actors.transitions import make_transitions, over
 from actors.variants import Variants
 
@@ -82,6 +83,7 @@ class Policy:
         folder = fetch(config.model, config.variant)
         check_model(config, folder)
         kind = find_family(folder)
+        check_quantised(config, device)
         dtype = config.dtype_on(device)
         family = kind.load(folder, config, device, dtype)
         with torch.random.fork_rng():

@@ -24,6 +24,7 @@ from learner.companion import Decay
 from learner.likelihood import largest_log_ratio, retaken
 from learner.objectives import Objective
 from learner.objectives.objective import Part
+from learner.optimizer import OptimizerName, check_optimizer, make_optimizer
 from learner.ranks import Ranks
 from learner.reward_gradient import RewardModel
 
@@ -33,6 +34,9 @@ _ON_CPU, _EVERYTHING = 16, 1_000_000  # transitions at a time
 class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     """The optimizer."""
 
+    optimizer: OptimizerName = Field(
+        "adamw", description="AdamW, or bitsandbytes' with averages of 8 bits (adamw_8bit), which needs a GPU."
+    )
     lr: float = Field(3e-4, gt=0, description="Learning rate of AdamW; 3e-4 is DDPO's for LoRA.")
     lr_schedule: Literal["linear", "cosine", "constant"] = Field(
         "constant",
@@ -118,8 +122,9 @@ class Learner:
         if self._acts_with != ADAPTER:  # published before anything is learned
             policy.snapshot(self._acts_with)
         self._parameters = policy.parameters
-        self.optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        check_optimizer(config.optimizer, policy.device)
+        self.optimizer = make_optimizer(
+            config.optimizer, self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
         self._schedule = get_scheduler(
             config.lr_schedule if iterations else "constant",

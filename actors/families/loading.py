@@ -16,6 +16,7 @@ from actors.config import PolicyConfig
 from actors.families.parts import made
 from actors.finite import check_finite
 from actors.model_files import read_json
+from actors.quantising import quantisation
 
 Stems = Mapping[str, dict[str, str]]
 
@@ -54,6 +55,8 @@ def load_pipeline(
         blanks = {name: _blank(folder, name, dtypes.get(name, dtype)) for name in _components(folder, given)}
         pipeline = kind(**blanks | given)
     else:
+        if config.quantise is not None:
+            given["quantization_config"] = quantisation(config.quantise, _denoiser(stems), dtype)
         pipeline = kind.from_pretrained(folder, variant=config.variant, dtype=dtypes, **given)
         check_finite({name: getattr(pipeline, name) for name in stems}, folder, stems, config.variant)
     for name in stems:
@@ -63,6 +66,10 @@ def load_pipeline(
         elif not (name.startswith("text_encoder") and config.encoders == "cpu"):
             network.to(device)
     return pipeline
+
+
+def _denoiser(stems: Stems) -> str:
+    return next(name for name in stems if name in ("unet", "transformer"))
 
 
 def _spare(vae: Any, config: PolicyConfig) -> None:

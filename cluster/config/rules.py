@@ -15,10 +15,12 @@ import torch
 from actors.compiling import check_compiler
 from actors.devices import parse_device
 from actors.model_check import check_model, check_prompts
+from actors.quantising import check_quantised
 from cluster.config.schema import Config
 from cluster.config.sentences import short
 from cluster.prompts import read_prompts
 from cluster.start_images import check_starts, first_step, image_of
+from learner.optimizer import check_optimizer
 from rewards.options import check_options
 from rewards.reward import Reward, UnknownReward
 
@@ -146,15 +148,17 @@ def start_images_are_there(config: Config) -> None:
         )
 
 
-def networks_can_be_compiled(config: Config) -> None:
+def libraries_are_there(config: Config) -> None:
     settings = config.policy
     here = torch.device("cuda" if torch.cuda.is_available() or config.learner.gpus > 0 else "cpu")
     device = parse_device(settings.device) or here
-    if settings.compile and device.type == "cpu":  # GPUs are the actors', and so may Triton be
-        try:
+    try:
+        check_optimizer(config.learner.optimizer, device)
+        check_quantised(settings, device)
+        if settings.compile and device.type == "cpu":  # GPUs are the actors', and so may Triton be
             check_compiler(device, settings.dtype_on(device))
-        except ValueError as error:
-            raise ValueError(str(error).rstrip(".")) from None
+    except ValueError as error:
+        raise ValueError(str(error).rstrip(".")) from None
 
 
 def model_can_be_trained(config: Config) -> None:
@@ -213,7 +217,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     learning_rate_is_sane,
     gpus_can_be_reserved,
     start_images_are_there,
-    networks_can_be_compiled,
+    libraries_are_there,
     model_can_be_trained,
     prompts_are_read_whole,
     batch_can_be_held,

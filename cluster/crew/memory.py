@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors import footprint
 from actors.config import PolicyConfig
 from actors.devices import parse_device, pick_device
 from actors.model_files import count_parameters, is_local, local_folder
 from actors.policy import Policy
+from actors.quantising import BYTES
 from cluster.config import Config
 from learner.objectives.objective import Objective
 
@@ -121,7 +122,9 @@ class _Held:
         encoders = sum(n for name, n in counts.items() if name.startswith("text_encoder")) * dtype.itemsize
         where = "host text encoders" if settings.encoders == "cpu" else "text encoders"
         with policy.using(None):  # where all weights are trained, these are others
-            denoiser = footprint.size(policy.network, without=policy.parameters)
+            denoiser: float = footprint.size(policy.network, without=policy.parameters)
+        if settings.quantise is not None:
+            denoiser -= (dtype.itemsize - BYTES[settings.quantise]) * _in_linear_layers(policy.network)
         return cls(policy, denoiser, vae, adapter, {where: encoders})
 
     def sampler(self, pictures: int) -> dict[str, float]:
@@ -158,6 +161,12 @@ def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], di
     elif config.reward_actors.gradients == "learner":
         learner["rewards"] = sum(_reward_bytes(config, names) for names in config.environments.values())
     return sampler, learner
+
+
+def _in_linear_layers(network: nn.Module) -> int:
+    """How many frozen weights those have."""
+    layers = (m for name, m in network.named_modules() if isinstance(m, nn.Linear) and ".lora_" not in name)
+    return sum(layer.weight.numel() for layer in layers)
 
 
 def sampling_bytes(policy: Policy, pictures: int) -> int:

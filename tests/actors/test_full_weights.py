@@ -130,8 +130,11 @@ def test_a_whole_pipeline_has_it_for_its_denoiser(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lora_rank": 4}, r"policy\.lora_rank does nothing where policy\.train is full"),
-        ({"init_lora": "a/b"}, r"policy\.init_lora does nothing where policy\.train is full"),
+        (
+            {"lora_rank": 4, "lora_alpha": 4},
+            r"set policy\.lora_rank=null policy\.lora_alpha=null, or",
+        ),
+        ({"init_lora": "a/b"}, r"nothing is made of policy\.init_lora; set"),
         (
             {"dtype": "bfloat16"},
             r"policy\.dtype is bfloat16, but policy\.train=full trains all weights",

@@ -21,12 +21,13 @@ from tests.support.run_folder import make_run
 from tests.support.tiny import write_config
 
 Make = Callable[..., Config]
+FULL = ("policy.train=full", "policy.lora_rank=null", "policy.lora_alpha=null")
 
 
 @pytest.fixture
 def run(make_config: Make) -> Path:
     """A run with averaged weights."""
-    return make_run(make_config("policy.train=full", "policy.steps=4"), average=True)
+    return make_run(make_config(*FULL, "policy.steps=4"), average=True)
 
 
 def test_a_checkpoint_acts_with_all_its_weights(run: Path) -> None:
@@ -56,9 +57,9 @@ def test_it_is_exported_whole_alone(run: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_its_memory_is_counted_as_copies_of_the_network(tmp_path: Path) -> None:
     file = write_config(tmp_path)
-    words = ["policy.lora_rank=null", "policy.lora_alpha=null", "policy.device=cuda"]
-    full = {n.role: n for n in estimate(load_config(file, [*words, "policy.train=full"]), on_gpu=True)}
-    lora = {n.role: n for n in estimate(load_config(file, [*words, "policy.dtype=float32"]), on_gpu=True)}
+    words = ["policy.device=cuda", "policy.dtype=float32"]
+    full = {n.role: n for n in estimate(load_config(file, [*words, *FULL]), on_gpu=True)}
+    lora = {n.role: n for n in estimate(load_config(file, words), on_gpu=True)}
     network = full["sampler"].device["adapter"]
     assert network > 10 * lora["sampler"].device["adapter"]
     assert full["sampler"].device["networks"] == lora["sampler"].device["networks"] > network
