@@ -1,149 +1,132 @@
-"""`python -m benchmarks.gpu [sd15|tiny] [--pictures N] [--micro-batch N] [--steps N]`: time and memory on one device.
+"""`python -m benchmarks.gpu [sd15|sdxl|tiny|tiny_sdxl] [options]`: time and memory on one device.
 
-Stable Diffusion 1.5's architecture with random weights (or one that a CPU goes through in a second): pictures a second
-of a sampler beside diffusers' own pipeline, transitions a second of a learner, and the peak of memory of both passes
-beside the estimate that a run prints. Compilation, SDXL and the share of a matmul ceiling are not measured.
+Published architectures with random weights (or ones that a CPU goes through in a second): pictures a second of a
+sampler beside diffusers' own pipeline, transitions a second of a learner and its share of what a matrix product makes
+here, both once more with compiled networks, the peak of memory of both passes by batch and number format beside the
+estimate that a run prints, and how long new weights are on their way.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 
 from actors.config import PolicyConfig
 from actors.devices import pick_device, pick_dtype
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request
+from benchmarks.gpu import architectures, gauges
+from benchmarks.gpu.publication import on_their_way
 from cluster.crew.memory import learning_bytes, sampling_bytes
-from learner.batch import collate
+from learner.batch import Batch, collate
 from learner.objectives.objective import Part
 from learner.objectives.ppod import PPODConfig
 from shapes.arguments import Parser, positive
-from tests.support.tiny import make_pipeline
 
-_SD15: dict[str, dict[str, Any]] = {
-    "unet": dict(
-        sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, cross_attention_dim=768,
-        attention_head_dim=8, norm_num_groups=32, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    ),
-    "vae": dict(
-        block_out_channels=(128, 256, 512, 512), down_block_types=["DownEncoderBlock2D"] * 4,
-        up_block_types=["UpDecoderBlock2D"] * 4, layers_per_block=2, norm_num_groups=32, sample_size=512,
-    ),
-    "text": dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12),
-}  # fmt: skip
-_SEEN = 50e6  # bytes by which a process has to grow until allocations are all that it grows by
-ARCHITECTURES: Mapping[str, Mapping[str, Any]] = {"sd15": _SD15, "tiny": {}}
+_PROMPT = "a red circle"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print a table; the exit status."""
+    """Measure and print a line a figure; the exit status."""
     parser = Parser("benchmarks.gpu", __doc__ or "")
-    parser.add_argument("architecture", nargs="?", choices=list(ARCHITECTURES), default="sd15", help="whose sizes")
+    parser.add_argument("architecture", nargs="?", choices=architectures.NAMES, default="sd15", help="whose sizes")
     parser.add_argument("--pictures", type=positive, default=4, help="of a rollout (default: %(default)s)")
     parser.add_argument("--micro-batch", type=positive, default=4, help="of the learner (default: %(default)s)")
     parser.add_argument("--steps", type=positive, default=20, help="of the chain (default: %(default)s)")
+    parser.add_argument("--batches", type=positive, nargs="*", default=[1, 4], help="whose memory is measured")
+    formats = ("float32", "bfloat16", "float16")
+    parser.add_argument("--dtypes", choices=formats, nargs="*", default=["bfloat16"], help="in which it is measured")
+    parser.add_argument("--compile", action="store_true", help="also with policy.compile")
+    parser.add_argument("--publication", action="store_true", help="also how long weights are on their way; starts Ray")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        model = make_pipeline(Path(folder) / "model", **ARCHITECTURES[args.architecture])
-        measure(model, args.pictures, args.micro_batch, args.steps)
+        model = architectures.write(args.architecture, Path(folder) / "model")
+        config = PolicyConfig(model=str(model), steps=args.steps)
+        _speed(config, args.pictures, args.micro_batch, args.compile)
+        for dtype in args.dtypes:
+            _memory(config.model_copy(update={"dtype": dtype}), args.batches)
+        if args.publication:
+            size, published, lag = on_their_way(config)
+            print(
+                f"weights: {size / 1e6:.3g} MB, {published:.3g} s to publish, {lag:.3g} s until a sampler acts by them"
+            )
     return 0
 
 
-def measure(model: Path, pictures: int, micro_batch: int, steps: int) -> None:
-    """Print a line for each figure of a Stable Diffusion in a folder."""
+def _speed(config: PolicyConfig, pictures: int, micro_batch: int, compiled: bool) -> None:
     device = pick_device("auto")
     dtype = pick_dtype("auto", device)
-    config = PolicyConfig(model=str(model), steps=steps)
-    policy, outline = Policy.load(config), Policy.outline(config, model, dtype)
-    stored = policy.transitions.stochastic_steps
-    request = Request(0, 0, ("a red circle",) * pictures, (0,) * pictures, tuple(range(pictures)), stored)
-    plain = StableDiffusionPipeline.from_pretrained(model, dtype=dtype, safety_checker=None).to(device)
+    plain = DiffusionPipeline.from_pretrained(config.model, dtype=dtype).to(device)
     plain.scheduler = DDIMScheduler.from_config(plain.scheduler.config)
     plain.set_progress_bar_config(disable=True)
-
-    def draw_plain() -> None:
-        plain(["a red circle"] * pictures, num_inference_steps=steps, guidance_scale=config.guidance, eta=1.0)
-
-    print(f"{device}, {dtype}, torch {torch.__version__}; {pictures} pictures of {steps} steps")
-    ours, theirs = (pictures / _fastest(run, device) for run in (lambda: rollout(policy, request), draw_plain))
-    print(f"sampler: {ours:.3g} images/s, {ours / theirs:.2f} of diffusers' pipeline ({theirs:.3g})")
-
-    rewards = np.linspace(-1, 1, pictures, dtype=np.float32)
-    batch, objective = collate([rollout(policy, request)[1]], rewards), PPODConfig(kl_weight=0.0).build()
-    part = Part(torch.arange(pictures), torch.arange(len(stored)))
-    seconds = _fastest(lambda: objective.backward(policy, batch, part, micro_batch), device)
-    print(f"learner: {pictures * len(stored) / seconds:.3g} transitions/s, {micro_batch} at a time")
-
-    x, step = batch.latents[:, 0].to(device), torch.zeros(pictures, dtype=torch.int64)
-    conditioning = policy.encode(["a red circle"] * pictures)
-
-    def sample() -> None:
-        with torch.no_grad():
-            policy.predict(x, step, conditioning)
-            policy.decode(x)
-
-    def learn() -> None:
-        for parameter in policy.parameters:
-            parameter.grad = None
-        rows = torch.arange(micro_batch) % pictures
-        policy.predict(x[rows.to(device)], step[rows], policy.conditions(micro_batch)).sum().backward()
-
-    for name, run, estimated in (
-        ("sampler", sample, sampling_bytes(outline, pictures)),
-        ("learner", learn, learning_bytes(outline, micro_batch, "scores")),
-    ):
-        found = _peak(run, device)
-        seen = found > _SEEN or device.type == "cuda"
-        measured = f"measured {found / 1e6:.0f} ({estimated / found:.2f})" if seen else "too little to be measured"
-        print(f"{name}'s pass: estimated {estimated / 1e6:.0f} MB at most, {measured}")
+    draw = partial(plain, [_PROMPT] * pictures, num_inference_steps=config.steps, guidance_scale=config.guidance, eta=1)
+    print(f"{device}, {dtype}, torch {torch.__version__}; {pictures} pictures of {config.steps} steps")
+    theirs, most = pictures / gauges.fastest(draw, device), gauges.ceiling(device, dtype)
+    del plain, draw
+    work = None
+    for name, changes in {"": {}, ", compiled": {"compile": True}}.items():
+        if changes and not compiled:
+            break
+        policy = Policy.load(PolicyConfig(**config.model_dump() | changes))
+        stored = policy.transitions.stochastic_steps
+        request = Request(0, 0, (_PROMPT,) * pictures, (0,) * pictures, tuple(range(pictures)), stored)
+        ours = pictures / gauges.fastest(partial(rollout, policy, request), device)
+        print(f"sampler{name}: {ours:.3g} images/s, {ours / theirs:.2f} of diffusers' pipeline ({theirs:.3g})")
+        rewards = np.linspace(-1, 1, pictures, dtype=np.float32)
+        update = partial(_update, policy, collate([rollout(policy, request)[1]], rewards), micro_batch)
+        work = work or gauges.operations(update)  # a compiled network does not say
+        seconds = gauges.fastest(update, device)
+        print(
+            f"learner{name}: {pictures * len(stored) / seconds:.3g} transitions/s, {micro_batch} at a time; "
+            f"{work / seconds / 1e12:.3g} TFLOP/s, {work / seconds / most:.2f} of a matrix product's {most / 1e12:.3g}"
+        )
 
 
-def _fastest(run: Callable[[], object], device: torch.device, rounds: int = 3) -> float:
-    """Seconds of the fastest round, after one that is not counted."""
-    times = []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+def _update(policy: Policy, batch: Batch, micro_batch: int) -> None:
+    """The gradients of all of a batch under PPOD."""
+    part = Part(torch.arange(len(batch.latents)), torch.arange(batch.latents.shape[1]))
+    PPODConfig(kl_weight=0.0).build().backward(policy, batch, part, micro_batch)
 
 
-def _peak(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes beyond those before: of torch's allocator on a GPU, of the process on a CPU (large tensors only)."""
-    run()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    process, most, done = psutil.Process(), [0], threading.Event()
-    before = process.memory_info().rss
+def _memory(config: PolicyConfig, batches: Sequence[int]) -> None:
+    policy = Policy.load(config)
+    device = policy.device
+    dtype = pick_dtype(config.dtype, device)
+    # float16 is counted as bfloat16, as a run's estimate does: its way back looks at numbers.
+    outline = Policy.outline(config, Path(config.model), torch.bfloat16 if dtype == torch.float16 else dtype)
+    for size in batches:
+        x, step = torch.randn(size, *policy.latent_shape, device=device), torch.zeros(size, dtype=torch.int64)
+        conditioning = policy.encode([_PROMPT] * size)
+        passes: dict[str, tuple[Any, int]] = {
+            "sampler": (partial(_sample, policy, x, step, conditioning), sampling_bytes(outline, size)),
+            "learner": (partial(_learn, policy, x, step, conditioning), learning_bytes(outline, size, "scores")),
+        }
+        for name, (run, estimated) in passes.items():
+            found = gauges.peak(run, device)
+            seen = found > gauges.SEEN or device.type == "cuda"
+            measured = f"measured {found / 1e6:.0f} ({estimated / found:.2f})" if seen else "too little to be measured"
+            print(f"{name}'s pass, {config.dtype}, {size} at a time: estimated {estimated / 1e6:.0f} MB, {measured}")
 
-    def watch() -> None:
-        while not done.wait(0.002):
-            most[0] = max(most[0], process.memory_info().rss - before)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    run()
-    done.set()
-    watcher.join()
-    return max(most[0], 1)
+@torch.no_grad()
+def _sample(policy: Policy, x: torch.Tensor, step: torch.Tensor, conditioning: Any) -> None:
+    policy.predict(x, step, conditioning)
+    policy.decode(x)
+
+
+def _learn(policy: Policy, x: torch.Tensor, step: torch.Tensor, conditioning: Any) -> None:
+    for parameter in policy.parameters:
+        parameter.grad = None
+    policy.predict(x, step, conditioning).sum().backward()
 
 
 if __name__ == "__main__":

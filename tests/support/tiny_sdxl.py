@@ -26,6 +26,7 @@ def make_sdxl(
     unet: Mapping[str, Any] | None = None,
     vae: Mapping[str, Any] | None = None,
     text: Mapping[str, Any] | None = None,
+    text_2: Mapping[str, Any] | None = None,
     **saving: Any,
 ) -> Path:
     """Write a randomly initialised pipeline in the published format.
@@ -36,6 +37,7 @@ def make_sdxl(
         unet: Values of the UNet's config that differ from the smallest ones, as `vae` and `text` (of both encoders).
         vae: See above.
         text: See above.
+        text_2: Values of the second encoder's config that differ from the first one's.
         saving: Of diffusers' `save_pretrained`, such as `variant`.
     """
     first, second = (make_tokenizer(folder / name) for name in ("tokenizer", "tokenizer_2"))
@@ -60,7 +62,7 @@ def make_sdxl(
         vae=AutoencoderKL(**of_vae | dict(vae or {})),
         text_encoder=CLIPTextModel(CLIPTextConfig(**of_text)),
         text_encoder_2=CLIPTextModelWithProjection(
-            CLIPTextConfig(**of_text | {"hidden_size": 24, "hidden_act": "gelu"})
+            CLIPTextConfig(**of_text | {"hidden_size": 24, "hidden_act": "gelu"} | dict(text_2 or {}))
         ),
         tokenizer=first,
         tokenizer_2=second,
