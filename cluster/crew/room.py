@@ -31,7 +31,11 @@ def check_room(config: Config, needs: Sequence[Need], placement: Placement) -> N
         machine, gpus = memory_here()
         check("This machine", machine, [(need, need.count, need.host) for need in needs])
         if gpus:
-            check("All GPUs of this machine together", sum(gpus), [(need, need.count, need.device) for need in needs])
+            check(
+                "This machine, on all of its GPUs together,",
+                sum(gpus),
+                [(need, need.count, need.device) for need in needs],
+            )
         for need in needs if gpus else ():
             check("A GPU here", max(gpus), [(need, 1, need.device)])
         return
