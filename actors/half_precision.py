@@ -61,7 +61,7 @@ class _Through(torch.autograd.Function):
         for _ in range(_TRIES):
             scaled = torch.autograd.grad(ctx.out, wanted, gradient * scale, retain_graph=True, allow_unused=True)
             found = [None if g is None else g.float() / scale for g in scaled]
-            if all(g is None or bool(g.isfinite().all()) for g in found):
+            if all(g is None or g.is_meta or bool(g.isfinite().all()) for g in found):
                 break
             scale *= _BACK_OFF
         rest = iter(found)
@@ -69,6 +69,8 @@ class _Through(torch.autograd.Function):
 
 
 def _power_of_two(gradient: Tensor) -> float:
+    if gradient.is_meta:  # without numbers, for an estimate of memory
+        return 1.0
     largest = float(gradient.abs().max()) if gradient.numel() else 0.0
     if not 0 < largest < float("inf"):
         return 1.0

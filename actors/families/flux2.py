@@ -147,6 +147,8 @@ class Flux2Klein:
 
     def _embed(self, prompt: str) -> Tensor:
         tokenizer, encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
+        if encoder.device.type == "meta":  # where transformers looks at numbers of the mask
+            return torch.empty(1, _WINDOW, self.text_width, dtype=encoder.dtype, device=encoder.device)
         read_whole(tokenizer, _templated(tokenizer, prompt), _WINDOW)
         text: Tensor = self._pipeline.encode_prompt(
             prompt, encoder.device, max_sequence_length=_WINDOW, text_encoder_out_layers=_LAYERS

@@ -10,7 +10,7 @@ import pytest
 from cluster.config import load_config
 from cluster.crew.memory import Need, estimate
 from tests.support.tiny import write_config
-from tests.support.tiny_flow import make_flux, make_sd3
+from tests.support.tiny_flow import make_flux, make_klein, make_sd3
 from tests.support.tiny_sdxl import make_sdxl
 
 
@@ -79,7 +79,7 @@ def test_a_line_says_how_much_and_what_for() -> None:
     )
 
 
-@pytest.mark.parametrize("make", [make_sdxl, make_sd3, make_flux])
+@pytest.mark.parametrize("make", [make_sdxl, make_sd3, make_flux, make_klein])
 def test_every_family_is_gone_through_without_numbers(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     model = make(tmp_path / "model")
     config = load_config(
