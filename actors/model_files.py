@@ -72,16 +72,31 @@ def fetch(model: str, variant: str | None) -> Path:
     if is_local(model):
         return local_folder(model)
     try:
-        return Path(
-            DiffusionPipeline.download(
-                model, variant=variant, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-            )
-        )
+        return _download(model, variant)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"The model {model} is no folder here and cannot be had from the hub ({' '.join(str(error).split())}); "
             "look at policy.model, policy.variant and the connection, or give the folder of a copy."
         ) from error
+
+
+def on_disk(model: str, variant: str | None) -> Path | None:
+    """The folder of a model that is here, or has been fetched from the hub before; `None` of one that has not, whole.
+
+    Raises:
+        FileNotFoundError: If the folder holds no pipeline.
+    """
+    if is_local(model):
+        return local_folder(model)
+    try:
+        return _download(model, variant, local_files_only=True)
+    except (OSError, ValueError):
+        return None
+
+
+def _download(model: str, variant: str | None, **how: bool) -> Path:
+    left_out: dict[str, Any] = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    return Path(DiffusionPipeline.download(model, variant=variant, **left_out, **how))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 OptimizerName = Literal["adamw", "adamw_8bit"]
+AVERAGES = {"adamw": 2.0, "adamw_8bit": 0.5}  # memory of its two averages, in multiples of the float32 parameters'
 
 
 def make_optimizer(name: OptimizerName, parameters: Iterable[nn.Parameter], **settings: Any) -> torch.optim.Optimizer:

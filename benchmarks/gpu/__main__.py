@@ -101,8 +101,7 @@ def _memory(config: PolicyConfig, batches: Sequence[int]) -> None:
     policy = Policy.load(config)
     device = policy.device
     dtype = pick_dtype(config.dtype, device)
-    # float16 is counted as bfloat16, as a run's estimate does: its way back looks at numbers.
-    outline = Policy.outline(config, Path(config.model), torch.bfloat16 if dtype == torch.float16 else dtype)
+    outline = Policy.outline(config, Path(config.model), dtype)
     for size in batches:
         x, step = torch.randn(size, *policy.latent_shape, device=device), torch.zeros(size, dtype=torch.int64)
         conditioning = policy.encode([_PROMPT] * size)

@@ -42,10 +42,10 @@ def check(where: str, total: float, needs: Sequence[tuple[Need, int, Mapping[str
     if kept > total:
         raise DoesNotFit(
             f"{where} has {gigabytes(total)} of memory, but what is loaded for {who} takes about {gigabytes(kept)}; "
-            f"take a larger one, or {advice}."
+            f"take a larger one{', or ' * bool(advice)}{advice}."
         )
     if wanted > total:
         log.warning(
             f"{where} has {gigabytes(total)} of memory, and {who} may need {gigabytes(wanted)}; if it runs out, "
-            f"{advice}."
+            f"{advice or 'take a larger one'}."
         )

@@ -21,16 +21,18 @@ from torch import Tensor, nn
 from actors import footprint
 from actors.config import PolicyConfig
 from actors.devices import parse_device, pick_device
-from actors.model_files import count_parameters, is_local, local_folder
+from actors.model_files import count_parameters, on_disk
 from actors.policy import Policy
 from actors.quantising import BYTES
 from cluster.config import Config
 from learner.objectives.objective import Objective
+from learner.optimizer import AVERAGES
 
 log = logging.getLogger(__name__)
 Role = Literal["sampler", "learner", "reward"]
 _PROCESS = 600e6  # bytes of a process that has imported torch, diffusers and Ray
-_FIXED = ("networks", "text encoders", "rewards", "process")  # what is there as long as the actor is
+# What is there as long as the actor is.
+_FIXED = ("networks", "text encoders", "adapter", "adapters and optimizer", "rewards", "process")
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,23 @@ class Need:
 
 
 def estimate(config: Config, on_gpu: bool) -> list[Need]:
-    """What each role needs; nothing where the model is still on the hub, or cannot be gone through without numbers.
+    """What each role needs; nothing, and a warning, of a model still on the hub, or that does not run without numbers.
 
     Args:
         config: Of a run that may start.
         on_gpu: Whether actors find a GPU where `policy.device` is auto.
     """
-    if not is_local(config.pipeline):
+    folder = on_disk(config.pipeline, config.policy.variant)
+    if folder is None:
+        log.warning(
+            "What the run needs of memory is not known: its actors fetch %s, and this machine has no whole copy; to "
+            "have one run `hf download %s`.",
+            *(config.pipeline, config.pipeline),
+        )
         return []
     device = parse_device(config.policy.device) or torch.device("cuda" if on_gpu else "cpu")
     try:
-        sampler, learner = _of_policy(config, config.policy.dtype_on(device))
+        sampler, learner = _of_policy(config, folder, config.policy.dtype_on(device))
     except Exception as error:  # whatever a network of one's own does where there are no numbers
         log.warning("What the run needs of memory is not known: %s.", " ".join(str(error).split())[:200])
         return []
@@ -115,8 +123,7 @@ class _Held:
     @classmethod
     def of(cls, settings: PolicyConfig, folder: Path, dtype: torch.dtype) -> _Held:
         counts, half = count_parameters(folder, settings.variant), dtype == torch.float16
-        # float16 is counted as bfloat16: its way back looks at numbers (`actors.half_precision`).
-        policy = Policy.outline(settings, folder, torch.bfloat16 if half else dtype)
+        policy = Policy.outline(settings, folder, dtype)
         adapter = sum(4 * parameter.numel() for parameter in policy.parameters)
         vae = counts.get("vae", 0) * (4 if half else dtype.itemsize)
         encoders = sum(n for name, n in counts.items() if name.startswith("text_encoder")) * dtype.itemsize
@@ -137,9 +144,9 @@ class _Held:
         }
 
 
-def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
+def _of_policy(config: Config, folder: Path, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
     """Bytes of a sampler and of a learner where their networks are; of each, those on the host begin with "host "."""
-    held = _Held.of(config.policy, local_folder(config.pipeline), dtype)
+    held = _Held.of(config.policy, folder, dtype)
     policy, sampler = held.policy, held.sampler(config.samplers.request_size)
     asks = config.objective.asks
     at_a_time = 1 if config.learner.micro_batch == "auto" else config.learner.micro_batch
@@ -148,11 +155,13 @@ def _of_policy(config: Config, dtype: torch.dtype) -> tuple[dict[str, float], di
     with torch.device("meta"):
         objective.attach(policy, nobody)
     companions = sum(footprint.size(module.network) for module in objective.modules.values())
-    copies = 5 + bool(config.learner.ema_decay)  # itself, two averages of AdamW, a reference, on its way
+    # Itself, a reference, on its way, and the gradients of the micro-batches before; those of this one are the pass's.
+    copies = 4 + AVERAGES[config.learner.optimizer] + bool(config.learner.ema_decay)
+    of_companion = 3 + AVERAGES["adamw"]  # itself, and its gradients of this micro-batch and of those before
     learner: dict[str, float] = {
         "networks": held.denoiser + (held.vae if asks.reward != "scores" else 0),
         **held.texts,
-        "adapters and optimizer": copies * held.adapter + 4 * companions,
+        "adapters and optimizer": copies * held.adapter + of_companion * companions,
         f"{at_a_time} transitions": learning_bytes(policy, at_a_time, asks.reward),
         "host batch": _batch_bytes(config, policy, objective.plan(policy.transitions).stored_steps),
     }

@@ -38,3 +38,20 @@ def test_what_cannot_be_loaded_is_refused_and_what_may_run_out_is_said(caplog: p
     ]
     with pytest.raises(DoesNotFit, match=r"A GPU has 3 GB .* 2 times the learner takes about 4 GB"):
         check("A GPU", 3e9, [(need, 2, need.device)])
+
+
+def test_where_nothing_would_need_less_a_larger_one_is_advised(caplog: pytest.LogCaptureFixture) -> None:
+    need = Need("reward", "an actor of clip", 1, {"rewards": 2e9, "images": 1e9}, {}, "")
+    with pytest.raises(DoesNotFit, match=r"takes about 2 GB; take a larger one\.$"):
+        check("A GPU", 1e9, [(need, 1, need.device)])
+    check("A GPU", 2.5e9, [(need, 1, need.device)])
+    assert caplog.messages == [
+        "A GPU has 2.5 GB of memory, and an actor of clip may need 3 GB; if it runs out, take a larger one."
+    ]
+
+
+@pytest.mark.parametrize("held", ["networks", "text encoders", "adapter", "adapters and optimizer", "rewards"])
+def test_what_is_loaded_and_learned_is_refused_where_it_does_not_fit(held: str) -> None:
+    need = Need("learner", "the learner", 1, {held: 2e9, "4 transitions": 1e9}, {}, "")
+    with pytest.raises(DoesNotFit):
+        check("A GPU", 1e9, [(need, 1, need.device)])

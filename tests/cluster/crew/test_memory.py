@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from actors import model_files
 from cluster.config import load_config
 from cluster.crew.memory import Need, estimate
-from tests.support.tiny import write_config
+from tests.support.tiny import make_pipeline, write_config
 from tests.support.tiny_flow import make_flux, make_klein, make_sd3
 from tests.support.tiny_sdxl import make_sdxl
 
@@ -89,3 +90,38 @@ def test_every_family_is_gone_through_without_numbers(tmp_path: Path, make: Call
     found = {need.role: need for need in estimate(config, on_gpu=False)}
     assert found["learner"].host["4 transitions"] > found["sampler"].host["adapter"] > 0
     assert found["sampler"].host["2 pictures"] > 0
+
+
+def test_float16_keeps_the_decoder_of_stable_diffusion_xl_in_float32(tmp_path: Path) -> None:
+    model = make_sdxl(tmp_path / "model")
+    settings = [f"policy.model={model}", "policy.guidance=1", "policy.device=cuda"]
+    half, whole = (
+        {need.role: need for need in estimate(load_config(write_config(tmp_path), [*settings, dtype]), on_gpu=True)}
+        for dtype in ("policy.dtype=float16", "policy.dtype=float32")
+    )
+    assert half["sampler"].device["2 pictures"] == pytest.approx(whole["sampler"].device["2 pictures"], rel=0.05)
+    assert half["learner"].device["4 transitions"] < 0.9 * whole["learner"].device["4 transitions"]
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("adamw", 6), ("adamw_8bit", 4.5)])
+def test_the_learner_holds_averages_a_reference_and_gradients(
+    needs, monkeypatch: pytest.MonkeyPatch, optimizer: str, copies: float
+) -> None:
+    """The adapter, its reference, what is published, the gradients of earlier micro-batches, and the averages."""
+    monkeypatch.setattr("learner.optimizer.find_spec", lambda name: name)  # bitsandbytes may be missing
+    found = needs("policy.device=cuda", f"learner.optimizer={optimizer}", "learner.ema_decay=0")
+    assert found["learner"].device["adapters and optimizer"] == copies * found["sampler"].device["adapter"]
+
+
+def test_of_a_model_on_the_hub_the_copy_that_was_fetched_is_gone_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_config(write_config(tmp_path), ["policy.model=org/not-fetched"])
+    assert estimate(config, on_gpu=False) == []
+    assert caplog.messages == [
+        "What the run needs of memory is not known: its actors fetch org/not-fetched, and this machine has no whole "
+        "copy; to have one run `hf download org/not-fetched`."
+    ]
+    fetched = make_pipeline(tmp_path / "fetched")
+    monkeypatch.setattr(model_files.DiffusionPipeline, "download", lambda *_, **__: str(fetched))
+    assert [need.role for need in estimate(config, on_gpu=False)][:2] == ["sampler", "learner"]

@@ -1,7 +1,8 @@
-"""Whether a run fits: on one machine all actors together, on a cluster each role where its first actor is."""
+"""Whether a run fits: on one machine all actors together, on a cluster those that share a machine or a GPU."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -10,6 +11,7 @@ from cluster.config import Config
 from cluster.crew import room
 from cluster.crew.memory import Need
 from cluster.crew.placement import Placement
+from cluster.crew.room import Place
 from cluster.errors import DoesNotFit
 
 GB = 1e9
@@ -50,14 +52,50 @@ def test_on_one_machine_all_actors_must_fit_together(
     room.check_room(make_config(), needs, together)
 
 
-def test_on_a_cluster_each_is_held_to_the_place_where_it_is(
-    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ([], None),  # nobody answers
+        ([(0, Place("a", (), 2 * GB, 0))], None),
+        ([(1, Place("a", (), 2 * GB, 0))], "The machine of a reward has 2 GB of memory, .* takes about 3 GB"),
+        ([(0, Place("a", (0,), 9 * GB, 3 * GB)), (1, Place("a", (1,), 9 * GB, 3 * GB))], None),
+        ([(0, Place("a", (0,), 9 * GB, 3 * GB)), (1, Place("b", (0,), 9 * GB, 3 * GB))], None),
+        # Three quarters of a GPU and a quarter.
+        (
+            [(0, Place("a", (0,), 9 * GB, 3 * GB)), (1, Place("a", (0,), 9 * GB, 3 * GB))],
+            "The GPU of a sampler and a reward has 3 GB .* takes about 4 GB",
+        ),
+        ([(0, Place("a", (gpu,), 3 * GB, 3 * GB)) for gpu in range(3)], None),
+        (
+            [(0, Place("a", (gpu,), 3 * GB, 3 * GB)) for gpu in range(4)],
+            "The machine of a sampler has 3 GB .* 4 times a sampler takes about 4 GB",
+        ),
+    ],
+)
+def test_on_a_cluster_those_that_share_a_machine_or_a_gpu_must_fit_there_together(
+    make_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    places: Sequence[tuple[int, Place]],
+    said: str | None,
 ) -> None:
-    """Where nobody answers, nothing is refused."""
-    small, large = need(9, host=GB), need(9, host=3 * GB)
-    places = [(small, (2 * GB, [])), (large, (2 * GB, []))]
-    monkeypatch.setattr(room, "_ask", lambda *_: places[:1])
-    room.check_room(make_config(), [small, large], Placement({}, {}, {}))
+    needs = [
+        Need("sampler", "a sampler", 9, {"networks": 2 * GB}, {"networks": GB}, ""),
+        Need("reward", "a reward", 9, {"rewards": 2 * GB}, {"rewards": 3 * GB}, ""),
+    ]
     monkeypatch.setattr(room, "_ask", lambda *_: places)
-    with pytest.raises(DoesNotFit, match=r"The machine of a sampler has 2 GB of memory, .* takes about 3 GB"):
-        room.check_room(make_config(), [small, large], Placement({}, {}, {}))
+    if said is None:
+        room.check_room(make_config(), needs, Placement({}, {}, {}))
+        return
+    with pytest.raises(DoesNotFit, match=said):
+        room.check_room(make_config(), needs, Placement({}, {}, {}))
+
+
+def test_what_may_run_out_on_many_nodes_alike_is_said_once(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    large = Need("sampler", "a sampler", 9, {}, {"networks": GB, "8 pictures": 4 * GB}, "")
+    monkeypatch.setattr(room, "_ask", lambda *_: [(0, Place(f"{n}", (), (3 - n / 10) * GB, 0)) for n in range(4)])
+    with caplog.at_level(logging.WARNING):
+        room.check_room(make_config(), [large], Placement({}, {}, {}))
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("The machine of a sampler has 2.7 GB")
