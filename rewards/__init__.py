@@ -26,6 +26,7 @@ REWARDS = {
     "jpeg_incompressibility": "rewards.jpeg:JpegIncompressibility",
     "image_reward": "rewards.image_reward:ImageReward",
     "hpsv2": "rewards.hpsv2:HPSv2",
+    "ocr": "rewards.ocr:Ocr",
 }
 
 

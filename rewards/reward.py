@@ -32,6 +32,15 @@ class Reward(ABC):
     environment: str | None = None
     parameters: int = 0
 
+    @classmethod
+    def check_prompt(cls, prompt: str) -> None:
+        """Refuse a prompt under which no image could be judged, before a run starts; the driver asks the class.
+
+        Raises:
+            ValueError: If so; the message goes on after the prompt, and has no full stop.
+        """
+        return  # most take every prompt
+
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores `(B,)` float32; NaN where a sample cannot be judged."""

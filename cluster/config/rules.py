@@ -78,6 +78,21 @@ def rewards_have_gradients(config: Config) -> None:
                 )
 
 
+def rewards_can_judge_the_prompts(config: Config) -> None:
+    # What is only watched may say NaN.
+    checks = {name: config.reward_class(name).check_prompt for name, reward in config.rewards.items() if reward.weight}
+    for key in ("train", "held_out"):
+        source = getattr(config.prompts, key)
+        for prompt in read_prompts(source) if source else ():
+            for name, check in checks.items():
+                try:
+                    check(prompt)
+                except ValueError as error:
+                    raise ValueError(
+                        f"the reward {name!r} cannot judge the prompt {short(str(prompt))} of prompts.{key}: {error}"
+                    ) from None
+
+
 def learner_can_hold_the_rewards(config: Config) -> None:
     if config.objective.asks.reward != "scores" and config.reward_actors.gradients == "learner":
         isolated = {name for environment, names in config.environments.items() if environment for name in names}
@@ -210,6 +225,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     rewards_are_there,
     rewards_have_weight,
     rewards_have_gradients,
+    rewards_can_judge_the_prompts,
     learner_can_hold_the_rewards,
     reward_stays_raw,
     tracker_can_know_enough,

@@ -224,6 +224,20 @@ def test_rewards_and_environments_that_are_not_there_are_refused(
     assert all(word in message for word in words), message
 
 
+def test_prompts_that_a_weighted_reward_cannot_judge_are_refused_wherever_they_are(
+    make_config: Make, tmp_path: Path
+) -> None:
+    quoted, mixed = tmp_path / "quoted.txt", tmp_path / "mixed.txt"
+    quoted.write_text('a "stop" sign\n')
+    mixed.write_text('a "stop" sign\na red circle\n')
+    for key, other in (("train", "held_out"), ("held_out", "train")):
+        given = (f"prompts.{key}={mixed}", f"prompts.{other}={quoted}")
+        message = refusal(make_config, "rewards.ocr.weight=1", *given)
+        assert message.startswith(f"The reward 'ocr' cannot judge the prompt 'a red circle' of prompts.{key}: it quo")
+        make_config("rewards.ocr.weight=0", *given)  # watched, it says NaN
+    make_config("rewards.ocr.weight=1", f"prompts.train={quoted}", f"prompts.held_out={quoted}")
+
+
 @pytest.mark.parametrize("name", ["residual_nabla_db", "residual_db"])
 def test_the_learner_cannot_hold_a_reward_of_another_environment(make_config: Make, name: str) -> None:
     chosen = (f"objective.name={name}", "rewards.image_reward.weight=0.5")

@@ -14,7 +14,7 @@ from rewards.environments.__main__ import main
 ISOLATED = Path(__file__).parent / "isolated"
 
 
-@pytest.mark.parametrize("name", ["image_reward", "hpsv2"])
+@pytest.mark.parametrize("name", ["image_reward", "hpsv2", "ocr"])
 def test_an_own_environment_is_named_and_pinned(name: str) -> None:
     lines = [line for line in locate(name).read_text().splitlines() if not line.startswith("#")]
     assert lines
@@ -32,7 +32,7 @@ def test_a_path_is_a_requirements_file_or_an_interpreter(tmp_path: Path, monkeyp
 def test_what_is_neither_is_refused(environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").touch()
-    with pytest.raises(FileNotFoundError, match="one of hpsv2, image_reward, a requirements file"):
+    with pytest.raises(FileNotFoundError, match="one of hpsv2, image_reward, ocr, a requirements file"):
         locate(environment)
 
 
@@ -57,7 +57,7 @@ def test_a_requirement_that_cannot_be_had_ends_with_a_message(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["image_reward", "hpsv2"])
+@pytest.mark.parametrize("name", ["image_reward", "hpsv2", "ocr"])
 def test_a_reward_equals_its_package_in_its_environment(name: str, tmp_path: Path) -> None:
     python = build(name, tmp_path / "environment")
     (packages,) = (tmp_path / "environment").glob("lib/python*/site-packages")

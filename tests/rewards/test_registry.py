@@ -118,12 +118,12 @@ def test_what_is_no_reward_of_ones_own_is_refused_in_one_sentence(kind: str, wor
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["image_reward", "hpsv2"])
-def test_a_rewards_attributes_can_be_read_without_its_packages(name: str) -> None:
+@pytest.mark.parametrize(("name", "differentiable"), [("image_reward", True), ("hpsv2", True), ("ocr", False)])
+def test_a_rewards_attributes_can_be_read_without_its_packages(name: str, differentiable: bool) -> None:
     found = reward_class(name)
-    assert found.differentiable
+    assert found.differentiable == differentiable
     assert found.environment == name
-    assert not {"ImageReward", "hpsv2", "timm"} & set(sys.modules)
+    assert not {"ImageReward", "hpsv2", "timm", "rapidocr"} & set(sys.modules)
 
 
 def test_rewards_are_imported_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
