@@ -125,6 +125,10 @@ def _read(
 ) -> tuple[AdapterTensors, Mapping[str, float], Mapping[str, Any]]:
     """The denoiser's tensors, the alpha of each layer that has one, and the settings in the file's metadata."""
     given, prefix = read_tensors(file), f"{family.part}."
+    if strange := [name for name in given if "dora_scale" in name or "lora_magnitude_vector" in name]:
+        raise ValueError(
+            f"The adapter {file} (policy.init_lora) is no plain LoRA of the denoiser ({strange[0]} is in it)."
+        )
     try:
         if given and all(name.startswith(_PEFT) for name in given):
             given = {f"{prefix}{name.removeprefix(_PEFT)}": tensor for name, tensor in given.items()}

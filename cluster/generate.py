@@ -3,8 +3,8 @@
     python -m cluster.generate RUN "a red circle" "two blue squares" --seeds 0,1 --base guidance=3
 
 The noise of a picture is a function of its seed, the number of its prompt in the list and the number of its sample, as
-in rollouts: with a run's seed and its list of prompts these are the pictures of the run's evaluations. In the place of
-a run a picture may stand that was made so before: it is made again, with the same pixels.
+in rollouts: with a run's seed and its training prompts, up to 64, these are the pictures of the run's evaluations of
+them. In the place of a run a picture may stand that was made so before: it is made again, with the same pixels.
 """
 
 from __future__ import annotations

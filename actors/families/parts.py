@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from actors.model_files import TRANSFORMERS, plain_name, read_json, refuse_pointer, tensor_shapes, variants
+from actors.model_files import plain_name, read_json, refuse_pointer, tensor_shapes, variants
 
 _LARGEST = 4096  # side of latents; pictures of 32,768 pixels
 _FEWEST = 3  # tokens that say something: one between those of begin and end
@@ -56,23 +56,6 @@ def _names_class(entry: Any, module: ModuleType | None, base: type) -> bool:
         return True
     made = getattr(module, str(entry[1]), None)
     return entry[0] == module.__name__ and isinstance(made, type) and issubclass(made, base)
-
-
-def check_unused(folder: Path, name: str, variant: str | None) -> None:
-    """Refuse a pipeline whose index names a component of transformers that is loaded but has no files.
-
-    Args:
-        folder: Of the pipeline.
-        name: Of the component.
-        variant: Of the weights.
-
-    Raises:
-        FileNotFoundError: If they are not there.
-        ValueError: If they cannot be read.
-    """
-    if read_json(folder / "model_index.json").get(name, [None, None]) != [None, None]:
-        read_json(folder / name / "config.json")
-        tensor_shapes(folder / name, TRANSFORMERS, variant)
 
 
 def check_variant(folder: Path, variant: str | None, stems: Mapping[str, dict[str, str]]) -> None:

@@ -22,7 +22,6 @@ from actors.families.loading import load_pipeline
 from actors.families.parts import (
     check_clip_tokenizer,
     check_components,
-    check_unused,
     check_variant,
     check_weights,
     made,
@@ -78,7 +77,6 @@ class StableDiffusion:
     def check(cls, folder: Path, config: PolicyConfig) -> nn.Module:
         """See `Family`."""
         check_components(folder, _COMPONENTS, _OPTIONAL)
-        check_unused(folder, "image_encoder", config.variant)
         check_variant(folder, config.variant, _STEMS)
         unet = made(folder / "unet", UNet2DConditionModel.from_config)
         vae = made(folder / "vae", AutoencoderKL.from_config)
@@ -112,6 +110,7 @@ class StableDiffusion:
             scheduler=read_scheduler(str(folder), steps_offset=1),
             safety_checker=None,
             feature_extractor=None,
+            image_encoder=None,
             requires_safety_checker=False,
         )
         return cls(pipeline, cls.noise_levels(folder, config), config, device)

@@ -27,7 +27,6 @@ from actors.families.loading import load_pipeline
 from actors.families.parts import (
     check_clip_tokenizer,
     check_components,
-    check_unused,
     check_variant,
     check_weights,
     made,
@@ -92,7 +91,6 @@ class StableDiffusionXL:
     def check(cls, folder: Path, config: PolicyConfig) -> nn.Module:
         """See `Family`."""
         check_components(folder, _COMPONENTS, _OPTIONAL)
-        check_unused(folder, "image_encoder", config.variant)
         check_variant(folder, config.variant, _STEMS)
         unet = made(folder / "unet", UNet2DConditionModel.from_config)
         vae = made(folder / "vae", AutoencoderKL.from_config)
@@ -136,6 +134,7 @@ class StableDiffusionXL:
             vae_dtype=torch.float32 if upcast else None,
             scheduler=read_scheduler(str(folder)),
             feature_extractor=None,
+            image_encoder=None,
             add_watermarker=False,
         )
         return cls(pipeline, cls.noise_levels(folder, config), config, device)

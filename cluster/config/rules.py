@@ -143,6 +143,19 @@ def learning_rate_is_sane(config: Config) -> None:
         )
 
 
+def ratios_begin_at_one(config: Config) -> None:
+    here = torch.device("cuda" if torch.cuda.is_available() or config.learner.gpus > 0 else "cpu")
+    dtype = config.policy.dtype_on(parse_device(config.policy.device) or here)
+    if config.objective.asks.ratios and config.samplers.max_staleness and dtype != torch.float32:
+        log.warning(
+            "samplers.max_staleness is %d, so most batches are of weights that the learner no longer has, and their "
+            "log-probabilities keep the rounding of %s, often more than a clip range of 1e-4; 0 has the learner take "
+            "them again.",
+            config.samplers.max_staleness,
+            str(dtype).removeprefix("torch."),
+        )
+
+
 def gpus_can_be_reserved(config: Config) -> None:
     for role in ("samplers", "reward_actors", "learner"):
         gpus = getattr(config, role).gpus
@@ -231,6 +244,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     tracker_can_know_enough,
     features_are_of_a_reward,
     learning_rate_is_sane,
+    ratios_begin_at_one,
     gpus_can_be_reserved,
     start_images_are_there,
     libraries_are_there,

@@ -51,11 +51,14 @@ class Asks:
                 f"No step of the chain adds noise, so none has the density that {name} trains on; set policy.eta above "
                 "0 (1 is as stochastic as DDPM) with policy.solver=ddim, and policy.steps to at least 2."
             )
-        if self.noise != "somewhere" and (still := set(range(len(chain))) - set(chain.stochastic_steps)):
+        if self.noise != "somewhere" and (
+            still := set(range(chain.first_step, len(chain))) - set(chain.stochastic_steps)
+        ):
             if still == {len(chain) - 1}:
+                begins = float(chain.sigma[-2] / chain.signal[-2])
                 raise ValueError(
                     f"The objective {name} needs noise in the last step too, where the reward enters; set "
-                    "policy.final_sigma, to 0.02 for example, and policy.noisy_steps to null."
+                    f"policy.final_sigma, to {begins / 2:.1g} for example, and policy.noisy_steps to null."
                 )
             raise ValueError(
                 f"The objective {name} needs noise in every step, but step {min(still)} of {len(chain)} (counted from "

@@ -73,6 +73,19 @@ def test_kohya_files_are_read_with_their_alpha(policy_config: PolicyConfig, trai
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+def test_a_scale_that_would_be_dropped_is_refused(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
+    """diffusers leaves out what makes a DoRA of a LoRA, which is then another adapter."""
+    trained.save_lora(tmp_path)
+    kohya = convert_state_dict_to_kohya(load_file(tmp_path / FILE))
+    layer = next(iter(kohya)).split(".")[0]
+    save_file(
+        {**{name: tensor.contiguous() for name, tensor in kohya.items()}, f"{layer}.dora_scale": torch.ones(1, 8)},
+        tmp_path / "dora.safetensors",
+    )
+    with pytest.raises(ValueError, match=r"no plain LoRA of the denoiser \(.*dora_scale is in it\)"):
+        check_model(policy_config.model_copy(update={"init_lora": str(tmp_path / "dora.safetensors")}))
+
+
 FROM_FILE = {"lora_rank": None, "lora_alpha": None, "lora_targets": None}
 
 

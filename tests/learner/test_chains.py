@@ -248,6 +248,7 @@ def test_balance_needs_noise_in_every_step(config: Any) -> None:
     with pytest.raises(ValueError, match=r"step 0 of 4 .* leave policy\.noisy_steps out"):
         check(config, make_transitions(noisy, noisy=(1, 4)))
     check(config, make_transitions(noisy))
+    check(config, replace(make_transitions(noisy), first_step=2))  # which begins with a picture
 
 
 @pytest.mark.parametrize(("solver", "eta"), [("ddim", 0.5), ("flow_sde", None), ("dance_sde", None), ("cps", None)])

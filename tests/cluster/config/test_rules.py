@@ -98,6 +98,19 @@ def test_an_absurd_learning_rate_is_a_warning(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
 
 
+def test_half_precision_and_older_weights_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The learner takes log-probabilities again only under the weights that it has."""
+    stale = ["policy.dtype=bfloat16", "samplers.max_staleness=1"]
+    with caplog.at_level(logging.WARNING):
+        load_config(None, stale)
+        assert "keep the rounding of bfloat16" in caplog.text
+        caplog.clear()
+        load_config(None, stale[:1])
+        load_config(None, stale[1:])
+        load_config(None, [*stale, "objective={name: refl}", "rewards={shapes_agreement: {}}"])
+    assert not caplog.records
+
+
 def test_prompts_that_the_text_encoder_would_not_read_whole_are_refused_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("a red circle\n" + "a red circle " * 30 + "\n" + "a blue star " * 30 + "\n")
     with pytest.raises(ConfigError) as caught:
