@@ -94,7 +94,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         ge=1,
         le=64,
         description="How many windows of its text encoder (77 tokens of CLIP's) the model is told of each prompt; what "
-        "does not fit is refused, never cut. Stable Diffusion 3 and FLUX are told all by T5, and by CLIP the beginning.",
+        "does not fit is refused, never cut. Stable Diffusion 3 and FLUX are told all by T5, the beginning by CLIP.",
     )
     height: int | None = Field(
         None, ge=1, le=32_768, description="Height of the pictures in pixels; null is the model's own."
