@@ -29,7 +29,7 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         made.append(
             SimpleNamespace(
                 lost=lambda error: "The learner died." if str(error) == "lost" else None,
-                learner=SimpleNamespace(work=lambda groups, samples: (1, groups * samples)),
+                learner=SimpleNamespace(work=lambda groups, samples: (1, groups * samples, 4)),
             )
         )
         return made[-1]
