@@ -90,8 +90,8 @@ def write_comfy(adapter: Adapter, file: Path, dtype: torch.dtype) -> None:
     save_file(_cast(adapter.family.comfy(adapter.tensors, adapter.shape), dtype), file, metadata={"format": "pt"})
 
 
-def write_merged(adapter: Adapter, folder: Path, dtype: torch.dtype) -> None:
-    """Write a whole pipeline whose denoiser has the adapter in its weights; they are added in float32."""
+def merged_pipeline(adapter: Adapter, dtype: torch.dtype) -> DiffusionPipeline:
+    """A whole pipeline whose denoiser has the adapter in its weights; they are added in float32."""
     kind: Any = adapter.kind
     part, source = adapter.family.part, str(adapter.folder)
     network = kind.from_pretrained(source, subfolder=part, variant=adapter.variant, dtype=torch.float32)
@@ -99,11 +99,11 @@ def write_merged(adapter: Adapter, folder: Path, dtype: torch.dtype) -> None:
     copy_into(network, _NAME, adapter.tensors)
     network.fuse_lora()
     network.unload_lora()
-    _write_pipeline(part, network, adapter.folder, adapter.variant, folder, dtype)
+    return _pipeline(part, network, adapter.folder, adapter.variant, dtype)
 
 
-def write_full(config: PolicyConfig, folder: Path, dtype: torch.dtype) -> None:
-    """Write a whole pipeline with the denoiser `init_weights`.
+def full_pipeline(config: PolicyConfig, dtype: torch.dtype) -> DiffusionPipeline:
+    """A whole pipeline with the denoiser `init_weights`.
 
     Raises:
         FileNotFoundError: If one of them is not there.
@@ -114,22 +114,19 @@ def write_full(config: PolicyConfig, folder: Path, dtype: torch.dtype) -> None:
     kind: Any = type(family.check(source, config))
     check_model(config, source)
     network = kind.from_pretrained(config.init_weights, dtype=torch.float32)
-    _write_pipeline(family.part, network, source, config.variant, folder, dtype)
+    return _pipeline(family.part, network, source, config.variant, dtype)
 
 
-def _write_pipeline(
-    part: str, network: Any, source: Path, variant: str | None, folder: Path, dtype: torch.dtype
-) -> None:
-    """Write the pipeline of a folder with another denoiser."""
-    # A pipeline that was saved without an encoder is only loaded if it is told so.
+def _pipeline(part: str, network: Any, source: Path, variant: str | None, dtype: torch.dtype) -> DiffusionPipeline:
+    """The pipeline of a folder with another denoiser."""
+    # A pipeline that was saved without an encoder, or fetched without its safety checker, is only loaded if it is told.
     absent = {
         name: None
         for name, entry in read_json(source / "model_index.json").items()
-        if isinstance(entry, list) and entry[0] is None
+        if isinstance(entry, list) and (entry[0] is None or not (source / name).is_dir())
     }
     given = {part: nn.Module.to(network, dtype), **absent}  # diffusers' own warns of what it would keep
-    pipeline = DiffusionPipeline.from_pretrained(str(source), variant=variant, dtype=dtype, **given)
-    pipeline.save_pretrained(folder)
+    return DiffusionPipeline.from_pretrained(str(source), variant=variant, dtype=dtype, **given)
 
 
 def _cast(tensors: AdapterTensors, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ import diffusers
 import torch
 import transformers
 
-from actors.export import Adapter, write_comfy, write_diffusers, write_full, write_merged, write_peft
+from actors.export import Adapter, full_pipeline, merged_pipeline, write_comfy, write_diffusers, write_peft
 from cluster.arguments import Parser
 from cluster.errors import ConfigError, sentence
 from cluster.records.files import writable
@@ -36,8 +36,8 @@ _FORMATS: dict[str, Callable[[Adapter, Path, torch.dtype], None]] = {
     "diffusers": write_diffusers,
     "peft": write_peft,
     "kohya": write_comfy,
-    "merged": write_merged,
 }
+_MERGED = "merged"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SUFFIX = ".safetensors"
 
@@ -77,17 +77,20 @@ def export(args: argparse.Namespace) -> None:
     model = find(args.source, args.settings, args.ema)
     if model.bare:
         raise ConfigError(f"{model.source} has no adapter to hand on; name a run, a checkpoint, or init_lora=FILE too.")
-    if model.policy.train == "lora":
-        write = partial(_FORMATS[args.format], Adapter.of(model.policy))
-    elif args.format == "merged":
-        write = partial(write_full, model.policy)
-    else:
+    is_full, dtype = model.policy.train == "full", _DTYPES[args.dtype]
+    write: Callable[[Path], object]
+    if args.format == _MERGED:  # all that is read is read before anything is written
+        pipeline = full_pipeline(model.policy, dtype) if is_full else merged_pipeline(Adapter.of(model.policy), dtype)
+        write = pipeline.save_pretrained
+    elif is_full:
         raise ConfigError(f"Of {model.source} all weights were trained, which are no adapter; take --format merged.")
+    else:
+        write = partial(_FORMATS[args.format], Adapter.of(model.policy), dtype=dtype)
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp")
     try:
         with writable(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary, _DTYPES[args.dtype])
+            write(temporary)
             temporary.rename(out)
     finally:
         if temporary.is_dir():
@@ -105,7 +108,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings of the policy that differ, such as model=FOLDER"
     )
-    parser.add_argument("--format", required=True, choices=_FORMATS, help="see above")
+    parser.add_argument("--format", required=True, choices=[*_FORMATS, _MERGED], help="see above")
     parser.add_argument(
         "--out", required=True, type=Path, metavar="PATH", help="a folder, or kohya's file; nothing yet"
     )

@@ -87,7 +87,8 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
                     _supervise(run.config, run, place, console)
                 with writable(run.path):
                     report = write_report(run)
-                lines = f"report: {report}", f"adapter: {checkpoint.newest(run.checkpoints)}"
+                what = "adapter" if run.config.policy.train == "lora" else "weights"
+                lines = f"report: {report}", f"{what}: {checkpoint.newest(run.checkpoints)}"
                 console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
             finally:
                 ray.shutdown()

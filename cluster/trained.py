@@ -59,8 +59,11 @@ class Trained:
 
     @cached_property
     def checksum(self) -> str | None:
-        """SHA-256 of that file, as hexadecimal digits."""
-        return None if self.adapter is None else checksum(self.adapter)
+        """SHA-256 of that file, or of all that the denoiser's weights are in, as hexadecimal digits."""
+        if self.adapter is None:
+            return None
+        folder = self.policy.init_weights
+        return checksum(self.adapter) if folder is None else checksum(*weight_files(Path(folder), DIFFUSERS, None))
 
     @property
     def source(self) -> str:
@@ -96,10 +99,13 @@ def find(source: str, settings: Sequence[str] = (), average: bool = False) -> Tr
     return Trained(Path(policy.model).name, _located(policy))
 
 
-def checksum(file: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def checksum(*files: Path) -> str:
+    """SHA-256 of files, one after the other, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            hashlib.file_digest(opened, lambda: digest)
+    return digest.hexdigest()
 
 
 def _of_checkpoint(path: Path, settings: Sequence[str], average: bool) -> Trained:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from actors.adapters import FILE
 from actors.config import PolicyConfig
-from actors.export import Adapter, write_comfy, write_diffusers, write_merged, write_peft
+from actors.export import Adapter, merged_pipeline, write_comfy, write_diffusers, write_peft
 from actors.lora_names import folded_transformer
 from actors.policy import Policy
 from tests.support.plain import pictures, plain_pictures
@@ -65,7 +67,7 @@ def test_diffusers_draws_our_pictures_from_each_of_its_formats(
         ours,
     )
     before = {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-    write_merged(adapter, tmp_path / "merged", torch.float32)
+    merged_pipeline(adapter, torch.float32).save_pretrained(tmp_path / "merged")
     same(draw(trained, tmp_path / "merged"), ours)
     assert {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()} == before
 
@@ -82,12 +84,27 @@ def test_peft_reads_its_format(adapter: Adapter, trained: Policy, tmp_path: Path
 
 
 def test_a_merged_pipeline_is_a_model_like_any_other(adapter: Adapter, trained: Policy, tmp_path: Path) -> None:
-    write_merged(adapter, tmp_path / "merged", torch.float16)
+    merged_pipeline(adapter, torch.float16).save_pretrained(tmp_path / "merged")
     stored = {file.parent.name: load_file(file) for file in (tmp_path / "merged").rglob("*.safetensors")}
     assert stored.keys() == {"unet", "vae", "text_encoder"}
     assert {t.dtype for tensors in stored.values() for t in tensors.values()} == {torch.float16}
     config = trained.config.model_copy(update={"model": str(tmp_path / "merged"), "dtype": "float32"})
     assert (pictures(Policy.load(config)) - pictures(trained)).abs().max() < 0.01
+
+
+def test_a_pipeline_that_was_fetched_without_its_checker_is_merged(
+    adapter: Adapter, trained: Policy, tmp_path: Path
+) -> None:
+    """A download leaves out what the policy does without, and its index still names it."""
+    folder = shutil.copytree(adapter.folder, tmp_path / "fetched")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    merged_pipeline(replace(adapter, folder=folder), torch.float32).save_pretrained(tmp_path / "merged")
+    same(draw(trained, tmp_path / "merged"), pictures(trained))
 
 
 def test_kohyas_names_and_true_alphas(adapter: Adapter, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from actors.config import PolicyConfig
-from actors.export import write_full
+from actors.export import full_pipeline
 from actors.full_weights import FILE, FOLDER
 from actors.model_check import check_model
 from actors.policy import Policy
@@ -121,7 +121,8 @@ def test_a_whole_pipeline_has_it_for_its_denoiser(
 ) -> None:
     nudge(full, 0.02)
     full.save_lora(tmp_path)
-    write_full(full_config.model_copy(update={"init_weights": str(tmp_path / FOLDER)}), tmp_path / "whole", dtype)
+    config = full_config.model_copy(update={"init_weights": str(tmp_path / FOLDER)})
+    full_pipeline(config, dtype).save_pretrained(tmp_path / "whole")
     unet = StableDiffusionPipeline.from_pretrained(tmp_path / "whole", safety_checker=None).unet
     for name, parameter in full._variants.parameters("policy"):
         assert same(unet.get_parameter(name), parameter.detach().to(dtype).float())

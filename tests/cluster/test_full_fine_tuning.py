@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from actors.full_weights import FILE, FOLDER
 from actors.policy import Policy
@@ -44,6 +45,18 @@ def test_a_checkpoint_acts_with_all_its_weights(run: Path) -> None:
         assert torch.equal(policy.network.conv_in.weight, pretrained.conv_in.weight)
     with pytest.raises(ConfigError, match="brings its adapter with it"):
         find(str(run), ["policy.train=lora"])
+
+
+def test_its_checksum_is_of_all_its_files(tiny_pipeline: Path, tmp_path: Path) -> None:
+    network = UNet2DConditionModel.from_pretrained(tiny_pipeline, subfolder="unet")
+    network.save_pretrained(tmp_path / "shards", max_shard_size="60KB")
+    *_, last = sorted((tmp_path / "shards").glob("*.safetensors"))
+    assert last.name != "diffusion_pytorch_model.safetensors"
+    settings = ["train=full", f"init_weights={tmp_path}/shards"]
+    before = find(str(tiny_pipeline), settings).checksum
+    assert before == find(str(tiny_pipeline), settings).checksum
+    save_file({name: 1.5 * tensor for name, tensor in load_file(last).items()}, last, metadata={"format": "pt"})
+    assert find(str(tiny_pipeline), settings).checksum != before
 
 
 def test_it_is_exported_whole_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
