@@ -17,7 +17,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -78,14 +77,17 @@ def export(args: argparse.Namespace) -> None:
     if model.bare:
         raise ConfigError(f"{model.source} has no adapter to hand on; name a run, a checkpoint, or init_lora=FILE too.")
     is_full, dtype = model.policy.train == "full", _DTYPES[args.dtype]
-    write: Callable[[Path], object]
     if args.format == _MERGED:  # all that is read is read before anything is written
         pipeline = full_pipeline(model.policy, dtype) if is_full else merged_pipeline(Adapter.of(model.policy), dtype)
         write = pipeline.save_pretrained
     elif is_full:
         raise ConfigError(f"Of {model.source} all weights were trained, which are no adapter; take --format merged.")
     else:
-        write = partial(_FORMATS[args.format], Adapter.of(model.policy), dtype=dtype)
+        adapter, form = Adapter.of(model.policy), _FORMATS[args.format]
+
+        def write(folder: Path) -> None:
+            form(adapter, folder, dtype)
+
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp")
     try:
         with writable(out.parent):
