@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 from actors.devices import DtypeName, parse_device, pick_dtype
 
 Quantised = Literal["int8", "nf4"]
+MOST_WINDOWS = 64  # of a prompt: some thousand words
 _EMBEDDED = ("shapes", "shapes_flow")  # names, whatever folders there are
 
 
@@ -92,7 +93,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     prompt_windows: int = Field(
         1,
         ge=1,
-        le=64,
+        le=MOST_WINDOWS,
         description="How many windows of its text encoder (77 tokens of CLIP's) the model is told of each prompt; what "
         "does not fit is refused, never cut. Stable Diffusion 3 and FLUX are told all by T5, the beginning by CLIP.",
     )

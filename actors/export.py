@@ -82,11 +82,7 @@ def write_peft(adapter: Adapter, folder: Path, dtype: torch.dtype) -> None:
 
 
 def write_comfy(adapter: Adapter, file: Path, dtype: torch.dtype) -> None:
-    """Write a file for ComfyUI and the tools that read kohya's names.
-
-    Raises:
-        ValueError: If there are no such names for adapters of this family.
-    """
+    """Write a file for ComfyUI: kohya's names for UNets, and diffusers' for transformers, which it reads too."""
     save_file(_cast(adapter.family.comfy(adapter.tensors, adapter.shape), dtype), file, metadata={"format": "pt"})
 
 

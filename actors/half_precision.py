@@ -37,9 +37,9 @@ def through(network: Callable[[Tensor], Tensor], x: Tensor, parameters: Sequence
     return out
 
 
-def guarded(network: Any, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`call(x)`, which goes through a network with adapters: as it is, or `through` where its numbers are float16."""
-    if network.dtype != torch.float16:
+def guarded(network: nn.Module, dtype: torch.dtype, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`call(x)`, which goes through a network with adapters: as it is, or `through` where it computes in float16."""
+    if dtype != torch.float16:
         return call(x)
     return through(call, x, [parameter for parameter in network.parameters() if parameter.requires_grad])
 

@@ -42,6 +42,7 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
     family = find_family(folder)
     network = family.check(folder, config)
     _check_guidance(config)
+    _check_windows(config, family, folder)
     if config.negative_prompt is not None:
         check_prompts(config, [config.negative_prompt], folder)
     check_full(config, network)
@@ -92,16 +93,31 @@ def check_prompts(config: PolicyConfig, prompts: Sequence[str], folder: Path | N
         if not is_local(config.model):
             return
         folder = local_folder(config.model)
-    counts, tokens = find_family(folder).count_windows(folder, prompts)
+    family = find_family(folder)
+    counts, tokens = family.count_windows(folder, prompts)
     if not (long := [number for number, count in enumerate(counts) if count > config.prompt_windows]):
         return
     first = prompts[long[0]]
     others = f" and {len(long) - 1:,} more of {len(prompts):,} do" if len(long) > 1 else " does"
+    most = family.most_windows(folder)
+    raised = f"set policy.prompt_windows={max(counts)}, or " if max(counts) <= most else ""
     raise ValueError(
-        f"The prompt {first[:60] + '...' if len(first) > 60 else first!r}{others} not fit into {config.prompt_windows} "
-        f"window(s) of the {tokens} tokens that the model's text encoder reads at once; set policy.prompt_windows="
-        f"{max(counts)}, or shorten what is longer."
+        f"The prompt {first[:60] + '...' if len(first) > 60 else first!r}{others} not fit into "
+        f"{_windows(config.prompt_windows)} of the {tokens} tokens that the model's text encoder reads at once"
+        f"{'' if raised else f', of which it can be told {most}'}; {raised}shorten what is longer."
     )
+
+
+def _windows(count: int) -> str:
+    return f"{count} window{'s' if count > 1 else ''}"
+
+
+def _check_windows(config: PolicyConfig, family: type[Family], folder: Path) -> None:
+    if config.prompt_windows > (most := family.most_windows(folder)):
+        raise ValueError(
+            f"policy.prompt_windows is {config.prompt_windows}, but the model {folder} can be told "
+            f"{_windows(most)} of a prompt at most; set policy.prompt_windows={most}."
+        )
 
 
 def _check_guidance(config: PolicyConfig) -> None:

@@ -40,7 +40,7 @@ _KEPT, _BYTES = 256, 2**28
 class Policy:
     """A model, its adapters and its transitions.
 
-    Who subclasses it for a world of its own (`benchmarks/analytic_world.py`) gives `transitions`, `device`,
+    A subclass for a world of its own (`benchmarks/analytic_world.py`) gives `transitions`, `device`,
     `latent_shape`, `half_precision` and `parameters`, and `encode`, `predict`, `decode`, `using` and `snapshot`; of the
     rest rollouts, likelihoods and objectives use nothing.
 

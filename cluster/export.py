@@ -4,7 +4,7 @@
 
 diffusers   a folder for pipeline.load_lora_weights(FOLDER), with its alpha
 peft        a folder for PeftModel.from_pretrained(denoiser, FOLDER)
-kohya       a .safetensors file for ComfyUI and others that read kohya's names
+kohya       a .safetensors file for ComfyUI: kohya's names for UNets, diffusers' for transformers
 merged      a folder for DiffusionPipeline.from_pretrained(FOLDER): the whole model
 """
 

@@ -77,7 +77,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             version = updated.version
             if metrics.get("micro_batch", at_a_time) != at_a_time:
                 at_a_time = metrics["micro_batch"]
-                display.note(f"the learner takes {at_a_time:g} transition(s) at a time")
+                display.note(f"the learner's micro-batch is now {at_a_time:g}")
             display.iteration(version, metrics)
             for sentence in watch.look(version, metrics, scores, [i for r in batch for i in r.request.prompt_index]):
                 log.warning("%s", sentence)

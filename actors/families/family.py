@@ -39,7 +39,7 @@ class Family(Protocol):
         """Refuse a folder that cannot be loaded whole or driven, by its files' headers alone.
 
         Returns:
-            The denoiser on the meta device, for who wants to know its layers.
+            The denoiser on the meta device, whose layers can be looked at.
 
         Raises:
             FileNotFoundError: If something is not there.
@@ -85,9 +85,6 @@ class Family(Protocol):
         Args:
             tensors: By the parameter's name in the denoiser.
             shape: What the adapter is like.
-
-        Raises:
-            ValueError: If there are none; in one sentence.
         """
         ...
 
@@ -97,6 +94,11 @@ class Family(Protocol):
 
         What fills more than `config.prompt_windows` is refused before anything starts, and by `condition`.
         """
+        ...
+
+    @staticmethod
+    def most_windows(folder: Path) -> int:
+        """The largest `config.prompt_windows` that the model can be told."""
         ...
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:

@@ -1,8 +1,9 @@
 """FLUX.1 dev and schnell, text to image: a transformer of packed latents, a VAE, CLIP and T5 (`FluxPipeline`).
 
 dev is told the guidance scale, which it was distilled for, so one pass is the guided one and nothing is led away from;
-schnell has no guidance. T5 reads 512 tokens of dev's prompts and 256 of schnell's, as they were trained; CLIP gives one
-vector of the first 77. States are (C, H, W) like other models'; the network sees patches of 2 x 2.
+schnell has no guidance. T5 reads 512 tokens of dev's prompts and 256 of schnell's, which is its most by diffusers'
+documentation, though the pipeline reads 512 of both unless it is told `max_sequence_length=256`; CLIP gives one vector
+of the first 77. States are (C, H, W) like other models'; the network sees patches of 2 x 2.
 
 The network takes sigma in its own number format and multiplies it by 1000 there, so that in bfloat16 it tells about 500
 times apart. Samplers and learner go the same way, which keeps their ratio at one.
@@ -147,6 +148,11 @@ class Flux:
         window = _window(read_json(folder / "transformer" / "config.json"))
         return count_windows(T5Tokenizer.from_pretrained(str(folder / "tokenizer_2")), prompts, window), window
 
+    @staticmethod
+    def most_windows(folder: Path) -> int:
+        """See `Family`."""
+        return 1
+
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         """`text` `(B, L, D)` of T5 and `pooled` `(B, P)` of CLIP, each prompt alone."""
         return Conditioning.cat([self._embed(prompt) for prompt in prompts])
@@ -184,7 +190,7 @@ class Flux:
             )
             return FluxPipeline._unpack_latents(out.sample.float(), height, width, 1)
 
-        return half_precision.guarded(self.network, network, x)
+        return half_precision.guarded(self.network, dtype, network, x)
 
     def encode(self, images: Tensor) -> Tensor:
         """See `Family`."""
@@ -216,14 +222,13 @@ def _check_settings(folder: Path, config: PolicyConfig, told: bool) -> None:
             f"policy.guidance is {config.guidance:g}, but the model {folder} was distilled to draw without guidance "
             "(guidance_embeds is false, as schnell's is); set policy.guidance=1, which is none."
         )
-    for name in ("negative_prompt", "guidance_rescale"):
-        if getattr(config, name):
+    settings = {"negative_prompt": config.negative_prompt is not None, "guidance_rescale": config.guidance_rescale > 0}
+    for name, given in settings.items():
+        if given:
             raise ValueError(
                 f"policy.{name} does nothing where guidance is not led away from a second prediction, and the model "
                 f"{folder} makes one; leave it out."
             )
-    if config.prompt_windows > 1:
-        raise ValueError(f"policy.prompt_windows is {config.prompt_windows}, but the model {folder} is told of 1.")
 
 
 def _check_inputs(folder: Path, networks: Mapping[str, Any]) -> None:

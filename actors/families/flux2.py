@@ -1,8 +1,8 @@
 """FLUX.2 klein, text to image: a transformer, a VAE and one Qwen3 text encoder (`Flux2KleinPipeline`).
 
-The small flow model here: of those that the installed diffusers loads, klein 4B is the smallest freely licensed (3.9
-billion parameters, 7.2 GiB in bfloat16, Apache 2.0) that has a base model, which guidance and training need, beside the
-distilled one; with `policy.encoders: cpu` its encoder's 7.5 GiB are not on the card, and 24 GB hold the rest.
+The small flow model here: klein 4B (3.9 billion parameters, 7.2 GiB in bfloat16) is freely licensed (Apache 2.0), has a
+base model, which guidance and training need, beside the distilled one, and fits a card of 24 GB: with `policy.encoders:
+cpu` its encoder's 7.5 GiB are not on it.
 
 A prompt goes through the encoder's chat template, without thinking, and the network sees three of its layers side by
 side, padded to 512 tokens. States are the VAE's latents in patches of 2 x 2, each channel brought to the statistics
@@ -66,6 +66,7 @@ class Flux2Klein:
         levels: See `Family`.
         latent_shape: See `Family`.
         device: Of the transformer.
+        dtype: That the transformer computes in; its own `dtype` is an adapter's where its weights are quantised.
     """
 
     part = "transformer"
@@ -73,9 +74,15 @@ class Flux2Klein:
     comfy = staticmethod(folded_transformer)
 
     def __init__(
-        self, pipeline: Flux2KleinPipeline, levels: NoiseLevels, latent_shape: tuple[int, ...], device: torch.device
+        self,
+        pipeline: Flux2KleinPipeline,
+        levels: NoiseLevels,
+        latent_shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self._pipeline, self._device, self.levels, self.latent_shape = pipeline, device, levels, latent_shape
+        self._pipeline, self._device, self._dtype = pipeline, device, dtype
+        self.levels, self.latent_shape = levels, latent_shape
         self.network = pipeline.transformer
         self.text_width: int = self.network.config.joint_attention_dim
 
@@ -95,8 +102,6 @@ class Flux2Klein:
                 f"policy.guidance is {config.guidance:g}, but the model {folder} was distilled to draw without "
                 "guidance (is_distilled in its model_index.json); set policy.guidance=1, which is none."
             )
-        if config.prompt_windows > 1:
-            raise ValueError(f"policy.prompt_windows is {config.prompt_windows}, but the model {folder} is told of 1.")
         for name, network in networks.items():
             check_weights(folder / name, network, _STEMS[name], config.variant)
         tokenizer = check_tokenizer(folder / "tokenizer", Qwen2Tokenizer, networks["text_encoder"].config.vocab_size)
@@ -128,7 +133,7 @@ class Flux2Klein:
             vae_dtype=torch.float32 if dtype == torch.float16 else None,  # whose range it leaves
             scheduler=read_flow_scheduler(folder, config),
         )
-        return cls(pipeline, cls.noise_levels(folder, config), _latent_shape(folder, config), device)
+        return cls(pipeline, cls.noise_levels(folder, config), _latent_shape(folder, config), device, dtype)
 
     @staticmethod
     def read_lora(tensors: Mapping[str, Tensor], network: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -140,6 +145,11 @@ class Flux2Klein:
         """See `Family`; the template is counted with the prompt."""
         tokenizer = Qwen2Tokenizer.from_pretrained(str(folder / "tokenizer"))
         return count_windows(tokenizer, [_templated(tokenizer, prompt) for prompt in prompts], _WINDOW), _WINDOW
+
+    @staticmethod
+    def most_windows(folder: Path) -> int:
+        """See `Family`."""
+        return 1
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         """`text` `(B, L, D)`, each prompt alone."""
@@ -161,13 +171,13 @@ class Flux2Klein:
 
     def predict(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Family`."""
-        text = conditioning["text"].to(self.network.dtype)
+        text = conditioning["text"].to(self._dtype)
         here = Flux2KleinPipeline._prepare_latent_ids(x[:1])[0].to(x.device)
         said = Flux2KleinPipeline._prepare_text_ids(text[:1])[0].to(x.device)
 
         def network(x: Tensor) -> Tensor:
             out = self.network(
-                Flux2KleinPipeline._pack_latents(x.to(self.network.dtype)),
+                Flux2KleinPipeline._pack_latents(x.to(self._dtype)),
                 encoder_hidden_states=text,
                 timestep=timestep / 1000,
                 img_ids=here,
@@ -175,7 +185,7 @@ class Flux2Klein:
             )
             return out.sample.float().transpose(1, 2).reshape(x.shape)
 
-        return half_precision.guarded(self.network, network, x)
+        return half_precision.guarded(self.network, self._dtype, network, x)
 
     @cached_property
     def _vae(self) -> Any:

@@ -41,7 +41,7 @@ def load_pipeline(
         kind: The pipeline's class.
         folder: That the family's `check` lets pass.
         config: Of the policy.
-        device: Of the denoiser; the meta device makes networks without weights, for who wants to know their size.
+        device: Of the denoiser; the meta device makes networks without weights, of which the size can be told.
         dtype: Of the networks.
         stems: Names of the weights by suffix, of each network that the family uses, by its name in the pipeline.
         vae_dtype: Of the VAE; `None`: that of the others.

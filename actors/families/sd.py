@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from actors.conditioning import Conditioning
-from actors.config import PolicyConfig
+from actors.config import MOST_WINDOWS, PolicyConfig
 from actors.families.autoencoder import Autoencoder
 from actors.families.clip_text import count_windows, in_a_row, read_windows
 from actors.families.loading import load_pipeline
@@ -125,6 +125,11 @@ class StableDiffusion:
         """See `Family`."""
         tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
         return count_windows(tokenizer, prompts), tokenizer.model_max_length
+
+    @staticmethod
+    def most_windows(folder: Path) -> int:
+        """See `Family`; their embeddings stand one after the other, however many."""
+        return MOST_WINDOWS
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         """`text` `(B, L, D)`: L tokens of width D. One at a time: an embedding must not depend on its neighbours."""

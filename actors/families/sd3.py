@@ -118,11 +118,6 @@ class StableDiffusion3:
         if "text_encoder_3" in networks:
             check_tokenizer(folder / "tokenizer_3", T5Tokenizer, networks["text_encoder_3"].config.vocab_size)
         _latent_shape(folder, config)
-        if config.prompt_windows > (most := 2 if "text_encoder_3" in networks else 1):
-            raise ValueError(
-                f"policy.prompt_windows is {config.prompt_windows}, but the model {folder} is told of at most {most}; "
-                "shorten the prompts."
-            )
         return networks["transformer"]
 
     @classmethod
@@ -167,6 +162,11 @@ class StableDiffusion3:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
         return count_windows(tokenizer, prompts, tokenizer.model_max_length), tokenizer.model_max_length
 
+    @staticmethod
+    def most_windows(folder: Path) -> int:
+        """See `Family`; T5 is let read two by diffusers, and CLIP reads one."""
+        return 2 if "text_encoder_3" in _stems(folder) else 1
+
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         """`text` `(B, L, D)` and `pooled` `(B, D')`. One at a time: an embedding must not depend on its neighbours."""
         rows = [self._embed(prompt) for prompt in prompts]
@@ -201,7 +201,7 @@ class StableDiffusion3:
             )
             return out.sample.float()
 
-        return half_precision.guarded(self.network, network, x)
+        return half_precision.guarded(self.network, self.network.dtype, network, x)
 
     def encode(self, images: Tensor) -> Tensor:
         """See `Family`."""

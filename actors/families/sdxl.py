@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from actors.conditioning import Conditioning
-from actors.config import PolicyConfig
+from actors.config import MOST_WINDOWS, PolicyConfig
 from actors.families.autoencoder import Autoencoder, pixels_per_latent
 from actors.families.clip_text import count_windows, in_a_row, read_windows
 from actors.families.loading import load_pipeline
@@ -150,6 +150,11 @@ class StableDiffusionXL:
         tokenizers = _tokenizers(folder)
         counts = [count_windows(tokenizer, prompts) for tokenizer in tokenizers]
         return [max(both) for both in zip(*counts, strict=True)], tokenizers[0].model_max_length
+
+    @staticmethod
+    def most_windows(folder: Path) -> int:
+        """See `Family`; their embeddings stand one after the other, however many."""
+        return MOST_WINDOWS
 
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         """`text` `(B, L, D)` of both encoders side by side, `pooled` `(B, P)` of the second, `time_ids` `(B, 6)`."""

@@ -91,7 +91,7 @@ def run_unet(unet: Any, x: Tensor, timestep: Tensor, text: Tensor, **others: Any
         x = x.to(unet.dtype, memory_format=torch.channels_last)
         return unet(x, timestep, text, **others).sample.float()
 
-    return half_precision.guarded(unet, network, x)
+    return half_precision.guarded(unet, unet.dtype, network, x)
 
 
 def read_unet_lora(

@@ -57,6 +57,10 @@ class PixelDiffusion:
     def count_windows(folder: Path, prompts: Sequence[str]) -> tuple[list[int], int]:
         return [1] * len(prompts), 2**31  # a prompt of any length is read
 
+    @staticmethod
+    def most_windows(folder: Path) -> int:
+        return 1
+
     def condition(self, prompts: Sequence[str]) -> Conditioning:
         seeds = [zlib.crc32(prompt.encode()) for prompt in prompts]
         rows = [torch.randn(1, self.text_width, generator=torch.Generator().manual_seed(seed)) for seed in seeds]

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from actors.config import PolicyConfig
+from actors.families.flux2 import Flux2Klein
 from actors.model_check import check_model
 from actors.policy import Policy
 from tests.support.tiny_flow import make_klein
@@ -18,7 +20,11 @@ from tests.support.tiny_flow import make_klein
     ("model", "settings", "said"),
     [
         ({"distilled": True}, {"guidance": 4.0}, r"policy\.guidance is 4, .* set policy\.guidance=1"),
-        ({}, {"prompt_windows": 2}, r"policy\.prompt_windows is 2"),
+        (
+            {},
+            {"prompt_windows": 2},
+            r"prompt_windows is 2, but .* told 1 window .* set policy\.prompt_windows=1",
+        ),
         ({"transformer": {"guidance_embeds": True}}, {}, "told a guidance scale"),
         ({"transformer": {"in_channels": 32}}, {}, "32 channels .* packed to 16"),
         ({"text": {"num_hidden_layers": 20}}, {}, "20 layers"),
@@ -58,3 +64,28 @@ def test_half_precision_stays_close_and_its_pictures_are_finite(tmp_path: Path, 
     assert found.dtype == torch.float32
     assert 0 < (found - expected).norm() / expected.norm() < 0.1
     assert half.decode(x).isfinite().all()
+
+
+class Whole(nn.Linear):
+    """Keeps its bfloat16 weights as whole numbers, as quantised layers do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.view(torch.bfloat16), self.bias)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_quantised_network_is_told_numbers_of_the_format_that_it_computes_in(tmp_path: Path) -> None:
+    """The first floating numbers in it are then an adapter's, which are float32."""
+    folder = make_klein(tmp_path / "model")
+    config = PolicyConfig(model=str(folder), device="cpu", height=16, width=16, steps=4, dtype="bfloat16")
+    family = Flux2Klein.load(folder, config, torch.device("cpu"), torch.bfloat16)
+    for layer in family.network.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = Whole
+            layer.weight = nn.Parameter(layer.weight.view(torch.int8), requires_grad=False)
+    quantised, plain = Policy(family, config), Policy.load(config)
+    assert next(p for p in quantised.network.parameters() if p.is_floating_point()).dtype == torch.float32
+    x, told = torch.randn(2, *plain.latent_shape), plain.encode(["a red circle", "two blue squares"])
+    step = torch.tensor([0, 3])
+    assert torch.equal(quantised.predict(x, step, told), plain.predict(x, step, told))

@@ -153,4 +153,4 @@ def test_a_prompt_is_read_whole_or_refused(whole: Path) -> None:
     config = config.model_copy(update={"prompt_windows": 2})
     check_prompts(config, [long])
     assert Policy.load(config).encode([long])["text"].shape[1] == 16 + 512
-    refused(whole, "prompt_windows is 3, .* at most 2", prompt_windows=3)
+    refused(whole, r"prompt_windows is 3, .* can be told 2 windows .* set policy\.prompt_windows=2", prompt_windows=3)

@@ -117,7 +117,7 @@ def test_prompts_that_the_text_encoder_would_not_read_whole_are_refused_with_the
         load_config(None, [f"prompts.held_out={tmp_path}/p.txt"])
     assert str(caught.value) == (
         "The prompt 'a red circle a red circle a red circle a red circle a red ci...' and 1 more of 3 do not fit into "
-        "1 window(s) of the 16 tokens that the model's text encoder reads at once; set policy.prompt_windows=7, or "
+        "1 window of the 16 tokens that the model's text encoder reads at once; set policy.prompt_windows=7, or "
         "shorten what is longer."
     )
     load_config(None, [f"prompts.train={tmp_path}/p.txt", "policy.prompt_windows=7"])
