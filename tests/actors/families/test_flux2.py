@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.config import PolicyConfig
-from actors.families.flux2 import Flux2Klein
-from actors.model_check import check_model
+from actors.model_check import check_model, find_family
 from actors.policy import Policy
 from tests.support.tiny_flow import make_klein
 
@@ -79,7 +78,7 @@ def test_a_quantised_network_is_told_numbers_of_the_format_that_it_computes_in(t
     """The first floating numbers in it are then an adapter's, which are float32."""
     folder = make_klein(tmp_path / "model")
     config = PolicyConfig(model=str(folder), device="cpu", height=16, width=16, steps=4, dtype="bfloat16")
-    family = Flux2Klein.load(folder, config, torch.device("cpu"), torch.bfloat16)
+    family = find_family(folder).load(folder, config, torch.device("cpu"), torch.bfloat16)
     for layer in family.network.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = Whole
