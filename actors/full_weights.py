@@ -141,4 +141,11 @@ def check_full(config: PolicyConfig, network: nn.Module) -> None:
             "or set policy.train=lora."
         )
     if config.init_weights is not None:
-        check_network(Path(config.init_weights), network)
+        folder = Path(config.init_weights)
+        if not (folder / "config.json").is_file():
+            inside = f"; take {folder / FOLDER}" if (folder / FOLDER / "config.json").is_file() else ""
+            raise FileNotFoundError(
+                f"There is no denoiser in {folder} (policy.init_weights): no config.json as save_pretrained leaves there"
+                f"{inside}."
+            )
+        check_network(folder, network)

@@ -21,6 +21,7 @@ from learner import checkpoint
 from shapes import PIPELINES
 
 _MANIFEST = "manifest.json"
+_LONGEST = 255  # bytes of a file's name
 # What an adapter brings with it.
 _ITS_OWN = ("train", "init_weights", "init_lora", "lora_rank", "lora_alpha", "lora_targets")
 
@@ -84,6 +85,8 @@ def find(source: str, settings: Sequence[str] = (), average: bool = False) -> Tr
         CheckpointError: If there is no checkpoint that is whole.
     """
     path = Path(source).expanduser()
+    if len(path.name.encode()) > _LONGEST:  # a prompt, where what draws it was forgotten
+        raise ConfigError(f"{source[:60]!r}... is no run, no checkpoint and no model, which comes first.")
     if (path / CONFIG).is_file():
         return _of_checkpoint(checkpoint.newest(path.absolute() / "checkpoints"), settings, average)
     if (path / _MANIFEST).is_file():

@@ -141,7 +141,10 @@ def test_a_whole_pipeline_has_it_for_its_denoiser(
             r"policy\.dtype is bfloat16, but policy\.train=full trains all weights",
         ),
         ({"train": "lora", "init_weights": "/x"}, r"policy\.init_weights does nothing where policy\.train is lora"),
-        ({"init_weights": "/nowhere"}, r"/nowhere/config\.json"),
+        (
+            {"init_weights": "/nowhere"},
+            r"There is no denoiser in /nowhere \(policy\.init_weights\).*config\.json as save_pretrained leaves there\.$",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -149,6 +152,14 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         check_model(full_config.model_copy(update=settings))
+
+
+def test_a_checkpoint_is_told_which_of_its_folders_it_is(
+    full: Policy, full_config: PolicyConfig, tmp_path: Path
+) -> None:
+    full.save_lora(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"take {tmp_path / FOLDER}"):
+        check_model(full_config.model_copy(update={"init_weights": str(tmp_path)}))
 
 
 def test_weights_of_another_network_or_of_no_numbers_are_refused(

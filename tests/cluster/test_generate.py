@@ -225,6 +225,14 @@ def test_bad_words_are_refused_in_one_line(
     assert not out.exists()
 
 
+def test_a_prompt_where_the_model_was_forgotten_is_refused(capsys: pytest.CaptureFixture) -> None:
+    assert main(["a very long prompt of many words " * 9]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {('a very long prompt of many words ' * 9)[:60]!r}... is no run, no checkpoint and no model, which "
+        "comes first.\n"
+    )
+
+
 def test_a_picture_is_made_again_only_by_what_made_it(
     run: Path, out: Path, tiny_pipeline: Path, capsys: pytest.CaptureFixture
 ) -> None:
