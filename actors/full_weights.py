@@ -145,7 +145,6 @@ def check_full(config: PolicyConfig, network: nn.Module) -> None:
         if not (folder / "config.json").is_file():
             inside = f"; take {folder / FOLDER}" if (folder / FOLDER / "config.json").is_file() else ""
             raise FileNotFoundError(
-                f"There is no denoiser in {folder} (policy.init_weights): no config.json as save_pretrained leaves there"
-                f"{inside}."
+                f"There is no denoiser in {folder} (policy.init_weights): no config.json of save_pretrained{inside}."
             )
         check_network(folder, network)

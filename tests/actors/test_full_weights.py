@@ -143,7 +143,7 @@ def test_a_whole_pipeline_has_it_for_its_denoiser(
         ({"train": "lora", "init_weights": "/x"}, r"policy\.init_weights does nothing where policy\.train is lora"),
         (
             {"init_weights": "/nowhere"},
-            r"There is no denoiser in /nowhere \(policy\.init_weights\).*config\.json as save_pretrained leaves there\.$",
+            r"There is no denoiser in /nowhere \(policy\.init_weights\).*config\.json of save_pretrained\.$",
         ),
     ],
 )
