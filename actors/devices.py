@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -48,3 +49,23 @@ def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "float32" if device.type == "cpu" else "bfloat16"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def check_bitsandbytes(setting: str, device: torch.device, instead: str) -> None:
+    """Refuse a setting that bitsandbytes does, where that is not installed or the device is none of its.
+
+    Args:
+        setting: With its value.
+        device: That it would run on.
+        instead: What to set where it cannot be, such as `policy.quantise=null`.
+
+    Raises:
+        ValueError: In one sentence.
+    """
+    if device.type != "cuda":
+        raise ValueError(f"{setting} needs a GPU, and the policy is on {device}; set {instead}.")
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"{setting} needs bitsandbytes, which is not installed; run `pip install bitsandbytes` where samplers and "
+            f"learner run, or set {instead}."
+        )

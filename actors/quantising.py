@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from diffusers import BitsAndBytesConfig
 from diffusers.quantizers import PipelineQuantizationConfig
 
 from actors.config import PolicyConfig, Quantised
+from actors.devices import check_bitsandbytes
 
 BYTES: dict[Quantised, float] = {"int8": 1.0, "nf4": 0.5}  # of a weight of a linear layer; the others stay as they are
 
@@ -44,10 +43,4 @@ def check_quantised(config: PolicyConfig, device: torch.device) -> None:
     name = f"policy.quantise={config.quantise}"
     if config.train == "full":
         raise ValueError(f"{name} is for frozen weights, but policy.train=full trains them; set policy.quantise=null.")
-    if device.type != "cuda":
-        raise ValueError(f"{name} needs a GPU, and the policy is on {device}; set policy.quantise=null.")
-    if find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"{name} needs bitsandbytes, which is not installed; run `pip install bitsandbytes` where samplers and "
-            "learner run, or set policy.quantise=null."
-        )
+    check_bitsandbytes(name, device, "policy.quantise=null")

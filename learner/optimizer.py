@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from actors.devices import check_bitsandbytes
 
 OptimizerName = Literal["adamw", "adamw_8bit"]
 AVERAGES = {"adamw": 2.0, "adamw_8bit": 0.5}  # memory of its two averages, in multiples of the float32 parameters'
@@ -24,12 +25,5 @@ def make_optimizer(name: OptimizerName, parameters: Iterable[nn.Parameter], **se
 
 def check_optimizer(name: OptimizerName, device: torch.device) -> None:
     """Raises `ValueError`, in one sentence, where an optimizer is not installed or does not run on a device."""
-    if name == "adamw":
-        return
-    if device.type != "cuda":
-        raise ValueError(f"learner.optimizer={name} needs a GPU, and the policy is on {device}; set it to adamw.")
-    if find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"learner.optimizer={name} needs bitsandbytes, which is not installed; run `pip install bitsandbytes` "
-            "where the learner runs, or set it to adamw."
-        )
+    if name != "adamw":
+        check_bitsandbytes(f"learner.optimizer={name}", device, "learner.optimizer=adamw")

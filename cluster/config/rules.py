@@ -144,8 +144,7 @@ def learning_rate_is_sane(config: Config) -> None:
 
 
 def ratios_begin_at_one(config: Config) -> None:
-    here = torch.device("cuda" if torch.cuda.is_available() or config.learner.gpus > 0 else "cpu")
-    dtype = config.policy.dtype_on(parse_device(config.policy.device) or here)
+    dtype = config.policy.dtype_on(_device(config))
     if config.objective.asks.ratios and config.samplers.max_staleness and dtype != torch.float32:
         log.warning(
             "samplers.max_staleness is %d, so most batches are of weights that the learner no longer has, and their "
@@ -154,6 +153,12 @@ def ratios_begin_at_one(config: Config) -> None:
             config.samplers.max_staleness,
             str(dtype).removeprefix("torch."),
         )
+
+
+def _device(config: Config) -> torch.device:
+    """Where the learner's networks will be, as far as the driver can know."""
+    here = torch.device("cuda" if torch.cuda.is_available() or config.learner.gpus > 0 else "cpu")
+    return parse_device(config.policy.device) or here
 
 
 def gpus_can_be_reserved(config: Config) -> None:
@@ -177,9 +182,7 @@ def start_images_are_there(config: Config) -> None:
 
 
 def libraries_are_there(config: Config) -> None:
-    settings = config.policy
-    here = torch.device("cuda" if torch.cuda.is_available() or config.learner.gpus > 0 else "cpu")
-    device = parse_device(settings.device) or here
+    settings, device = config.policy, _device(config)
     try:
         check_optimizer(config.learner.optimizer, device)
         check_quantised(settings, device)

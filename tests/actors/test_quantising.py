@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from actors import quantising
+from actors import devices
 from actors.config import PolicyConfig
 from actors.families.sd import StableDiffusion
 from cluster.config import load_config
@@ -25,7 +25,7 @@ class Told(Exception):
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantising, "find_spec", lambda name: object())
+    monkeypatch.setattr(devices, "find_spec", lambda name: object())
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
@@ -53,7 +53,7 @@ def test_what_is_not_there_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch
     word = "policy.quantise=nf4"
     with pytest.raises(ConfigError, match=r"policy\.quantise=nf4 needs a GPU, and the policy is on cpu; set"):
         load_config(None, [word, "policy.device=cpu"])
-    monkeypatch.setattr(quantising, "find_spec", lambda name: None)
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs bitsandbytes, which is not installed; run `pip install bitsandbytes`"):
         load_config(None, [word, "policy.device=cuda"])
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from actors import devices
 from actors.policy import Policy
 from cluster.config import load_config
 from cluster.errors import ConfigError
-from learner import optimizer
 from learner.learner import Learner, LearnerConfig
 from learner.objectives.ppod import PPODConfig
 from learner.optimizer import check_optimizer, make_optimizer
@@ -39,8 +39,8 @@ def test_what_is_not_there_is_said_in_a_sentence(policy: Policy, monkeypatch: py
         load_config(None, ["learner.optimizer=adamw_8bit", "policy.device=cpu"])
     with pytest.raises(ValueError, match="needs a GPU"):
         Learner(LearnerConfig(optimizer="adamw_8bit"), policy, PPODConfig().build())
-    monkeypatch.setattr(optimizer, "find_spec", lambda name: None)
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs bitsandbytes, which is not installed; run `pip install bitsandbytes`"):
         load_config(None, ["learner.optimizer=adamw_8bit", "policy.device=cuda"])
-    monkeypatch.setattr(optimizer, "find_spec", lambda name: object())
+    monkeypatch.setattr(devices, "find_spec", lambda name: object())
     check_optimizer("adamw_8bit", torch.device("cuda"))

@@ -108,7 +108,7 @@ def test_the_learner_holds_averages_a_reference_and_gradients(
     needs, monkeypatch: pytest.MonkeyPatch, optimizer: str, copies: float
 ) -> None:
     """The adapter, its reference, what is published, the gradients of earlier micro-batches, and the averages."""
-    monkeypatch.setattr("learner.optimizer.find_spec", lambda name: name)  # bitsandbytes may be missing
+    monkeypatch.setattr("actors.devices.find_spec", lambda name: name)  # bitsandbytes may be missing
     found = needs("policy.device=cuda", f"learner.optimizer={optimizer}", "learner.ema_decay=0")
     assert found["learner"].device["adapters and optimizer"] == copies * found["sampler"].device["adapter"]
 
