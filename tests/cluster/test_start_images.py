@@ -14,17 +14,20 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import EVALUATION
-from cluster.config import Config
+from cluster.config import Config, load_config
+from cluster.crew.crew import dismiss, make_crew
+from cluster.crew.placement import Placement
 from cluster.errors import ConfigError
-from cluster.local import place
+from cluster.loop import train
 from cluster.prompts import make_request, make_requests, read_prompts
 from cluster.records import given as kept
-from cluster.records.reading import Records
-from cluster.run import main
+from cluster.records.display import Display
+from cluster.records.rundir import RunDirectory
 from cluster.sources.source import RequestMaker
 from cluster.start_images import check_starts, first_step, image_of, load_start
 from cluster.trained import find
@@ -210,19 +213,25 @@ def test_without_start_images_nothing_is_asked_of_them() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_ppod_trains_on_pictures_to_begin_from(tmp_path: Path) -> None:
     """The whole run, held-out prompts from noise included; no step before the first one is stored."""
-    config = write_config(tmp_path)
     picture(tmp_path / "a.png", size=(30, 20))
     rows = [{"prompt": text, "image": "a.png", "strength": 0.7} for text in ("a red circle", "a star", "a cross")]
-    words = [str(config), f"prompts.train={write(tmp_path, *rows)}", "iterations=2", "policy.steps=6", "name=run"]
-    assert main("cluster.local", "", place, words) == 0
-    run = Records(tmp_path / "run")
+    words = [f"prompts.train={write(tmp_path, *rows)}", "iterations=2", "policy.steps=6", "name=run"]
+    config = load_config(write_config(tmp_path), words)
+    run = RunDirectory.create(config)
+    crew = make_crew(config, Placement({"num_cpus": 0}, {"num_cpus": 0}, {"num_cpus": 0}))
+    try:
+        with Display(Console(quiet=True), config.iterations) as display:
+            train(config, crew, run, display)
+    finally:
+        dismiss(crew)
     found = run.metrics()
     assert [iteration for iteration, _ in found["loss"]] == [1, 2]
     assert found["ratio/first"][0][1] <= 1e-5
-    policy = Policy.load(find(str(tmp_path / "run")).policy)
-    requests = RequestMaker(find(str(tmp_path / "run")).run, Plan((2, 3, 4)))  # type: ignore[arg-type]
+    policy = Policy.load(find(str(run.path)).policy)
+    requests = RequestMaker(find(str(run.path)).run, Plan((2, 3, 4)))  # type: ignore[arg-type]
     pictures, _ = rollout(policy, requests[0])
     assert requests[0].first_step == 2
     fresh, _ = rollout(policy, replace(requests[0], first_step=0, start=None))
