@@ -1,11 +1,4 @@
-"""Likelihood ratios of stored transitions, and exact gradients of losses that couple many of them.
-
-A preference loss ties all samples of a prompt together, so it cannot simply be cut into micro-batches. Where the
-transitions of an update do not fit into one, two passes give the same gradient: the first computes every
-log-probability without a graph, the loss then gives d loss / d log-probability, and the second pass back-propagates
-that, micro-batch by micro-batch. Memory does not grow with the size of the group or the length of the chain. Several
-learner ranks do the same: each computes the log-probabilities of its micro-batches, all of them the loss of all.
-"""
+"""Likelihood ratios of stored transitions, and exact gradients of losses of many of them (`learner.coupled`)."""
 
 from __future__ import annotations
 
@@ -19,7 +12,8 @@ from torch import Tensor
 from actors.policy import Policy
 from actors.transitions import kl, log_prob
 from learner.batch import Batch
-from learner.fitting import accumulate, at_once, in_pieces
+from learner.coupled import backward_coupled
+from learner.fitting import in_pieces
 from learner.ranks import ALONE, Ranks
 
 # Against what a log-ratio is taken: the log-probabilities that the sampler stored, the pretrained model, or the
@@ -82,41 +76,21 @@ def backward(
     shape = (len(samples), len(columns))
     rows, cols = samples.repeat_interleave(shape[1]), columns.repeat(shape[0])
     behaviour = batch.log_probs[rows, cols].to(policy.device)
-    pieces = ranks.pieces(len(rows), micro_batch)
 
-    def evaluate(piece: Tensor, reference: Reference = reference) -> tuple[Tensor, Tensor, Tensor]:
-        result = _evaluate(policy, batch, rows[piece], cols[piece], reference, with_kl)
-        return result[0], behaviour[piece] if result[1] is None else result[1], result[2]
+    def evaluate(piece: Tensor, again: bool) -> tuple[Tensor, Tensor, Tensor]:
+        against: Reference = "behaviour" if again else reference  # which costs no pass
+        log_prob, other, divergence = _evaluate(policy, batch, rows[piece], cols[piece], against, with_kl)
+        return log_prob, behaviour[piece] if other is None else other, divergence
 
-    values = torch.zeros(3, len(rows), device=policy.device)
+    def of_table(table: Tensor) -> tuple[Tensor, dict[str, float]]:
+        log_probs, references, kls = table.view(3, *shape)
+        value, metrics = loss(Likelihoods(log_probs, behaviour.view(shape), references.detach(), kls))
+        off = (log_probs.detach().flatten() - behaviour).abs().max()
+        return value, {**metrics, "ratio/max_log": float(off)}
 
-    def enter(piece: Tensor) -> None:
-        values[:, piece] = torch.stack(evaluate(piece))
-
-    kept = at_once(pieces[0], evaluate, ranks) if len(pieces) == 1 else None  # a single graph fits into memory
-    if kept:
-        values[:, pieces[0]] = torch.stack(kept[0]).detach()
-    else:
-        with torch.no_grad():
-            in_pieces(pieces, enter, ranks)
-    graphs = list(kept or ())
-    del kept
-    log_probs, references, kls = ranks.sum_(values)  # zeros, where they are another rank's
-    log_probs, kls = log_probs.requires_grad_(), kls.requires_grad_()
-    value, metrics = loss(
-        Likelihoods(log_probs.view(shape), behaviour.view(shape), references.view(shape), kls.view(shape))
+    return backward_coupled(
+        len(rows), 3, evaluate, of_table, micro_batch=micro_batch, device=policy.device, ranks=ranks
     )
-    value.backward()
-
-    def differentiate(piece: Tensor) -> None:
-        again, _, kl_again = graphs.pop() if graphs else evaluate(piece, "behaviour")
-        outputs, gradients = [again], [_grad(log_probs)[piece]]
-        if with_kl:
-            outputs, gradients = [again, kl_again], [gradients[0], _grad(kls)[piece]]
-        accumulate(outputs, gradients)
-
-    in_pieces(pieces, differentiate, ranks)
-    return {**metrics, "ratio/max_log": float((log_probs.detach() - behaviour).abs().max())}
 
 
 @torch.no_grad()
@@ -183,10 +157,6 @@ def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int 
 
     pieces = torch.arange(len(pairs)).split(micro_batch)
     return float(torch.stack([largest for _, largest in in_pieces(pieces, run, ranks)]).max())
-
-
-def _grad(leaf: Tensor) -> Tensor:
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def _evaluate(
