@@ -145,7 +145,7 @@ class Policy:
         with torch.no_grad():
             return self._family.uncondition(self.config.negative_prompt).to(self.device)
 
-    def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
         """The guided prediction o_uncond + w (o_cond - o_uncond) of the acting adapter: `(B, ...)` float32.
 
         With a guidance of at most 1 it is o_cond, as in diffusers; so it is where the family's network is told the
@@ -155,26 +155,27 @@ class Policy:
             x: `(B, *latent_shape)` float32, the state.
             step: `(B,)` int64, sampler steps (not training timesteps).
             conditioning: Of `encode`, B rows.
+            guided: Whether there is guidance at all; without it o_cond is the answer.
         """
         timestep = self.transitions.timesteps[step.cpu()].to(self.device)
         guidance = self.config.guidance
-        if guidance <= 1 or self._family.tells_guidance:
+        if not guided or guidance <= 1 or self._family.tells_guidance:
             return self._family.predict(x, timestep, conditioning)
         both = Conditioning.cat([self._unprompted.expand(len(x)), conditioning])
         unconditional, conditional = self._family.predict(torch.cat([x, x]), timestep.repeat(2), both).chunk(2)
-        guided = unconditional + guidance * (conditional - unconditional)
+        combined = unconditional + guidance * (conditional - unconditional)
         if share := self.config.guidance_rescale:
-            ratio = _spread(conditional) / _spread(guided)
-            guided = guided * over(share * ratio + 1 - share, guided)
-        return guided
+            ratio = _spread(conditional) / _spread(combined)
+            combined = combined * over(share * ratio + 1 - share, combined)
+        return combined
 
-    def clean(self, x: Tensor, state: Tensor, conditioning: Conditioning) -> Tensor:
+    def clean(self, x: Tensor, state: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
         """The image's latents `(B, *latent_shape)` that the guided prediction sees in states `(B,)` in [0, T].
 
         State T is the image already, and comes back as it is.
         """
         step = state.clamp(max=len(self.transitions) - 1)
-        return self.transitions.clean(x, self.predict(x, step, conditioning), state)
+        return self.transitions.clean(x, self.predict(x, step, conditioning, guided), state)
 
     @cached_property
     def picture_size(self) -> tuple[int, int]:
@@ -218,15 +219,22 @@ class Policy:
         finally:
             self._variants.use(ADAPTER, trained=ADAPTER)
 
-    def snapshot(self, adapter: str) -> None:
-        """Copy the `policy` adapter into another one, which is added at its first use."""
+    def snapshot(self, adapter: str, keep: float = 0.0) -> None:
+        """Copy the `policy` adapter into another one, which is added at its first use.
+
+        Args:
+            adapter: Its name.
+            keep: Share of itself that it keeps where it is there already, so that it trails behind.
+        """
         if adapter not in self._variants.names:
             self._variants.add(adapter)
             self._variants.use(ADAPTER, trained=ADAPTER)
+            keep = 0.0
         with torch.no_grad():
             pairs = zip(self._variants.parameters(adapter), self._variants.parameters(ADAPTER), strict=True)
             for (_, copy), (_, original) in pairs:
-                copy.copy_(original).requires_grad_(False)
+                copy.mul_(keep).add_(original, alpha=1 - keep) if keep else copy.copy_(original)
+                copy.requires_grad_(False)
 
     @property
     def snapshots(self) -> list[str]:

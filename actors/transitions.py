@@ -104,6 +104,11 @@ class Transitions:
             return 1 / (self.signal + self.sigma), -self.sigma / (self.signal + self.sigma)
         return torch.zeros_like(self.signal), torch.ones_like(self.signal)
 
+    @property
+    def output_slope(self) -> Tensor:
+        """`(T + 1,)` float64, |d x0 / d o| at each state: by how much an error of the network moves the image."""
+        return self._clean_tables[1].abs()
+
     def mean(self, x: Tensor, prediction: Tensor, step: Tensor, previous: Tensor | None = None) -> Tensor:
         """Mean of x_next.
 

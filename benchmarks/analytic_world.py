@@ -96,7 +96,7 @@ class AnalyticPolicy(Policy):
     def decode(self, latents: Tensor) -> Tensor:
         return latents
 
-    def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
+    def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
         noise = self._exact_noise(x, self.transitions.alpha_bar[step].to(x.dtype).view(-1, 1, 1, 1))
         if self._acting is None:
             return noise
@@ -111,7 +111,8 @@ class AnalyticPolicy(Policy):
         finally:
             self._acting = self.drift
 
-    def snapshot(self, adapter: str) -> None:
+    def snapshot(self, adapter: str, keep: float = 0.0) -> None:
+        assert not keep, "nothing trails behind here"
         copy = self._copies.setdefault(adapter, PerStep(len(self.transitions), self._knots).requires_grad_(False))
         copy.load_state_dict(self.drift.state_dict())
 

@@ -67,9 +67,8 @@ def backward_coupled(
 
     def differentiate(piece: Tensor) -> None:
         again = graphs.pop() if graphs else evaluate(piece, True)
-        of = [(output, grad) for output, grad in zip(again, gradient[:, piece], strict=True) if output.requires_grad]
-        if of:
-            accumulate(*(list(part) for part in zip(*of, strict=True)))
+        numbers = [number for number, output in enumerate(again) if output.requires_grad]
+        accumulate([again[i] for i in numbers], [gradient[i, piece] for i in numbers])
 
     in_pieces(pieces, differentiate, ranks)
     return metrics

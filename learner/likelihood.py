@@ -93,6 +93,11 @@ def backward(
     )
 
 
+def log_probs_of(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Tensor:
+    """Log-probabilities `(n,)` of transitions `(rows, cols)` under the policy, with gradient, nats per dimension."""
+    return _evaluate(policy, batch, rows, cols, "behaviour", with_kl=False)[0]
+
+
 @torch.no_grad()
 def retaken(
     policy: Policy,

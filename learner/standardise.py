@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Standardise = Literal["run", "group", "prompt", "batch", "nothing"]
+Standardise = Literal["run", "group", "group_mean", "prompt", "batch", "nothing"]
 
 
 class Standardiser(Protocol):
@@ -100,6 +100,24 @@ class ByGroup(ByNothing):
         return result
 
 
+class ByGroupMean(ByNothing):
+    """By the mean of the group and the deviation of the batch, so that a group of near equals stays small.
+
+    Flow-GRPO's advantages (arXiv 2505.05470, its `global_std`), taken over by DiffusionNFT, AWM and DGPO.
+    """
+
+    def apply(self, scores: np.ndarray, groups: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        known = scores[np.isfinite(scores)]
+        spread = known.std() if known.size else 0.0
+        result = np.full(len(scores), np.nan)
+        for members in rows_of(groups):
+            own = scores[members]
+            judged = own[np.isfinite(own)]
+            if judged.size:
+                result[members] = (np.where(np.isfinite(own), own, np.nan) - judged.mean()) / (spread + 1e-6)
+        return result
+
+
 class ByPrompt:
     """By the last scores of the same prompt, over the batches: DDPO's tracker (arXiv 2305.13301, appendix D).
 
@@ -138,6 +156,7 @@ def make_standardiser(by: Standardise, buffer: int, min_count: int) -> Standardi
     simple: dict[str, Callable[[], Standardiser]] = {
         "run": ByRun,
         "group": ByGroup,
+        "group_mean": ByGroupMean,
         "batch": ByBatch,
         "nothing": ByNothing,
     }

@@ -70,4 +70,9 @@ def split_groups(
 
 def noisy_steps(steps: tuple[int, ...], fraction: float) -> tuple[int, ...]:
     """A share of a chain's steps from its noisy end, at least one."""
-    return steps[: max(1, round(fraction * len(steps)))]
+    return steps[: share_of(len(steps), fraction)]
+
+
+def share_of(count: int, fraction: float) -> int:
+    """A share of something that is counted, rounded, at least one."""
+    return max(1, round(fraction * count))

@@ -68,8 +68,9 @@ class CombinationConfig(BaseModel, frozen=True, extra="forbid"):
     standardise: Standardise | None = Field(
         None,
         description="What each reward is standardised by: its moments over the run, the samples that it is compared "
-        "with (group), the last scores of the prompt over the batches (prompt), the batch, or nothing; null is run for "
-        "objectives that only compare samples, and nothing for those whose target is exp(beta r).",
+        "with (group), their mean and the deviation of the batch (group_mean), the last scores of the prompt over the "
+        "batches (prompt), the batch, or nothing; null is what the objective's paper does, and nothing for those whose "
+        "target is exp(beta r).",
     )
     buffer: int = Field(16, ge=1, description="Last scores of each prompt that standardise=prompt remembers.")
     min_count: int = Field(16, ge=1, description="Scores that standardise=prompt needs; until then the batch serves.")
@@ -236,8 +237,8 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     @property
     def standardise(self) -> Standardise:
         """What rewards are standardised by before weighting, with null resolved."""
-        compares = self.objective.asks.reward == "scores"
-        return self.combination.standardise or ("run" if compares else "nothing")
+        asks = self.objective.asks
+        return self.combination.standardise or (asks.standardise if asks.reward == "scores" else "nothing")
 
     @property
     def prompts_per_iteration(self) -> int:

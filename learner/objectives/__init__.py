@@ -4,19 +4,29 @@ from typing import Annotated
 
 from pydantic import Field
 
+from learner.objectives.awm import AWMConfig
 from learner.objectives.d3po import D3POConfig
 from learner.objectives.dag_db import DAGDBConfig
+from learner.objectives.ddpo import DDPOConfig
+from learner.objectives.dgpo import DGPOConfig
 from learner.objectives.nabla_db import NablaDBConfig
+from learner.objectives.nft import NFTConfig
 from learner.objectives.objective import Objective
 from learner.objectives.ppod import PPODConfig
 from learner.objectives.refl import ReFLConfig
 from learner.objectives.residual_db import ResidualDBConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from learner.objectives.residual_nabla_db_release import ResidualNablaDBReleaseConfig
+from learner.objectives.rwr import RWRConfig
 
 ObjectiveConfig = Annotated[
     PPODConfig
     | D3POConfig
+    | DDPOConfig
+    | NFTConfig
+    | AWMConfig
+    | DGPOConfig
+    | RWRConfig
     | ResidualNablaDBConfig
     | ResidualNablaDBReleaseConfig
     | NablaDBConfig

@@ -59,7 +59,7 @@ class D3PO(Objective):
     def __init__(self, config: D3POConfig) -> None:
         self.config = config
 
-    def plan(self, chain: Transitions) -> Plan:
+    def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan(noisy_steps(chain.stochastic_steps, self.config.step_fraction), self.config.share_init_noise)
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:

@@ -66,7 +66,7 @@ class DetailedBalance(Objective):
         if self.flow is None and self.has_flow:
             self.flow = make_flow(self.config.flow, policy, self.kind)
 
-    def plan(self, chain: Transitions) -> Plan:
+    def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan(chain.stochastic_steps)
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:

@@ -16,6 +16,7 @@ from learner.batch import Batch
 from learner.companion import Companion
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
+from learner.standardise import Standardise
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ class Asks:
     # The scores of the samples; or also those of `images` that it makes while it trains, or their `gradients` too. Who
     # asks for more than scores aims at exp(beta r), so r must not be normalised.
     reward: Literal["scores", "images", "gradients"] = "scores"
+    standardise: Standardise = "run"  # what scores are standardised by, unless the config says it
     groups: bool = False  # compares samples of one prompt, so there must be at least two
     ratios: bool = False  # trains on ratios to the policy that sampled, by `learner.likelihood.backward`
     # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
-    noise: Literal["somewhere", "everywhere", "posterior"] = "somewhere"
+    noise: Literal["nowhere", "somewhere", "everywhere", "posterior"] = "somewhere"
 
     def check(self, name: str, chain: Transitions) -> None:
         """Refuse a chain that cannot be trained on.
@@ -40,6 +42,8 @@ class Asks:
         Raises:
             ValueError: In one sentence.
         """
+        if self.noise == "nowhere":
+            return
         if chain.of_previous is not None:
             raise ValueError(
                 f"A solver of second order looks back one step, so its steps have no density in their state, which "
@@ -91,6 +95,7 @@ class Plan:
     clean: bool = False  # the final latents travel too
     acts_with: str = "policy"  # the adapter that is published: the trained one, or one that the objective keeps
     offline_batches: int = 0  # train on this many batches, drawn once from the pretrained model; 0 is online
+    noisy_steps: tuple[int, int] | None = None  # the first step that adds noise and the one after the last; all
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,10 @@ class Part:
     """The share of a batch that one optimizer step trains on: k of the stored transitions of each of b samples."""
 
     samples: Tensor  # (b,) int64, rows of the batch
-    columns: Tensor  # (k,) int64, columns of the batch, the same for every sample; or (b, k), each its own
+    # (k,) int64, columns of the batch, the same for every sample; or (b, k), each its own. Of the chain's steps, where
+    # images are noised again.
+    columns: Tensor
+    number: int = 0  # which part of the batch it is, where something is drawn
 
 
 class Objective(ABC):
@@ -113,8 +121,13 @@ class Objective(ABC):
     modules: Mapping[str, Companion] = {}
 
     @abstractmethod
-    def plan(self, chain: Transitions) -> Plan:
-        """What rollouts of a chain that `Asks.check` lets pass are to be like."""
+    def plan(self, chain: Transitions, version: int = 0) -> Plan:
+        """What rollouts are to be like.
+
+        Args:
+            chain: That `Asks.check` lets pass.
+            version: Of the policy that the rollouts will train.
+        """
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:  # noqa: B027
         """Called once, before anything else: make what depends on the policy, and keep the reward model.
@@ -133,6 +146,14 @@ class Objective(ABC):
             version: Of the policy.
         """
         return batch
+
+    def end(self, policy: Policy, version: int) -> None:  # noqa: B027
+        """Called after the update of each batch, before anything is published: moves what trails behind the policy.
+
+        Args:
+            policy: As the batch leaves it.
+            version: Of the policy.
+        """
 
     @abstractmethod
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:

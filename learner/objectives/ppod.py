@@ -103,7 +103,7 @@ class PPOD(Objective):
     def __init__(self, config: PPODConfig) -> None:
         self.config = config
 
-    def plan(self, chain: Transitions) -> Plan:
+    def plan(self, chain: Transitions, version: int = 0) -> Plan:
         steps = noisy_steps(chain.stochastic_steps, self.config.step_fraction)
         return Plan(steps, self.config.share_init_noise, offline_batches=self.config.offline_batches)
 

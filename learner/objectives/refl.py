@@ -53,7 +53,7 @@ class ReFL(Objective):
         assert reward is not None
         self._reward = reward
 
-    def plan(self, chain: Transitions) -> Plan:
+    def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan(chain.stochastic_steps[-max(1, round(self.config.step_fraction * len(chain.stochastic_steps))) :])
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:

@@ -42,7 +42,7 @@ class Reinforce(Objective):
     def __init__(self, config: ReinforceConfig) -> None:
         self.config = config
 
-    def plan(self, chain: Transitions) -> Plan:
+    def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan(chain.stochastic_steps)
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:

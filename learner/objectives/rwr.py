@@ -1,0 +1,127 @@
+"""Reward-weighted regression: denoising of one's own samples, each weighted by how good it is.
+
+    L = mean w_i m_i  +  distance_weight mean |u_theta - u_pretrained|^2
+
+with m the mean square error at states to which the image is noised, and weights of mean 1 over a group or the batch:
+
+    softmax       w_i = G softmax(A / temperature)_i        (RWR, the baseline of DDPO)
+    best          w_i = G / k for the k best, else 0        (its sparse form; with k = 1 rejection sampling)
+
+The minimiser of the first term alone is the sampling policy times w, so that repeated it collapses on the best sample;
+the second bounds the Wasserstein distance to the pretrained model (ORW-CFM-W2, whose weights exp(tau r) have no scale
+of their own; here they are normalised).
+
+Source: Peters & Schaal (2007); Black et al., DDPO (arXiv 2305.13301), appendix; Fan et al., ORW-CFM-W2 (arXiv
+2502.06061). The latter's release pairs weights with images that its optimal-transport coupling has reordered; here a
+weight, its image and its noise share an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from actors.policy import Policy
+from actors.transitions import Transitions
+from learner.batch import Batch
+from learner.decoupled import backward_each
+from learner.forward_process import draw_steps, noised, output_error, velocity_error
+from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.ranks import ALONE, Ranks
+from learner.reward_gradient import RewardModel
+from learner.subsample import split_samples
+
+
+class RWRConfig(BaseModel, frozen=True, extra="forbid"):
+    """Reward-weighted regression."""
+
+    asks: ClassVar[Asks] = Asks(noise="nowhere")
+
+    name: Literal["rwr"] = "rwr"
+    weights: Literal["softmax", "best"] = Field("softmax", description="How good samples are preferred.")
+    temperature: float = Field(0.2, gt=0, description="Of the softmax; .2 is DDPO's.")
+    best: float = Field(0.1, gt=0, le=1, description="Share of the samples that `best` takes; .1 is DDPO's.")
+    among: Literal["group", "batch"] = Field("batch", description="Whom a sample is compared with.")
+    error: Literal["velocity", "output"] = Field(
+        "output", description="Of what m is the error: the velocity, as in ORW-CFM, or what the network predicts."
+    )
+    distance_weight: float = Field(0.0, ge=0, description="Weight of the distance from the pretrained model; 1 in ORW.")
+    updates: int = Field(4, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
+    states: int = Field(4, ge=1, description="States to which each image is noised in an update, or all there are.")
+    guided: bool = Field(False, description="Whether the loss is of the guided prediction.")
+
+    def build(self) -> RWR:
+        """The objective."""
+        return RWR(self)
+
+
+class RWR(Objective):
+    """Reward-weighted regression, see the head of this file."""
+
+    config: RWRConfig
+
+    def __init__(self, config: RWRConfig) -> None:
+        self.config = config
+
+    def plan(self, chain: Transitions, version: int = 0) -> Plan:
+        return Plan((), clean=True)
+
+    def attach(self, policy: Policy, reward: RewardModel | None) -> None:
+        self._states = len(policy.transitions)
+
+    def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
+        self._weights = sample_weights(batch.rewards, batch.groups, self.config)
+        return batch
+
+    def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
+        rows = torch.nonzero(self._weights > 0).flatten()  # the others and those that were dropped give no gradient
+        for number, samples in enumerate(split_samples(len(rows), self.config.updates, generator)):
+            yield Part(rows[samples], draw_steps(len(samples), self._states, self.config.states, generator), number)
+
+    def backward(
+        self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
+    ) -> dict[str, float]:
+        rows, steps = part.samples.repeat_interleave(part.columns.shape[1]), part.columns.flatten()
+        weights, guided = self._weights[rows].to(policy.device), self.config.guided
+        error = velocity_error if self.config.error == "velocity" else output_error
+
+        def loss(piece: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            at = steps[piece]
+            state = noised(policy, batch, rows[piece], at, part.number)
+            new = state.image(policy, guided)
+            value = (weights[piece] * error(policy.transitions, new, state.clean, at)).sum() / len(rows)
+            metrics = {"loss": value.detach()}
+            if self.config.distance_weight:
+                before = state.image_of(None, policy, guided)
+                away = velocity_error(policy.transitions, new, before, at).sum() / len(rows)
+                value, metrics["distance/pretrained"] = value + self.config.distance_weight * away, away.detach()
+            return value, metrics
+
+        metrics = backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks)
+        return metrics | {"samples/effective": float(weights.sum() ** 2 / (weights**2).sum()) / part.columns.shape[1]}
+
+
+def sample_weights(rewards: Tensor, groups: Tensor, config: RWRConfig) -> Tensor:
+    """Weights `(B,)` of the head of this file, of mean 1 over the judged samples of each group or the batch.
+
+    Args:
+        rewards: `(B,)`, NaN where a sample was dropped, which weighs 0.
+        groups: `(B,)` int64.
+        config: Which weights.
+    """
+    weights = torch.zeros(len(rewards))
+    among = groups if config.among == "group" else torch.zeros_like(groups)
+    for group in among.unique():
+        members = torch.nonzero((among == group) & rewards.isfinite()).flatten()
+        if not len(members):
+            continue
+        if config.weights == "softmax":
+            weights[members] = len(members) * torch.softmax(rewards[members] / config.temperature, dim=0)
+        else:
+            taken = max(1, round(config.best * len(members)))
+            weights[members[rewards[members].topk(taken).indices]] = len(members) / taken
+    return weights
