@@ -1,0 +1,49 @@
+"""Reward-weighted regression: its weights by hand, and what it converges to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from learner.objectives.rwr import RWRConfig, sample_weights
+
+
+def test_the_softmax_of_a_group() -> None:
+    """F15."""
+    found = sample_weights(torch.tensor([1.0, 2, 3, 6]), torch.zeros(4).long(), RWRConfig(temperature=1.0))
+    assert (found / 4).tolist() == pytest.approx([0.0062687869, 0.0170403295, 0.0463204180, 0.9303704657])
+
+
+@pytest.mark.parametrize("kind", ["softmax", "best"])
+@pytest.mark.parametrize("among", ["group", "batch"])
+def test_weights_have_a_mean_of_one_over_those_that_were_judged(kind: str, among: str) -> None:
+    config = RWRConfig.model_validate({"weights": kind, "among": among, "best": 0.5})
+    rewards, groups = torch.tensor([1.0, 2, torch.nan, 9, 8, 8.5]), torch.tensor([0, 0, 0, 1, 1, 1])
+    found = sample_weights(rewards, groups, config)
+    assert found[2] == 0
+    for members in ([0, 1], [3, 4, 5]) if among == "group" else ([0, 1, 3, 4, 5],):
+        assert float(found[members].mean()) == pytest.approx(1)
+    assert found[3] > found[4] or kind == "best"
+    assert found[3] > 0
+
+
+def test_the_best_alone_are_taken() -> None:
+    found = sample_weights(torch.tensor([3.0, 1, 2, 5]), torch.zeros(4).long(), RWRConfig(weights="best", best=0.5))
+    assert found.tolist() == [2, 0, 0, 2]
+
+
+def test_the_minimiser_is_the_weighted_mean_held_by_the_distance() -> None:
+    """F15: two targets with weights e^(tau r), and the pretrained model at .2."""
+    weights = torch.tensor([0.5, -0.5]).exp().double()
+    for alpha, expected in ((1.0, 0.3389201473), (0.0, 0.4621171573)):
+        u = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([u], max_iter=50)
+
+        def closure(alpha: float = alpha, u: torch.Tensor = u, optimizer: torch.optim.Optimizer = optimizer) -> float:
+            optimizer.zero_grad()
+            value = (weights * (u - torch.tensor([1.0, -1])) ** 2).mean() + alpha * ((u - 0.2) ** 2).mean()
+            value.backward()
+            return float(value.detach())
+
+        optimizer.step(closure)
+        assert float(u) == pytest.approx(expected, abs=1e-6)
