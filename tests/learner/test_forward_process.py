@@ -58,7 +58,7 @@ def test_a_group_may_share_its_noise(policy: Policy, batch: Batch) -> None:
 
 
 def test_an_error_of_the_output_is_that_of_every_other_prediction() -> None:
-    """F1: a network of noise that is .1 off at signal .8, sigma .6 is .075 off in the image and .175 in the velocity."""
+    """F1: a network of noise that is .1 off at signal .8 and sigma .6: .075 in the image, .175 in the velocity."""
     step, x = torch.tensor([0]), torch.full((1, 1, 1, 1), 0.5)
     by_noise = chain("epsilon")
     image, other = by_noise.clean(x, torch.full_like(x, -0.5), step), by_noise.clean(x, torch.full_like(x, -0.4), step)
