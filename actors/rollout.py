@@ -52,7 +52,12 @@ class Step(NamedTuple):
 
 
 def chain(
-    policy: Policy, x: Tensor, conditioning: Conditioning, keys: np.ndarray, first_step: int = 0
+    policy: Policy,
+    x: Tensor,
+    conditioning: Conditioning,
+    keys: np.ndarray,
+    first_step: int = 0,
+    noisy_steps: tuple[int, int] | None = None,
 ) -> Iterator[Step]:
     """The steps of a chain from a state on; whether there is a graph is the caller's.
 
@@ -62,8 +67,11 @@ def chain(
         conditioning: Of B samples.
         keys: `(B, 5)`, see `Trajectories.keys`: the same keys add the same noise.
         first_step: Where to begin.
+        noisy_steps: The first step that adds noise and the one after the last; `None` is the policy's own chain.
     """
     transitions, previous = policy.transitions, None
+    if noisy_steps is not None:
+        transitions = transitions.noisy_within(*noisy_steps)
     for number in range(first_step, len(transitions)):
         index = torch.full((len(x),), number)
         prediction = policy.predict(x, index, conditioning)
@@ -91,7 +99,7 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
     shape, keys = policy.latent_shape, request.keys
     x = _begin(policy, request, keys)
     stored = []
-    for step in chain(policy, x, policy.encode(request.prompts), keys, request.first_step):
+    for step in chain(policy, x, policy.encode(request.prompts), keys, request.first_step, request.noisy_steps):
         x = step.x_next
         if step.number in request.stored_steps:
             stored.append((step.x, step.x_next, log_prob(step.x_next, step.mean, step.std)))

@@ -15,7 +15,7 @@ predicted one step before: such a step has no density in the state alone, so it 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -77,6 +77,17 @@ class Transitions:
             and torch.allclose(self.std, posterior.std)
             and torch.allclose(self.of_state, posterior.of_state)
         )
+
+    def noisy_within(self, first: int, end: int) -> Transitions:
+        """The same chain, but that steps before `first` and from `end` on follow the probability-flow ODE.
+
+        Raises:
+            ValueError: If there are no such steps, or the chain is of second order.
+        """
+        tables = Tables(self.of_state, self.of_clean, self.std, self.of_previous)
+        levels = NoiseLevels(self.timesteps, self.signal, self.sigma, self.prediction)
+        of_state, of_clean, std, _ = _without_noise(levels, tables, (first, end))
+        return replace(self, of_state=of_state, of_clean=of_clean, std=std)
 
     @cached_property
     def alpha_bar(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,21 @@ class Batch:
     keys: np.ndarray | None = None  # (B, 5) uint64, of the noise: `actors.rollout.chain` goes the same way again
     clean: Tensor | None = None  # (B, ...) float32, the final latents, where they were asked for
     scores: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 of each reward, as it said them
+
+    def take(self, rows: Tensor) -> Batch:
+        """Some of the samples, by rows `(b,)` int64."""
+        return replace(
+            self,
+            latents=self.latents[rows],
+            next_latents=self.next_latents[rows],
+            log_probs=self.log_probs[rows],
+            prompts=tuple(self.prompts[row] for row in rows.tolist()),
+            groups=self.groups[rows],
+            rewards=self.rewards[rows],
+            keys=None if self.keys is None else self.keys[rows.numpy()],
+            clean=None if self.clean is None else self.clean[rows],
+            scores={name: values[rows] for name, values in self.scores.items()},
+        )
 
 
 def collate(

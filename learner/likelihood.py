@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from actors.policy import Policy
+from actors.rollout import noise
 from actors.transitions import kl, log_prob
 from learner.batch import Batch
 from learner.coupled import backward_coupled
@@ -91,6 +92,47 @@ def backward(
     return backward_coupled(
         len(rows), 3, evaluate, of_table, micro_batch=micro_batch, device=policy.device, ranks=ranks
     )
+
+
+@dataclass(frozen=True)
+class Transition:
+    """n stored transitions as the policy sees them now, `(n, ...)` float32 each."""
+
+    x_next: Tensor
+    mean: Tensor  # with gradient
+    std: Tensor  # (n, 1, ...)
+    behaviour_mean: Tensor  # of the policy that sampled: what was drawn, less the noise that its keys give
+    pretrained_mean: Tensor | None  # where it was asked for
+
+    @property
+    def log_prob(self) -> Tensor:
+        """Of `x_next` under the policy, `(n,)` nats per dimension, with gradient."""
+        return log_prob(self.x_next, self.mean, self.std)
+
+
+def transition_of(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, pretrained: bool = False) -> Transition:
+    """Transitions `(rows, cols)`, `(n,)` int64 each, of a batch with its noise's keys, under the policy.
+
+    Args:
+        policy: With gradient to its parameters.
+        batch: Where they are.
+        rows: Samples.
+        cols: Stored steps.
+        pretrained: Whether the pretrained model's mean is wanted too.
+    """
+    assert batch.keys is not None
+    x, x_next = (values[rows, cols].to(policy.device) for values in (batch.latents, batch.next_latents))
+    step, transitions = batch.steps[cols], policy.transitions
+    conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
+    before = None
+    if pretrained:
+        with torch.no_grad(), policy.using(None):
+            before = transitions.mean(x, policy.predict(x, step, conditioning), step)
+    keys = batch.keys[rows.numpy()]
+    drawn = [noise(keys[i : i + 1], int(number) + 1, policy.latent_shape) for i, number in enumerate(step)]
+    std = transitions.std_at(step, x)
+    mean = transitions.mean(x, policy.predict(x, step, conditioning), step)
+    return Transition(x_next, mean, std, x_next - std * torch.cat(drawn).to(x.device), before)
 
 
 def log_probs_of(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Tensor:
