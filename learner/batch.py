@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,37 @@ class Batch:
             clean=None if self.clean is None else self.clean[rows],
             scores={name: values[rows] for name, values in self.scores.items()},
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as tensors and plain values, for objectives that keep batches."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        keys = None if self.keys is None else torch.from_numpy(self.keys.view(np.int64).copy())
+        return values | {"keys": keys, "prompts": list(self.prompts), "scores": dict(self.scores)}
+
+    @classmethod
+    def of_state_dict(cls, state: Mapping[str, Any]) -> Batch:
+        """The batch whose `state_dict` it is."""
+        keys = None if state["keys"] is None else state["keys"].cpu().numpy().view(np.uint64)
+        kept = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in state.items()}
+        scores = {name: values.cpu() for name, values in state["scores"].items()}
+        return cls(**kept | {"keys": keys, "prompts": tuple(state["prompts"]), "scores": scores})
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Batches of the same stored steps as one, whose groups stay apart."""
+    first = batches[0]
+    offsets = np.cumsum([0, *(int(batch.groups.max()) + 1 if len(batch.groups) else 0 for batch in batches[:-1])])
+    tensors = ("latents", "next_latents", "log_probs", "rewards")
+    return replace(
+        first,
+        **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in tensors},
+        groups=torch.cat([batch.groups + int(offset) for batch, offset in zip(batches, offsets, strict=True)]),
+        prompts=tuple(prompt for batch in batches for prompt in batch.prompts),
+        version=min(batch.version for batch in batches),
+        keys=np.concatenate([batch.keys for batch in batches if batch.keys is not None]),
+        clean=None if first.clean is None else torch.cat([b.clean for b in batches if b.clean is not None]),
+        scores={name: torch.cat([batch.scores[name] for batch in batches]) for name in first.scores},
+    )
 
 
 def collate(

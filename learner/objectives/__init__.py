@@ -9,6 +9,7 @@ from learner.objectives.d3po import D3POConfig
 from learner.objectives.dag_db import DAGDBConfig
 from learner.objectives.ddpo import DDPOConfig
 from learner.objectives.dgpo import DGPOConfig
+from learner.objectives.dpok import DPOKConfig
 from learner.objectives.grpo import GRPOConfig
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.objectives.nft import NFTConfig
@@ -24,6 +25,7 @@ ObjectiveConfig = Annotated[
     PPODConfig
     | D3POConfig
     | DDPOConfig
+    | DPOKConfig
     | GRPOConfig
     | NFTConfig
     | AWMConfig

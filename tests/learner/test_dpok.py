@@ -1,0 +1,82 @@
+"""DPOK: the clamp on values computed by hand, the value function, and a buffer that a checkpoint keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from actors.policy import Policy
+from learner.batch import Batch
+from learner.learner import Learner, LearnerConfig
+from learner.objectives.dpok import DPOK, DPOKConfig, clamped_surrogate
+
+
+def test_the_clamp_of_six_ratios() -> None:
+    """T5, beside T4 of PPO's clip: outside of the band there is no gradient in either direction."""
+    advantages = torch.tensor([1, -1, 2, -0.5, 1, -1]).double()
+    log_ratio = torch.tensor([2e-4, 2e-4, -2e-4, -2e-4, 5e-5, -5e-5]).double().requires_grad_()
+    elements, outside = clamped_surrogate(log_ratio, advantages, 1e-4)
+    assert 10 * float(elements.mean()) == pytest.approx(-2.499916667, abs=1e-8)
+    (10 * elements).sum().backward()
+    assert log_ratio.grad.tolist() == pytest.approx([0, 0, 0, 0, -10.0005, 9.9995], abs=1e-6)
+    assert outside.tolist() == [1, 1, 1, 1, 0, 0]
+
+
+def test_the_value_is_fitted_to_the_reward(policy: Policy, draw: Callable[..., Batch]) -> None:
+    objective = DPOKConfig.model_validate({"value": {"lr": 1e-2, "width": 16}, "buffer": 1}).build()
+    learner, batch = Learner(LearnerConfig(lr=1e-6), policy, objective), draw(policy)
+    losses = [learner.step(batch).metrics["loss/value"] for _ in range(30)]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_transitions_come_from_the_last_batches(policy: Policy, draw: Callable[..., Batch]) -> None:
+    objective = DPOKConfig(buffer=2, value=None, transitions=5).build()
+    first, second, third = (draw(policy, iteration=i) for i in range(3))
+    dropped = replace(first, rewards=torch.tensor([torch.nan, 1, 2, 3, 4, 5]))
+    assert len(objective.begin(policy, dropped, 0).prompts) == 5
+    both = objective.begin(policy, second, 1)
+    assert both.latents.equal(torch.cat([first.latents[1:], second.latents]))
+    assert len(both.groups.unique()) == 4
+    latest = objective.begin(policy, third, 2)
+    assert latest.latents.equal(torch.cat([second.latents, third.latents]))
+    parts = list(objective.parts(latest, torch.Generator().manual_seed(0)))
+    seen = [(int(row), int(col)) for part in parts for row, col in zip(part.samples, part.columns, strict=True)]
+    assert len(parts) == 5
+    assert len(set(seen)) == len(seen) == 25
+
+
+def test_a_checkpoint_has_the_buffer(policy: Policy, draw: Callable[..., Batch], tmp_path: Path) -> None:
+    def make() -> tuple[Learner, DPOK]:
+        objective = DPOKConfig.model_validate({"value": {"width": 4}, "transitions": 6}).build()
+        return Learner(LearnerConfig(lr=1e-3, ratio_tolerance=1.0), policy, objective), objective
+
+    learner, _ = make()
+    start = policy.weights()
+    batches = [draw(policy, iteration=i) for i in range(2)]
+    learner.step(batches[0])
+    learner.save(tmp_path)
+    learner.step(batches[1])
+    expected = policy.weights()[0].copy()
+    policy.load_weights(*start)
+    again, other = make()
+    again.restore(tmp_path)
+    assert other.state_dict()["buffer"][0]["latents"].equal(batches[0].latents)
+    again.step(batches[1])
+    assert policy.weights()[0].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("divergence", ["prediction", "exact"])
+def test_the_divergence_holds_the_policy_back(policy: Policy, draw: Callable[..., Batch], divergence: str) -> None:
+    def moved(weight: float) -> float:
+        policy.load_weights(*start)
+        settings = {"value": None, "clip_range": 0.9, "updates": 3, "kl_weight": weight, "divergence": divergence}
+        objective = DPOKConfig.model_validate(settings).build()
+        learner, batch = Learner(LearnerConfig(lr=3e-3), policy, objective), draw(policy)
+        return [learner.step(batch).metrics["kl/pretrained"] for _ in range(3)][-1]
+
+    start = policy.weights()
+    assert moved(1e4) < 0.5 * moved(1e-9)
