@@ -31,10 +31,12 @@ class Request:
     stored_steps: tuple[int, ...] = ()  # (K,) sampler steps whose transitions the objective wants
     share_init_noise: bool = False  # all samples of a prompt start from the same x_T
     clean: bool = False  # the final latents travel too
-    noisy_steps: tuple[int, int] | None = None  # the first step that adds noise and the one after the last; all
     first_step: int = 0  # of the chain; where there is a start, that is noised to the state before it
     # (B,) of (h, w, 3) uint8, images to begin from; one of another size is cut and resized to the policy's
     start: Sequence[np.ndarray] | None = field(default=None, compare=False)
+    # Of the steps that may add noise, the first and the one after the last; the others follow the ODE. `None`: as the
+    # policy's own chain.
+    noisy_steps: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.start is None and self.first_step:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -29,6 +29,8 @@ from cluster.sources.samplers import Sampled
 from cluster.sources.source import Source
 from cluster.stopping import Stopped, at_once
 from learner import checkpoint
+from learner.actor import Which
+from learner.objectives.objective import Plan
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,10 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     watch = Watch(name for name, reward in config.rewards.items() if reward.weight)
     version = saved = _restore(crew, run)
     at_a_time: float | str = config.learner.micro_batch
-    source = _source(config, crew, rollouts, version)
+    plans = crew.learner.plans(config.iterations)
+    source = _source(config, crew, rollouts, version, plans)
+    # What is learned is judged, also where what acts is not that; `None` is what has been published.
+    judged: Which | None = "averaged" if config.learner.ema_decay else "trained" if plans[0].trails else None
     if version == 0:
         with at_once():
             check_rewards(config, rollouts, crew.rewards)
@@ -58,7 +63,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         _checkpoint(config, crew, run)
     try:
         if _evaluates(config, version) and not run.evaluated(version):  # also where a request to end came before it
-            _evaluate(config, crew, rollouts, run, display, version)
+            _evaluate(config, crew, rollouts, run, display, version, judged)
         display.going_on(version)
         while version < config.iterations:
             started = time.time()
@@ -90,7 +95,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
                 _checkpoint(config, crew, run)
                 saved = version
             if _evaluates(config, version):
-                _evaluate(config, crew, rollouts, run, display, version)
+                _evaluate(config, crew, rollouts, run, display, version, judged)
     except Stopped:
         if saved != version:
             display.status("checkpoint")
@@ -98,11 +103,10 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
         raise
 
 
-def _source(config: Config, crew: Crew, rollouts: Rollouts, version: int) -> Source:
-    plan = crew.learner.plan()
-    if plan.offline_batches:
-        return Offline(config, rollouts, plan, crew.learner.weights("initial"))
-    return Sampled(config, rollouts, version, plan)
+def _source(config: Config, crew: Crew, rollouts: Rollouts, version: int, plans: Sequence[Plan]) -> Source:
+    if plans[0].offline_batches:
+        return Offline(config, rollouts, plans, crew.learner.weights("initial"))
+    return Sampled(config, rollouts, version, plans)
 
 
 def _publish(config: Config, crew: Crew, weights: ray.ObjectRef) -> None:
@@ -133,13 +137,19 @@ def _evaluates(config: Config, version: int) -> bool:
 
 
 def _evaluate(
-    config: Config, crew: Crew, rollouts: Rollouts, run: RunDirectory, display: Display, version: int
+    config: Config,
+    crew: Crew,
+    rollouts: Rollouts,
+    run: RunDirectory,
+    display: Display,
+    version: int,
+    judged: Which | None,
 ) -> None:
     display.status("evaluation")
-    averaged = crew.learner.weights("averaged") if config.learner.ema_decay else None
+    weights = crew.learner.weights(judged) if judged else None
     with at_once():
         metrics, splits = evaluate(
-            config, rollouts, version, averaged, run.pretrained() if version else None, display.images
+            config, rollouts, version, weights, run.pretrained() if version else None, display.images
         )
     if version == 0 and config.evaluation.features is not None:
         found = {split: features(sampled) for split, sampled in splits.items()}

@@ -225,6 +225,7 @@ def make_request(
     share_init_noise: bool = False,
     clean: bool = False,
     steps: int = 0,
+    noisy_steps: tuple[int, int] | None = None,
 ) -> Request:
     """Some rows of prompts x samples as a request; all begin at one step, and from images or all from noise.
 
@@ -232,7 +233,7 @@ def make_request(
         prompt: The prompt of a group; asked for the groups of the rows alone.
         rows: Row r is sample r % samples of group r // samples.
         samples: Of each group.
-        seed, iteration, stored_steps, share_init_noise, clean: See `Request`.
+        seed, iteration, stored_steps, share_init_noise, clean, noisy_steps: See `Request`.
         steps: As for `make_requests`.
 
     Raises:
@@ -252,4 +253,5 @@ def make_request(
         clean,
         first_step(texts[groups[0]], steps),
         tuple(starts[group] for group in groups) if starts else None,
+        noisy_steps,
     )

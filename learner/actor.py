@@ -25,7 +25,9 @@ from learner.objectives.objective import Plan
 from learner.ranks import join, listen
 from learner.reward_gradient import RewardModel
 
-Which = Literal["current", "averaged", "initial"]  # of the adapters that it can hand out
+# Of the adapters that it can hand out: the one that acts, the trained one (which is the same for most objectives) and
+# its exponential average, and the one that the run began with.
+Which = Literal["acting", "trained", "averaged", "initial"]
 
 
 class LearnerActor:
@@ -74,9 +76,14 @@ class LearnerActor:
         """
         self._learner.ranks = join(rank, addresses, self._store or port, timeout, self._policy.device)
 
-    def plan(self) -> Plan:
-        """What the objective wants rollouts to be like."""
-        return self._objective.plan(self._policy.transitions)
+    def plans(self, batches: int) -> tuple[Plan, ...]:
+        """What the objective wants the rollouts of so many batches to be like, one a batch from the run's first.
+
+        Said once and for all, so that samplers can work ahead and the loop never waits for an answer.
+        """
+        chain, known = self._policy.transitions, dict[Plan, Plan]()
+        made = (self._objective.plan(chain, version) for version in range(batches))
+        return tuple(known.setdefault(plan, plan) for plan in made)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse what the model would not read whole: of one from a hub nobody knew before it was fetched.
@@ -92,7 +99,7 @@ class LearnerActor:
         bytes of the weights that are published after it.
         """
         size, nothing = groups * samples, torch.empty(0)
-        stored = torch.tensor(self.plan().stored_steps)
+        stored = torch.tensor(self._objective.plan(self._policy.transitions).stored_steps)
         batch = Batch(
             nothing, nothing, nothing, stored, ("",) * size, torch.arange(size) // samples, torch.zeros(size), 0
         )
@@ -116,9 +123,9 @@ class LearnerActor:
         update = replace(update, metrics=metrics | update.metrics)
         return update, None if self._learner.ranks.rank else self._learner.weights()
 
-    def weights(self, which: Which = "current") -> Weights:
-        """The adapter as it is now, its exponential average, or as the run began with it, whatever was restored."""
-        return self._initial if which == "initial" else self._learner.weights(averaged=which == "averaged")
+    def weights(self, which: Which = "acting") -> Weights:
+        """One of its adapters; `initial` is what the run began with, whatever was restored."""
+        return self._initial if which == "initial" else self._learner.weights(which)
 
     def save(self, folder: str, keep: int) -> None:
         """Write a checkpoint of this version into `folder`."""

@@ -182,7 +182,7 @@ class Learner:
             for name, value in {**metrics, "grad_norm": float(norm)}.items():
                 history[name].append(value)
         self.version += 1
-        self._objective.end(self._policy, self.version)
+        self._objective.end(self._policy, len(history["grad_norm"]))
         self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
         metrics["updates"] = float(len(history["grad_norm"]))
@@ -219,12 +219,12 @@ class Learner:
                 f"({str(error).splitlines()[0]})."
             ) from error
 
-    def weights(self, averaged: bool = False) -> Weights:
-        """The adapter as it is published; `averaged` gives the exponential average, where one is kept."""
-        if averaged and self._average is not None:
+    def weights(self, which: Literal["acting", "trained", "averaged"] = "acting") -> Weights:
+        """The adapter that acts, which is what is published; the trained one; or, where it is kept, its average."""
+        if which == "averaged" and self._average is not None:
             with self._averaged():
                 return Weights.pack(self.version, *self._policy.weights())
-        return Weights.pack(self.version, *self._policy.weights(self._acts_with))
+        return Weights.pack(self.version, *self._policy.weights(self._acts_with if which == "acting" else ADAPTER))
 
     def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
         """Write all that a bit-identical continuation needs, and the adapter in diffusers' format.

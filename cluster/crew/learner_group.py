@@ -42,20 +42,20 @@ class LearnerGroup:
             arguments = (addresses, port, self._timeout)
             all_of([actor.join.remote(rank, *arguments) for rank, actor in enumerate(self.actors)], patience)
 
-    def plan(self) -> Plan:
-        """What the objective wants rollouts to be like.
+    def plans(self, batches: int) -> tuple[Plan, ...]:
+        """What the objective wants the rollouts of so many batches to be like, one a batch from the run's first.
 
         Raises:
             Hung: If the learner does not answer.
         """
-        return self._ask(self.actors[0].plan)
+        return self._ask(self.actors[0].plans, batches)
 
     def work(self, groups: int, samples: int) -> tuple[int, int, int]:
-        """Optimizer steps, transitions and bytes of a batch, see `LearnerActor.work`; raises as `plan`."""
+        """Optimizer steps, transitions and bytes of a batch, see `LearnerActor.work`; raises as `plans`."""
         return self._ask(self.actors[0].work, groups, samples)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse what the model would not read whole, see `LearnerActor.check_prompts`; raises as `plan` too."""
+        """Refuse what the model would not read whole, see `LearnerActor.check_prompts`; raises as `plans` too."""
         self._ask(self.actors[0].check_prompts, prompts)
 
     def _ask(self, method: Any, *arguments: Any) -> Any:
@@ -76,8 +76,8 @@ class LearnerGroup:
         started = [actor.update.options(num_returns=2).remote(scores, *trajectories) for actor in self.actors]
         return [update for update, _ in started], started[0][1]
 
-    def weights(self, which: Which = "current") -> ray.ObjectRef:
-        """The adapter as it is now, its exponential average, or as the run began with it, once it is there.
+    def weights(self, which: Which = "acting") -> ray.ObjectRef:
+        """One of the learner's adapters (`LearnerActor.weights`), once it is there.
 
         Raises:
             RayActorError: If the learner was lost; whoever reads the weights would otherwise be the first to notice.

@@ -28,6 +28,8 @@ def iteration_metrics(
     metrics = dict(update.metrics)
     metrics |= {f"score/{name}": finite_mean(values) for name, values in scores.items()}
     metrics["samples"], metrics["dropped"] = float(samples), dropped
+    if (noisy := batch[0].request.noisy_steps) is not None:
+        metrics["noise/first_step"], metrics["noise/last_step"] = float(noisy[0]), float(noisy[1] - 1)
     metrics["staleness"] = float(update.version - 1 - min(rollout.version for rollout in batch))
     metrics["time/sample"] = float(sum(rollout.seconds for rollout in batch))
     metrics["time/learn"] = update.seconds

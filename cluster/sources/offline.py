@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import ray
@@ -18,13 +19,13 @@ class Offline:
     Args:
         config: Of the run.
         rollouts: Runs the requests.
-        plan: What the learner wants rollouts to be like.
+        plans: What the learner wants the rollouts of each batch to be like.
         weights: The adapter that the run began with: whatever has been published since, these act.
     """
 
-    def __init__(self, config: Config, rollouts: Rollouts, plan: Plan, weights: ray.ObjectRef) -> None:
-        self._rollouts, self._requests = rollouts, RequestMaker(config, plan)
-        self._count, self._weights = plan.offline_batches, weights
+    def __init__(self, config: Config, rollouts: Rollouts, plans: Sequence[Plan], weights: ray.ObjectRef) -> None:
+        self._rollouts, self._requests = rollouts, RequestMaker(config, plans)
+        self._count, self._weights = plans[0].offline_batches, weights
         self._drawn: dict[int, list[Rollout]] = {}
 
     def batch(self, version: int, progress: Progress = unseen) -> list[Rollout]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cluster.config import Config
 from cluster.sources.pacing import Pacing
 from cluster.sources.rollouts import Rollout, Rollouts
@@ -16,11 +18,11 @@ class Sampled:
         config: Of the run.
         rollouts: Runs the requests.
         version: Of the weights at the start; the batches before it have been trained on.
-        plan: What the learner wants rollouts to be like.
+        plans: What the learner wants the rollouts of each batch to be like.
     """
 
-    def __init__(self, config: Config, rollouts: Rollouts, version: int, plan: Plan) -> None:
-        self._rollouts, self._requests = rollouts, RequestMaker(config, plan)
+    def __init__(self, config: Config, rollouts: Rollouts, version: int, plans: Sequence[Plan]) -> None:
+        self._rollouts, self._requests = rollouts, RequestMaker(config, plans)
         self._staleness = config.samplers.max_staleness
         in_flight = (self._staleness + 1) * config.batch_size
         self._pacing = Pacing(config.batch_size, self._staleness, in_flight, version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from actors.trajectories import Request
@@ -37,11 +37,11 @@ class RequestMaker:
 
     Args:
         config: Of the run.
-        plan: What the learner wants rollouts to be like.
+        plans: What the learner wants the rollouts of each batch to be like.
     """
 
-    def __init__(self, config: Config, plan: Plan) -> None:
-        self._config, self._plan = config, plan
+    def __init__(self, config: Config, plans: Sequence[Plan]) -> None:
+        self._config, self._plans = config, plans
         self._prompts, self._count = read_prompts(config.prompts.train), config.prompts_per_iteration
         self.size = config.samplers.request_size
         self.per_batch = config.batch_size // self.size
@@ -52,15 +52,16 @@ class RequestMaker:
 
     def __getitem__(self, number: int) -> Request:
         batch, position = divmod(number, self.per_batch)
-        seed = self._config.seed
+        seed, plan = self._config.seed, self._plans[batch]
         return make_request(
             lambda group: prompt_of(self._prompts, batch, group, self._count, seed),
             range(position * self.size, (position + 1) * self.size),
             self._config.prompts.samples,
             seed,
             batch,
-            self._plan.stored_steps,
-            self._plan.share_init_noise,
-            self._plan.clean,
+            plan.stored_steps,
+            plan.share_init_noise,
+            plan.clean,
             self._config.policy.steps,
+            plan.noisy_steps,
         )

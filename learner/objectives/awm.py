@@ -30,6 +30,7 @@ from learner.forward_process import Noised, draw_steps, flow_time, noised, outpu
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.policy_gradient import clipped_surrogate
 from learner.ranks import ALONE, Ranks
+from learner.reward_gradient import RewardModel
 from learner.subsample import share_of, split_samples
 
 OLD, TRAILING = "behaviour", "trailing"  # adapters: the policy that the batch found, and one that follows it
@@ -75,17 +76,17 @@ class AWM(Objective):
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan((), clean=True)
 
+    def attach(self, policy: Policy, reward: RewardModel | None) -> None:
+        policy.snapshot(TRAILING)
+        self._states = share_of(len(policy.transitions), self.config.step_fraction)
+
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         policy.snapshot(OLD)
-        if TRAILING not in policy.snapshots:
-            policy.snapshot(TRAILING)
-        self._states = share_of(len(policy.transitions), self.config.step_fraction)
         return batch
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped
         for number, samples in enumerate(split_samples(len(rows), self.config.updates, generator)):
-            self._steps += 1
             yield Part(rows[samples], draw_steps(len(samples), self._states, self.config.states, generator), number)
 
     def backward(
@@ -117,7 +118,8 @@ class AWM(Objective):
 
         return backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks)
 
-    def end(self, policy: Policy, version: int) -> None:
+    def end(self, policy: Policy, updates: int) -> None:
+        self._steps += updates
         policy.snapshot(TRAILING, keep=min(1e-3 * self._steps, 0.3))
 
     def state_dict(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from learner.subsample import noisy_steps, split_samples
 class DDPOConfig(BaseModel, frozen=True, extra="forbid"):
     """Denoising diffusion policy optimisation."""
 
-    asks: ClassVar[Asks] = Asks(standardise="prompt")
+    asks: ClassVar[Asks] = Asks(ratios=True, standardise="prompt")
 
     name: Literal["ddpo"] = "ddpo"
     gradient: Literal["importance", "score"] = Field(

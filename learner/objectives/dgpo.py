@@ -73,13 +73,11 @@ class DGPO(Objective):
         return Plan((), clean=True, acts_with=OLD)
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
-        policy.snapshot(OLD)
         self._states = share_of(len(policy.transitions), self.config.step_fraction)
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         shares = split_groups(batch.groups, 1, self.config.prompts_per_update, None, generator)
         for number, (samples, _) in enumerate(shares):
-            self._steps += 1
             yield Part(samples, draw_steps(1, self._states, self.config.states, generator)[0], number)
 
     def backward(
@@ -115,7 +113,8 @@ class DGPO(Objective):
             len(rows), 4, evaluate, loss, micro_batch=micro_batch, device=policy.device, ranks=ranks
         )
 
-    def end(self, policy: Policy, version: int) -> None:
+    def end(self, policy: Policy, updates: int) -> None:
+        self._steps += updates
         policy.snapshot(OLD, keep=min(1e-3 * self._steps, 0.3))
 
     def state_dict(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from learner.subsample import noisy_steps, share_of, split_groups
 class GRPOConfig(BaseModel, frozen=True, extra="forbid"):
     """Group-relative policy optimisation; the defaults are Flow-GRPO's."""
 
-    asks: ClassVar[Asks] = Asks(groups=True, standardise="group_mean")
+    asks: ClassVar[Asks] = Asks(groups=True, ratios=True, standardise="group_mean")
 
     name: Literal["grpo"] = "grpo"
     ratio: Literal["plain", "guard"] = Field(
@@ -94,7 +94,7 @@ class GRPO(Objective):
     config: GRPOConfig
 
     def __init__(self, config: GRPOConfig) -> None:
-        self.config = config
+        self.config, self._flat = config, 0.0
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         steps, noisy = noisy_steps(chain.stochastic_steps, self.config.step_fraction), None

@@ -76,13 +76,11 @@ class NFT(Objective):
         return Plan((), clean=True, acts_with=OLD)
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
-        policy.snapshot(OLD)
         self._states = share_of(len(policy.transitions), self.config.step_fraction)
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped
         for number, samples in enumerate(split_samples(len(rows), self.config.updates, generator)):
-            self._steps += 1
             yield Part(rows[samples], draw_steps(len(samples), self._states, self.config.states, generator), number)
 
     def backward(
@@ -107,7 +105,8 @@ class NFT(Objective):
 
         return backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks)
 
-    def end(self, policy: Policy, version: int) -> None:
+    def end(self, policy: Policy, updates: int) -> None:
+        self._steps += updates
         early, late = min(1e-3 * self._steps, 0.5), min(7.5e-3 * max(0, self._steps - 75), 0.999)
         policy.snapshot(OLD, keep=early if self.config.trail == "early" else late)
 

@@ -95,7 +95,13 @@ class Plan:
     clean: bool = False  # the final latents travel too
     acts_with: str = "policy"  # the adapter that is published: the trained one, or one that the objective keeps
     offline_batches: int = 0  # train on this many batches, drawn once from the pretrained model; 0 is online
-    noisy_steps: tuple[int, int] | None = None  # the first step that adds noise and the one after the last; all
+    # Of the steps that may add noise, the first and the one after the last, see `Request`; `None` is as the chain has it.
+    noisy_steps: tuple[int, int] | None = None
+
+    @property
+    def trails(self) -> bool:
+        """Whether another adapter acts than the one that is trained."""
+        return self.acts_with != "policy"
 
 
 @dataclass(frozen=True)
@@ -147,17 +153,17 @@ class Objective(ABC):
         """
         return batch
 
-    def end(self, policy: Policy, version: int) -> None:  # noqa: B027
+    def end(self, policy: Policy, updates: int) -> None:  # noqa: B027
         """Called after the update of each batch, before anything is published: moves what trails behind the policy.
 
         Args:
             policy: As the batch leaves it.
-            version: Of the policy.
+            updates: Optimizer steps that the batch took.
         """
 
     @abstractmethod
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        """Cut a batch into the parts of successive optimizer steps."""
+        """Cut a batch into the parts of successive optimizer steps: a function of its arguments, asked also to count."""
 
     def state_dict(self) -> dict[str, Any]:
         """What it keeps from batch to batch beside its modules, as tensors and plain values."""

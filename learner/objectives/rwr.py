@@ -73,12 +73,9 @@ class RWR(Objective):
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         self._states = len(policy.transitions)
 
-    def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
-        self._weights = sample_weights(batch.rewards, batch.groups, self.config)
-        return batch
-
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        rows = torch.nonzero(self._weights > 0).flatten()  # the others and those that were dropped give no gradient
+        weights = sample_weights(batch.rewards, batch.groups, self.config)
+        rows = torch.nonzero(weights > 0).flatten()  # the others and those that were dropped give no gradient
         for number, samples in enumerate(split_samples(len(rows), self.config.updates, generator)):
             yield Part(rows[samples], draw_steps(len(samples), self._states, self.config.states, generator), number)
 
@@ -86,7 +83,8 @@ class RWR(Objective):
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
     ) -> dict[str, float]:
         rows, steps = part.samples.repeat_interleave(part.columns.shape[1]), part.columns.flatten()
-        weights, guided = self._weights[rows].to(policy.device), self.config.guided
+        weights = sample_weights(batch.rewards, batch.groups, self.config)[rows].to(policy.device)
+        guided = self.config.guided
         error = velocity_error if self.config.error == "velocity" else output_error
 
         def loss(piece: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

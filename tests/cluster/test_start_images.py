@@ -231,7 +231,7 @@ def test_ppod_trains_on_pictures_to_begin_from(tmp_path: Path) -> None:
     assert [iteration for iteration, _ in found["loss"]] == [1, 2]
     assert found["ratio/first"][0][1] <= 1e-5
     policy = Policy.load(find(str(run.path)).policy)
-    requests = RequestMaker(find(str(run.path)).run, Plan((2, 3, 4)))  # type: ignore[arg-type]
+    requests = RequestMaker(find(str(run.path)).run, [Plan((2, 3, 4))])  # type: ignore[arg-type]
     pictures, _ = rollout(policy, requests[0])
     assert requests[0].first_step == 2
     fresh, _ = rollout(policy, replace(requests[0], first_step=0, start=None))

@@ -44,8 +44,19 @@ CASES: dict[str, dict[str, Any]] = {
     "residual_db": {"name": "residual_db", **FLOW},
     "dag_db": {"name": "dag_db", **FLOW, "updates": 2},
     "refl": {"name": "refl", "step_fraction": 1.0},
+    "ddpo": {"name": "ddpo", "clip_range": 0.2, "updates": 1},
+    "ddpo, score": {"name": "ddpo", "gradient": "score", "updates": 1},
+    "grpo": {"name": "grpo", "clip_range": 0.2},
+    "grpo, guard": {"name": "grpo", "ratio": "guard", "clip_range": 0.2, "keep": 2, "step_sample": 0.6},
+    "grpo, divergence": {"name": "grpo", "limit": "divergence", "max_divergence": 0.1, "kl_weight": 0.0},
+    "dpok": {"name": "dpok", "clip_range": 0.5, "transitions": 23, "updates": 1, "value": {"width": 8}},
+    "dpok, exact": {"name": "dpok", "clip_range": 0.5, "transitions": 23, "updates": 1, "divergence": "exact"},
+    "nft": {"name": "nft", "strength": 0.5, "states": 3},
+    "awm": {"name": "awm", "updates": 2, "states": 3},
+    "dgpo": {"name": "dgpo", "beta": 10.0, "clip_range": 0.9, "states": 3},
+    "rwr": {"name": "rwr", "temperature": 1.0, "distance_weight": 1.0, "updates": 1, "among": "group"},
 }
-STEPPED = ("ppod, snapshot", "residual_nabla_db")
+STEPPED = ("ppod, snapshot", "residual_nabla_db", "dpok", "nft", "awm")
 MICRO_BATCH = 4
 
 
@@ -76,39 +87,45 @@ class Start:
         made = Learner(
             LearnerConfig(**{"micro_batch": MICRO_BATCH, **settings}), self.policy, objective, reward=Curved()
         )
-        for module in objective.modules.values():
+        if "flow" in objective.modules:
             torch.manual_seed(0)
-            torch.nn.init.normal_(module.network.unet.conv_out.weight, std=0.1)
+            torch.nn.init.normal_(objective.modules["flow"].network.unet.conv_out.weight, std=0.1)
         return made
 
 
 def draw(policy: Policy, iteration: int = 0) -> Batch:
-    """Every transition of seven samples, four of one prompt and three of another."""
+    """Every transition and the images of seven samples, four of one prompt and three of another."""
     prompts = ("a red circle",) * 4 + ("two blue squares",) * 3
-    request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, (0, 1, 2, 3, 0, 1, 2), (0, 1, 2, 3, 4))
+    request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, (0, 1, 2, 3, 0, 1, 2), (0, 1, 2, 3, 4), clean=True)
     rewards = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4, np.nan], np.float32)
     return collate([rollout(policy, request, iteration)[1]], rewards)
+
+
+def begun(made: Learner, policy: Policy) -> tuple[Batch, Part]:
+    """A batch and its last part, off policy, so that clips act and the reference is not where the policy is."""
+    objective = made._objective
+    with torch.no_grad():
+        batch = objective.begin(policy, draw(policy), 0)
+        for parameter in policy.parameters:
+            parameter *= 1.1
+    return batch, list(objective.parts(batch, torch.Generator().manual_seed(0)))[-1]
 
 
 def gradients(start: Start, case: str, ranks: Ranks, kind: str) -> dict[str, Any]:
     """Gradients of an update as they reach the optimizer, and its metrics.
 
-    `kind` is `parts` (the first of the batch, in micro-batches of 4), `whole` (it fits into one micro-batch) or `few`
+    `kind` is `parts` (the last of the batch, in micro-batches of 4), `whole` (it fits into one micro-batch) or `few`
     (fewer micro-batches than there can be ranks).
     """
     made, policy = start.learner(case), start.policy
-    objective, batch = made._objective, draw(policy)
-    with torch.no_grad():  # off policy, so that clips act and the reference is not where the policy is
-        objective.begin(policy, batch, 0)
-        for parameter in policy.parameters:
-            parameter *= 1.1
-    part, micro_batch = next(iter(objective.parts(batch, torch.Generator().manual_seed(0)))), MICRO_BATCH
+    batch, part = begun(made, policy)
+    objective, micro_batch = made._objective, MICRO_BATCH
     if kind == "whole":
         micro_batch = 99
-    elif kind == "few" and objective.config.asks.groups:  # two transitions
-        part, micro_batch = Part(part.samples[:2], part.columns[:1]), 1
+    elif kind == "few" and objective.config.asks.groups and part.columns.dim() == 1:  # two transitions
+        part, micro_batch = Part(part.samples[:2], part.columns[:1], part.number), 1
     elif kind == "few":  # one sample
-        part, micro_batch = Part(part.samples[:1], part.columns[:1]), 3
+        part, micro_batch = Part(part.samples[:1], part.columns[:1], part.number), 3
     for parameter in made._everything:
         parameter.grad = None
     metrics = objective.backward(policy, batch, part, micro_batch, ranks)
@@ -131,7 +148,7 @@ def steps(start: Start, case: str, ranks: Ranks, folder: Path) -> dict[str, Any]
     metrics = [made.step(batch).metrics for batch in batches[:2]]
     made.save(folder)
     metrics.append(made.step(batches[2]).metrics)
-    found = {"metrics": metrics, "weights": made.weights().flat, "average": made.weights(averaged=True).flat}
+    found = {"metrics": metrics, "weights": made.weights().flat, "average": made.weights("averaged").flat}
     for name, among in (("together", ranks), ("alone", ALONE)):
         restored = start.learner(case, **settings)
         restored.ranks = among

@@ -223,17 +223,17 @@ def test_the_average_follows_the_policy(policy: Policy, draw: Draw) -> None:
     trained, batch = learner(policy, lr=1e-2, ema_decay=0.2), draw(policy)
     for _ in range(3):
         trained.step(batch)
-    average = trained.weights(averaged=True).flat
+    average = trained.weights("averaged").flat
     trained.step(batch)
     plain = trained.weights().flat
-    np.testing.assert_allclose(trained.weights(averaged=True).flat, 0.2 * average + 0.8 * plain, atol=1e-6)
+    np.testing.assert_allclose(trained.weights("averaged").flat, 0.2 * average + 0.8 * plain, atol=1e-6)
     assert np.array_equal(trained.weights().flat, plain)  # asking for the average leaves the policy alone
     assert np.abs(average - plain).max() > 1e-3
 
 
 def test_without_an_average_the_weights_themselves_are_given(policy: Policy) -> None:
     trained = learner(policy)
-    assert np.array_equal(trained.weights(averaged=True).flat, trained.weights().flat)
+    assert np.array_equal(trained.weights("averaged").flat, trained.weights().flat)
 
 
 def test_a_restored_learner_continues_bit_for_bit(
@@ -258,7 +258,7 @@ def test_a_restored_learner_continues_bit_for_bit(
     assert [restored.step(batch).metrics for batch in batches] == expected
     assert restored.version == straight.version == 4
     assert restored.weights().checksum == straight.weights().checksum
-    assert restored.weights(averaged=True).checksum == straight.weights(averaged=True).checksum
+    assert restored.weights("averaged").checksum == straight.weights("averaged").checksum
     assert np.array_equal(other.weights(REFERENCE_ADAPTER)[0], policy.weights(REFERENCE_ADAPTER)[0])
 
 
@@ -301,7 +301,7 @@ def test_the_average_is_saved_as_an_adapter(
         other = Policy.load(policy_config, seed=1)
         other.load_lora(folder)
         assert np.array_equal(other.weights()[0], trained.weights(averaged).flat)
-    assert trained.weights().checksum != trained.weights(averaged=True).checksum
+    assert trained.weights().checksum != trained.weights("averaged").checksum
 
 
 def test_a_batch_without_preferences_goes_through(policy: Policy, draw: Draw) -> None:
@@ -372,7 +372,7 @@ def test_what_is_published_is_the_adapter_that_the_objective_acts_with(
 ) -> None:
     """A trailing adapter: the behaviour policy is that of the batch before, and the ratios of its samples are one."""
     plan = PPOD.plan
-    monkeypatch.setattr(PPOD, "plan", lambda self, chain: replace(plan(self, chain), acts_with="reference"))
+    monkeypatch.setattr(PPOD, "plan", lambda self, chain, version=0: replace(plan(self, chain), acts_with="reference"))
     trained = learner(policy, {"reference": "round", "round_length": 2, "steps_per_update": 1}, lr=1e-2)
     before = policy.weights()[0]
     assert np.array_equal(trained.weights().flat, before)  # what the first samplers act with

@@ -56,8 +56,8 @@ def test_what_it_keeps_grows_with_the_updates(
     trail: str, steps: int, kept: float, policy: Policy, nudge: Callable[..., None]
 ) -> None:
     objective = NFTConfig.model_validate({"trail": trail}).build()
-    objective.attach(policy, None)
-    objective.load_state_dict({"steps": steps})
+    policy.snapshot(OLD)
+    objective.load_state_dict({"steps": steps - 1})
     start = torch.from_numpy(policy.weights(OLD)[0].copy())
     nudge(policy)
     objective.end(policy, 1)
@@ -71,6 +71,7 @@ def test_a_sample_as_bad_as_another_is_good_pushes_the_other_way(policy: Policy,
     batch = replace(draw(policy), clean=torch.randn(6, *policy.latent_shape), rewards=rewards)
     objective = NFTConfig(states=5, step_fraction=1.0, kl_weight=0.0).build()
     objective.attach(policy, None)
+    policy.snapshot(OLD)
 
     def gradient(factor: float) -> Tensor:
         policy.network.zero_grad()

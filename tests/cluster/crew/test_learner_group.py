@@ -37,7 +37,7 @@ class Rank:
         return len(self.told), f"weights of {len(trajectories)}"
 
     def restore(self, path: str) -> int:
-        self.weights("current")
+        self.weights("acting")
         self.told.append(path)
         return 7
 
@@ -46,7 +46,7 @@ class Rank:
         return "weights"
 
     def save(self, *arguments: Any) -> None:
-        self.weights("current")
+        self.weights("acting")
 
     def fall_silent(self) -> None:
         self.silent = True

@@ -44,7 +44,7 @@ def test_batches_are_drawn_once_under_the_first_weights_and_gone_round(
 ) -> None:
     config = make_config("iterations=6", "samplers.request_size=2", "prompts.per_iteration=1", "prompts.samples=4")
     rollouts, seen = FakeRollouts(), []
-    source = Offline(config, rollouts, Plan((0,), offline_batches=2), INITIAL)  # type: ignore[arg-type]
+    source = Offline(config, rollouts, [Plan((0,), offline_batches=2)] * config.iterations, INITIAL)  # type: ignore[arg-type]
     assert rollouts.asked == []
     for v in range(version, config.iterations):
         batch = source.batch(v, lambda *counts: seen.append(counts))

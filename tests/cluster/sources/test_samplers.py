@@ -57,7 +57,7 @@ def run(config: Config, seed: int = 0, version: int = 0, plan: Plan = PLAN) -> t
     """Every batch from a version to the end."""
     rollouts = FakeRollouts(config, seed)
     rollouts.version = version
-    source = Sampled(config, rollouts, version, plan)  # type: ignore[arg-type]
+    source = Sampled(config, rollouts, version, [plan] * config.iterations)  # type: ignore[arg-type]
     found = []
     while rollouts.version < config.iterations:
         found.append(source.batch(rollouts.version))
@@ -123,6 +123,17 @@ def test_prompts_of_successive_iterations_go_round_the_list(make_config: Make) -
     found, _ = run(make_config(*SIZES, "prompts.per_iteration=1"))
     prompts = [batch[0].request.prompts[0] for batch in found]
     assert sorted(prompts[:3]) == sorted(prompts[3:]) == ["a blue square", "a green cross", "a red circle"]
+
+
+def test_every_batch_has_its_own_plan_however_far_ahead_it_is_asked_for(make_config: Make) -> None:
+    config = make_config(*SIZES, "samplers.max_staleness=1")
+    plans = [Plan((batch, batch + 1), noisy_steps=(batch, batch + 2)) for batch in range(config.iterations)]
+    rollouts = FakeRollouts(config, 0)
+    source = Sampled(config, rollouts, 0, plans)  # type: ignore[arg-type]
+    for version, plan in enumerate(plans):
+        asked = {(r.request.stored_steps, r.request.noisy_steps) for r in source.batch(version)}
+        assert asked == {(plan.stored_steps, plan.noisy_steps)}
+        rollouts.version += 1
 
 
 @pytest.mark.parametrize("plan", [Plan((0, 1), share_init_noise=True), Plan((0, 1, 2, 3, 4))])
