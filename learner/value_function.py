@@ -36,7 +36,7 @@ class Value(Companion):
         super().__init__(network.to(policy.device), config)
 
     def __call__(self, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
-        """The value `(n,)` of states before sampler steps `(n,)` and of the prompts' embeddings, averaged over tokens."""
+        """The value `(n,)` of states before sampler steps `(n,)` and of the prompts' mean embeddings."""
         text = conditioning["text"].float().mean(dim=1)
         return self.network(torch.cat([x.flatten(1), text], dim=1), step.to(x.device))
 

@@ -95,7 +95,7 @@ class Plan:
     clean: bool = False  # the final latents travel too
     acts_with: str = "policy"  # the adapter that is published: the trained one, or one that the objective keeps
     offline_batches: int = 0  # train on this many batches, drawn once from the pretrained model; 0 is online
-    # Of the steps that may add noise, the first and the one after the last, see `Request`; `None` is as the chain has it.
+    # Of the steps that may add noise, the first and the one after the last, see `Request`; `None`: the chain's own.
     noisy_steps: tuple[int, int] | None = None
 
     @property
@@ -163,7 +163,7 @@ class Objective(ABC):
 
     @abstractmethod
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        """Cut a batch into the parts of successive optimizer steps: a function of its arguments, asked also to count."""
+        """Cut a batch into the parts of successive optimizer steps. Asked more than once, so it remembers nothing."""
 
     def state_dict(self) -> dict[str, Any]:
         """What it keeps from batch to batch beside its modules, as tensors and plain values."""

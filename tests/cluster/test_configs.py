@@ -36,6 +36,7 @@ def of_velocities(folder: Path) -> Path:
 
 # What writes a tiny model of the kind that a config names, by how the config's name begins.
 MODELS: dict[str, Callable[[Path], Path]] = {
+    "sd14": make_pipeline,
     "sd15": make_pipeline,
     "sd21": of_velocities,
     "sdxl": make_sdxl,
@@ -90,8 +91,9 @@ def test_every_config_of_a_real_model_says_what_was_verified_and_trains_a_tiny_o
     learner = Learner(config.learner, policy, objective, config.seed, Redness())
     before, plan = policy.weights()[0].copy(), objective.plan(policy.transitions)
     request = Request(
-        0, 0, ("ant",) * 2 + ("bat",) * 2, (0, 0, 1, 1), (0, 1) * 2, stored_steps=plan.stored_steps, clean=plan.clean
-    )
+        0, 0, ("ant",) * 2 + ("bat",) * 2, (0, 0, 1, 1), (0, 1) * 2, stored_steps=plan.stored_steps, clean=plan.clean,
+        noisy_steps=plan.noisy_steps,
+    )  # fmt: skip
     batch = collate([rollout(policy, request)[1]], np.array([0.3, -1.0, 2.0, 0.1], np.float32))
     assert np.isfinite(list(learner.step(batch).metrics.values())).all()
     assert np.isfinite(policy.weights()[0]).all()

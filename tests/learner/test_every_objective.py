@@ -5,6 +5,8 @@ An objective that lacks one of these fails here; `tests/learner/test_ranks.py` h
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -13,17 +15,17 @@ from typing import Any, get_args
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 import learner.coupled
 import learner.decoupled
 from actors.config import PolicyConfig
+from cluster.config import load_words
 from learner.batch import Batch
 from learner.learner import Learner
 from learner.objectives import ObjectiveConfig
 from learner.ranks import ALONE
-from tests.learner.rank_process import CASES, Start, begun, draw
+from tests.learner.rank_process import CASES, Curved, Start, begun, draw
 
 ROOT = Path(__file__).parents[2]
 NAMES = [config.model_fields["name"].default for config in get_args(get_args(ObjectiveConfig)[0])]
@@ -36,7 +38,7 @@ def start(tiny_pipeline: Path) -> Start:
 
 
 class Frozen:
-    """Holds what a loss takes for constants where it first had them: what is detached, or a gradient itself.
+    """Holds what a loss takes for constants where it first had them: what is detached, a gradient, a reward's answer.
 
     So differences of the loss are those of the function whose gradient it says it has.
     """
@@ -46,6 +48,7 @@ class Frozen:
         self._answers: Iterator[Any] = iter(())
         monkeypatch.setattr(torch.Tensor, "detach", self._held(torch.Tensor.detach))
         monkeypatch.setattr(torch.autograd, "grad", self._held(torch.autograd.grad))
+        monkeypatch.setattr(Curved, "score", self._held(Curved.score))
         self._holds = False
 
     def _held(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,14 +73,14 @@ class Frozen:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_gradient_is_that_of_the_loss_in_float64(
-    start: Start, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_gradient_is_that_of_the_loss_in_float64(start: Start, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Along random directions, against central differences of what goes the way of a training run."""
     made, policy = start.learner(case), start.policy
     batch, part = begun(made, policy)
     plain = torch.Tensor.float
-    monkeypatch.setattr(torch.Tensor, "float", lambda values: values if values.dtype == torch.float64 else plain(values))
+    monkeypatch.setattr(
+        torch.Tensor, "float", lambda values: values if values.dtype == torch.float64 else plain(values)
+    )
     family = policy._family
     for network in (policy.network, family._autoencoder._network, family._pipeline.text_encoder):
         network.double()
@@ -196,8 +199,9 @@ def equal(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_missing(name: str) -> None:
-    """A case of every kind above and of ranks, a page with its command, its line in the index, and a configuration."""
+def test_nothing_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A case of every kind above and of ranks, a page, its line in the index, and a command that trains with it."""
+    monkeypatch.chdir(ROOT)
     assert name in {settings["name"] for settings in CASES.values()}
     page = ROOT / "docs" / "methods" / f"{name}.md"
     assert page.is_file(), "docs/methods has no page"
@@ -205,7 +209,8 @@ def test_nothing_is_missing(name: str) -> None:
     for section in ("## Loss", "## Needs", "## Cost", "## Metrics", "## Command", "## Known failures"):
         assert section in text, section
     assert f"](methods/{name}.md)" in (ROOT / "docs" / "methods.md").read_text()
-    configs = {path: yaml.safe_load(path.read_text()) for path in (ROOT / "configs").glob("*.yaml")}
-    own = [path.name for path, config in configs.items() if config.get("objective", {}).get("name") == name]
-    assert own, "no configuration trains with it"
-    assert any(f"configs/{config}" in text for config in own), "its page names none of its configurations"
+    command = re.search(r"## Command\n\n```bash\npython -m cluster.local ?(.*?)\n```", text)
+    assert command, "its page has no command of one line"
+    assert load_words(shlex.split(command[1])).objective.name == name
+    for path in re.findall(r"`(configs/\w+\.yaml)`", text):
+        assert (ROOT / path).is_file(), path
