@@ -197,7 +197,7 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
 
 def _zero(config: Config) -> str | None:
     """What the combined reward is measured from, which its figures do not show."""
-    if config.combination.whiten or config.standardise in ("group", "batch"):
+    if config.combination.whiten or config.standardise in ("group", "group_mean", "batch"):
         return "the combined reward is measured from the mean of its group or batch, so an iteration's is always 0"
     if config.standardise == "nothing":
         return None

@@ -378,6 +378,7 @@ def test_what_is_published_is_the_adapter_that_the_objective_acts_with(
     assert np.array_equal(trained.weights().flat, before)  # what the first samplers act with
     trained.step(draw(policy))
     assert np.array_equal(trained.weights().flat, before)  # of the snapshot at the start of the round
+    assert np.array_equal(trained.weights("trained").flat, policy.weights()[0])  # which is what evaluations judge
     assert not np.array_equal(policy.weights()[0], before)
     with policy.using("reference"):
         drawn = draw(policy, version=1)
