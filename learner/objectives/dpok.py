@@ -113,6 +113,7 @@ class DPOK(Objective):
         return {"buffer": [batch.state_dict() for batch in self._kept]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._kept.clear()
         self._kept.extend(Batch.of_state_dict(kept) for kept in state["buffer"])
 
     def _fit(self, policy: Policy, batch: Batch, micro_batch: int, ranks: Ranks) -> dict[str, float]:
