@@ -7,7 +7,7 @@ the samples of the same prompt in the batch. Groups whose samples are all as goo
 published recipes are settings:
 
     Flow-GRPO     solver=flow_sde; A by the group's mean and the batch's deviation; kl_weight .04 or .01
-    its Fast form window=2, window_moves=random, step_fraction=.5: the other steps follow the ODE; clip 1e-5, no KL
+    its Fast form window=2, window_moves=random, step_fraction=.56: the other steps follow the ODE; clip 1e-5, no KL
     DanceGRPO     solver=dance_sde, or ddim on SD 1.4; A by the group; share_init_noise; step_sample=.6; no KL
     MixGRPO       window=4, window_moves=forward, window_every=25
     GRPO-Guard    ratio=guard: rho = exp(mean (mu_theta - mu_old) z), without the bias of -|mu_theta - mu_old|^2 / 2
