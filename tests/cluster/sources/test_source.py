@@ -19,7 +19,7 @@ def config(make_config: Callable[..., Config]) -> Config:
 
 
 def test_every_sample_of_a_batch_is_in_one_request(config: Config) -> None:
-    maker = RequestMaker(config, PLAN)
+    maker = RequestMaker(config, [PLAN] * 4)
     for batch in (0, 3):
         requests = [maker[number] for number in maker.of_batch(batch)]
         samples = [pair for r in requests for pair in zip(r.prompt_index, r.sample_index, strict=True)]
@@ -33,7 +33,7 @@ def test_every_sample_of_a_batch_is_in_one_request(config: Config) -> None:
 
 
 def test_a_request_does_not_depend_on_those_before(config: Config) -> None:
-    first, second = RequestMaker(config, PLAN), RequestMaker(config, PLAN)
+    first, second = RequestMaker(config, [PLAN] * 4), RequestMaker(config, [PLAN] * 4)
     forward = [first[number] for number in range(18)]
     assert [second[number] for number in reversed(range(18))] == forward[::-1]
     assert [n for batch in range(3) for n in first.of_batch(batch)] == list(range(18))
