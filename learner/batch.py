@@ -45,10 +45,10 @@ class Batch:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values, for objectives that keep batches."""
+        """All of it as tensors and plain values, for objectives that keep batches; prompts without their metadata."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         keys = None if self.keys is None else torch.from_numpy(self.keys.view(np.int64).copy())
-        return values | {"keys": keys, "prompts": list(self.prompts), "scores": dict(self.scores)}
+        return values | {"keys": keys, "prompts": [str(prompt) for prompt in self.prompts], "scores": dict(self.scores)}
 
     @classmethod
     def of_state_dict(cls, state: Mapping[str, Any]) -> Batch:
