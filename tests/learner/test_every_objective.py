@@ -160,7 +160,7 @@ def test_a_checkpoint_in_mid_run_has_all_that_an_objective_keeps(start: Start, c
     """Buffers, companions, trailing adapters, counters: the run goes on bit for bit."""
 
     def make() -> Learner:
-        return start.learner(case, lr=1e-2, ema_decay=0.5, ratio_tolerance=1.0)
+        return start.learner(case, lr=1e-3, ema_decay=0.5, ratio_tolerance=1e9)  # the batches are older
 
     def all_of(made: Learner) -> dict[str, Any]:
         adapters = {name: start.policy.weights(name)[0].tolist() for name in ("policy", *start.policy.snapshots)}
@@ -179,7 +179,7 @@ def test_a_checkpoint_in_mid_run_has_all_that_an_objective_keeps(start: Start, c
     resumed = make()
     resumed.step(batches[3])  # nothing of what it has done before may be left
     resumed.restore(tmp_path / "saved")
-    assert [resumed.step(batch).metrics for batch in batches[2:]] == of_straight
+    equal([resumed.step(batch).metrics for batch in batches[2:]], of_straight)
     equal(all_of(resumed), expected)
 
 
@@ -194,8 +194,10 @@ def equal(found: Any, expected: Any) -> None:
             equal(one, other)
     elif isinstance(expected, Tensor):
         assert torch.equal(found, expected)
-    else:
+    elif expected == expected:
         assert found == expected
+    else:  # NaN, as the deviation of one pair is
+        assert found != found
 
 
 @pytest.mark.parametrize("name", NAMES)
