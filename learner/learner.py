@@ -182,7 +182,7 @@ class Learner:
             for name, value in {**metrics, "grad_norm": float(norm)}.items():
                 history[name].append(value)
         self.version += 1
-        self._objective.end(self._policy, len(history["grad_norm"]))
+        self._objective.end(self._policy, len(history.get("grad_norm", ())))
         self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
         metrics["updates"] = float(len(history["grad_norm"]))

@@ -297,10 +297,10 @@ def test_the_average_is_saved_as_an_adapter(
     for _ in range(3):
         trained.step(batch)
     trained.save(tmp_path)
-    for folder, averaged in ((tmp_path, False), (tmp_path / "average", True)):
+    for folder, which in ((tmp_path, "trained"), (tmp_path / "average", "averaged")):
         other = Policy.load(policy_config, seed=1)
         other.load_lora(folder)
-        assert np.array_equal(other.weights()[0], trained.weights(averaged).flat)
+        assert np.array_equal(other.weights()[0], trained.weights(which).flat)
     assert trained.weights().checksum != trained.weights("averaged").checksum
 
 
