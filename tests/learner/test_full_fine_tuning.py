@@ -58,11 +58,11 @@ def test_a_restored_one_continues_bit_for_bit(full_config: PolicyConfig, draw: D
     straight.save(tmp_path)
     batch = draw(policy, version=1, iteration=1)
     again.restore(tmp_path)
-    assert np.array_equal(again.weights(averaged=True).flat, straight.weights(averaged=True).flat)
+    assert np.array_equal(again.weights("averaged").flat, straight.weights("averaged").flat)
     for each in (straight, again):
         each.step(batch)
     assert again.weights().checksum == straight.weights().checksum
-    assert again.weights(averaged=True).checksum == straight.weights(averaged=True).checksum
+    assert again.weights("averaged").checksum == straight.weights("averaged").checksum
 
 
 @pytest.mark.parametrize("case", ["residual_nabla_db", "ppod, snapshot"])

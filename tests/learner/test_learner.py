@@ -209,10 +209,10 @@ def test_a_gradient_that_is_nan_is_never_applied(
     trained = learner(policy, {"steps_per_update": 2}, ema_decay=0.5)
     batch = draw(policy)
     poison(trained, monkeypatch, policy, from_part)
-    before = [trained.weights(averaged).flat for averaged in (False, True)]
+    before = [trained.weights(which).flat for which in ("trained", "averaged")]
     with pytest.raises(FloatingPointError, match=f"update {from_part} in iteration 0"):
         trained.step(batch)
-    after = [trained.weights(averaged).flat for averaged in (False, True)]
+    after = [trained.weights(which).flat for which in ("trained", "averaged")]
     assert trained.version == 0
     assert np.isfinite(after).all()
     assert np.array_equal(after, before) == (from_part == 0)  # earlier parts of the batch have been applied
@@ -339,14 +339,14 @@ def test_a_batch_of_which_nothing_is_left_changes_nothing(policy: Policy, draw: 
     rates = []
     for version, left in enumerate((False, True, False, True)):
         batch = draw(policy, version)
-        before = [trained.weights(averaged).flat for averaged in (False, True)]
+        before = [trained.weights(which).flat for which in ("trained", "averaged")]
         moments = copy.deepcopy(trained.optimizer.state_dict()["state"])
         update = trained.step(batch if left else nothing_left(batch))
         rates.append(update.metrics["lr"])
         assert update.version == version + 1
         assert (update.metrics["updates"] == 0) == (not left)
         if not left:
-            assert np.array_equal([trained.weights(averaged).flat for averaged in (False, True)], before)
+            assert np.array_equal([trained.weights(which).flat for which in ("trained", "averaged")], before)
             torch.testing.assert_close(trained.optimizer.state_dict()["state"], moments, rtol=0, atol=0)
     assert rates == pytest.approx([4e-3 * share for share in (1, 0.75, 0.5, 0.25)])  # by iteration, not by update
 
