@@ -155,6 +155,16 @@ class Transitions:
             return (x + signal * prediction) / (signal + sigma)
         return (x - signal * prediction) / sigma
 
+    def velocity(self, x: Tensor, prediction: Tensor, state: Tensor) -> Tensor:
+        """The predicted noise less the predicted image, whatever the network predicts; arguments as in `clean`.
+
+        At state T a model of noise is asked as at any other, though its image is the state.
+        """
+        if self.prediction == "velocity":
+            return prediction
+        of_state, of_output = (_at(table, state, x) for table in self._clean_tables)
+        return self.noise(x, prediction, state) - (of_state * x + of_output * prediction)
+
     def clean(self, x: Tensor, prediction: Tensor, state: Tensor) -> Tensor:
         """The image that is predicted at a state.
 

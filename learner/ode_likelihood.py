@@ -1,0 +1,95 @@
+"""The log-likelihood of an image itself, where a chain's log-probabilities are those of one way to it.
+
+The probability-flow ODE takes noise to images and every image back to its noise (Song et al. 2021, arXiv 2011.13456,
+section 4.3 and appendix D.2). In the coordinates of flow matching, z = x / (signal + sigma) at
+s = sigma / (signal + sigma), it reads dz/ds = u(z, s) = eps_theta - x0_theta for every model, whatever it predicts, and
+
+    log p(z_T) = log p(z_0) + int div u ds       from the image's s to that of pure noise.
+
+The integral goes over the states of the policy's chain by Heun's method, so it is as exact as they are many; the
+image's own state is seen at the last timestep. The divergence is exact with one probe a dimension, and unbiased with
+random signs for probes (Hutchinson's estimate). What follows is the law that the deterministic sampler draws from,
+which is the stochastic chain's only as far as the model's predictions are those of one law at all levels of noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from actors.conditioning import Conditioning
+from actors.policy import Policy
+from actors.rollout import noise
+
+_DRAWS = 2**20  # beyond the draws of any chain
+
+
+def every_dimension(samples: int, shape: tuple[int, ...]) -> Tensor:
+    """Probes `(D, samples, *shape)` float32 with which the divergence is exact, D the number of dimensions."""
+    size = math.prod(shape)
+    return (math.sqrt(size) * torch.eye(size)).view(size, 1, *shape).expand(size, samples, *shape)
+
+
+def random_signs(keys: np.ndarray, shape: tuple[int, ...], probes: int = 1) -> Tensor:
+    """Probes `(probes, B, *shape)` float32 of +-1 that belong to samples.
+
+    Args:
+        keys: `(B, 5)`, see `Trajectories.keys`: the same sample has the same probes under every policy, so that what
+            they miss mostly cancels in a log-ratio.
+        shape: Of a state.
+        probes: How many.
+    """
+    return torch.stack([torch.where(noise(keys, _DRAWS + i, shape) < 0, -1.0, 1.0) for i in range(probes)])
+
+
+def ode_log_prob(policy: Policy, image: Tensor, conditioning: Conditioning, probes: Tensor) -> Tensor:
+    """Log-density `(B,)` of images' latents under the probability-flow ODE, nats per dimension.
+
+    With gradient to the policy's parameters where gradients are taken; the chain's number of steps times two passes
+    and, with n probes, as many n ways back.
+
+    Args:
+        policy: Whose density.
+        image: `(B, *latent_shape)`, final latents.
+        conditioning: Of `Policy.encode`, B rows.
+        probes: `(n, B, *latent_shape)`, of `every_dimension` or `random_signs`.
+    """
+    chain = policy.transitions
+    scale = chain.signal + chain.sigma
+    time = chain.sigma / scale
+    probes = probes.to(image)
+    size = image[0].numel()
+    z, integral = image.detach() / float(scale[-1]), torch.zeros(len(image), device=image.device, dtype=image.dtype)
+    for state in range(len(chain), chain.first_step, -1):
+        interval = float(time[state - 1] - time[state])
+        here, divergence = _velocity(policy, z, state, conditioning, probes)
+        there, next_divergence = _velocity(policy, z + interval * here, state - 1, conditioning, probes)
+        z = z + interval / 2 * (here + there)
+        integral = integral + interval / 2 * (divergence + next_divergence)
+    x = z * float(scale[chain.first_step])
+    gaussian = -(x**2).flatten(1).mean(dim=1) / 2 - math.log(2 * math.pi) / 2
+    return gaussian + math.log(float(scale[chain.first_step] / scale[-1])) + integral / size
+
+
+def _velocity(
+    policy: Policy, z: Tensor, state: int, conditioning: Conditioning, probes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The ODE's velocity at a state of the chain, and its divergence `(B,)`."""
+    wanted, chain = torch.is_grad_enabled(), policy.transitions
+    index = torch.full((len(z),), min(state, len(chain) - 1))
+    # The fused attention has no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        z = z if wanted and z.requires_grad else z.detach().requires_grad_()
+        x = z * float(chain.signal[state] + chain.sigma[state])
+        velocity = chain.velocity(x, policy.predict(x, index, conditioning), torch.full((len(z),), state))
+        traces = []
+        for number, probe in enumerate(probes):
+            keep = wanted or number + 1 < len(probes)
+            (product,) = torch.autograd.grad(velocity, z, probe, retain_graph=keep, create_graph=wanted)
+            traces.append((product * probe).flatten(1).sum(dim=1))
+        divergence = torch.stack(traces).mean(dim=0)
+    return (velocity, divergence) if wanted else (velocity.detach(), divergence.detach())
