@@ -83,15 +83,32 @@ def backward(
         log_prob, other, divergence = _evaluate(policy, batch, rows[piece], cols[piece], against, with_kl)
         return log_prob, behaviour[piece] if other is None else other, divergence
 
-    def of_table(table: Tensor) -> tuple[Tensor, dict[str, float]]:
-        log_probs, references, kls = table.view(3, *shape)
-        value, metrics = loss(Likelihoods(log_probs, behaviour.view(shape), references.detach(), kls))
-        off = (log_probs.detach().flatten() - behaviour).abs().max()
+    return backward_coupled(
+        len(rows),
+        3,
+        evaluate,
+        of_table(loss, behaviour.view(shape)),
+        micro_batch=micro_batch,
+        device=policy.device,
+        ranks=ranks,
+    )
+
+
+def of_table(loss: Loss, behaviour: Tensor) -> Callable[[Tensor], tuple[Tensor, dict[str, float]]]:
+    """A loss of likelihoods as `backward_coupled` takes it: of log-probabilities, references and KLs `(3, b k)`.
+
+    Args:
+        loss: Of `Likelihoods`.
+        behaviour: `(b, k)`, under the policy that sampled.
+    """
+
+    def of(table: Tensor) -> tuple[Tensor, dict[str, float]]:
+        log_probs, references, kls = table.view(3, *behaviour.shape)
+        value, metrics = loss(Likelihoods(log_probs, behaviour, references.detach(), kls))
+        off = (log_probs.detach() - behaviour).abs().max()
         return value, {**metrics, "ratio/max_log": float(off)}
 
-    return backward_coupled(
-        len(rows), 3, evaluate, of_table, micro_batch=micro_batch, device=policy.device, ranks=ranks
-    )
+    return of
 
 
 @dataclass(frozen=True)

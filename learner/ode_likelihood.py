@@ -24,6 +24,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from actors.conditioning import Conditioning
 from actors.policy import Policy
 from actors.rollout import noise
+from learner.batch import Batch
+from learner.coupled import backward_coupled
+from learner.likelihood import REFERENCE_ADAPTER, Loss, Reference, of_table
+from learner.ranks import ALONE, Ranks
 
 _DRAWS = 2**20  # beyond the draws of any chain
 
@@ -73,6 +77,62 @@ def ode_log_prob(policy: Policy, image: Tensor, conditioning: Conditioning, prob
     x = z * float(scale[chain.first_step])
     gaussian = -(x**2).flatten(1).mean(dim=1) / 2 - math.log(2 * math.pi) / 2
     return gaussian + math.log(float(scale[chain.first_step] / scale[-1])) + integral / size
+
+
+def backward_ode(
+    policy: Policy,
+    batch: Batch,
+    samples: Tensor,
+    behaviour: Tensor,
+    loss: Loss,
+    *,
+    micro_batch: int,
+    reference: Reference = "behaviour",
+    ranks: Ranks = ALONE,
+) -> dict[str, float]:
+    """Add the gradient of a loss of images' likelihoods to the policy's parameters: one column, no KL.
+
+    Each image has one probe of random signs, the same under every policy. Arguments as in
+    `learner.likelihood.backward`, but for `behaviour`: `(B,)`, of `ode_log_probs`.
+    """
+    behaviour = behaviour[samples].to(policy.device)
+
+    def evaluate(piece: Tensor, again: bool) -> tuple[Tensor, Tensor, Tensor]:
+        rows, other = samples[piece], behaviour[piece]
+        if reference != "behaviour" and not again:
+            with torch.no_grad(), policy.using(None if reference == "pretrained" else REFERENCE_ADAPTER):
+                other = _of_rows(policy, batch, rows)
+        found = _of_rows(policy, batch, rows)
+        return found, other, torch.zeros_like(found)
+
+    of, images = of_table(loss, behaviour[:, None]), images_at_a_time(policy, micro_batch)
+    return backward_coupled(len(samples), 3, evaluate, of, micro_batch=images, device=policy.device, ranks=ranks)
+
+
+def images_at_a_time(policy: Policy, micro_batch: int) -> int:
+    """Images whose way back to the noise keeps about as much as a micro-batch of transitions, at least one."""
+    return max(1, micro_batch // (2 * len(policy.transitions)))
+
+
+@torch.no_grad()
+def ode_log_probs(policy: Policy, batch: Batch, at_a_time: int = 16) -> Tensor:
+    """Log-densities `(B,)` of a batch's images as `backward_ode` takes them, nats per dimension.
+
+    Args:
+        policy: Whose.
+        batch: With `clean` and `keys`.
+        at_a_time: Images that go through the network together.
+    """
+    pieces = torch.arange(len(batch.prompts)).split(at_a_time)
+    return torch.cat([_of_rows(policy, batch, rows) for rows in pieces]) if len(batch.prompts) else torch.empty(0)
+
+
+def _of_rows(policy: Policy, batch: Batch, rows: Tensor) -> Tensor:
+    assert batch.clean is not None
+    assert batch.keys is not None
+    conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
+    probes = random_signs(batch.keys[rows.numpy()], policy.latent_shape)
+    return ode_log_prob(policy, batch.clean[rows].to(policy.device), conditioning, probes)
 
 
 def _velocity(

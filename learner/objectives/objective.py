@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from learner.standardise import Standardise
 
 @dataclass(frozen=True)
 class Asks:
-    """What an objective asks of a run; an attribute of its *config class*, so that nobody builds one to read it."""
+    """What an objective asks of a run; an attribute of its *config*, so that nobody builds one to read it."""
 
     # The scores of the samples; or also those of `images` that it makes while it trains, or their `gradients` too. Who
     # asks for more than scores aims at exp(beta r), so r must not be normalised.
@@ -78,7 +78,10 @@ class Asks:
 class Settings(Protocol):
     """What the config classes of objectives have in common."""
 
-    asks: ClassVar[Asks]
+    @property
+    def asks(self) -> Asks:
+        """What it needs of a run."""
+        ...
 
     @property
     def name(self) -> str:

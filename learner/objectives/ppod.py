@@ -10,7 +10,8 @@ For two samples w, l of a prompt of which the reward prefers w, and stored trans
 where ell is a preference loss (`learner.preferences.preference_loss`) and G is g under the proximal clip: `hard` clamps
 g around 0, `pessimistic` clamps it around where the sampling policy was and takes the larger of the clipped and the
 unclipped loss, `one_sided` clamps winners from above and losers from below. Rankings replace the pair loss with
-Plackett-Luce over all samples of a prompt.
+Plackett-Luce over all samples of a prompt. With `likelihood=ode` there is one step, the image, and its g is the exact
+log-ratio of `learner.ode_likelihood`.
 
 Source: "Proximal Preference Optimization for Diffusion Models" (ICLR 2024 submission, withdrawn); its text is not
 public, so clip readings, hyper-parameters and rankings are our reconstruction, in the MDP of DPOK (Fan et al. 2023).
@@ -19,7 +20,7 @@ public, so clip readings, hyper-parameters and rankings are our reconstruction, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -30,6 +31,7 @@ from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER, Likelihoods, Reference, backward
 from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.ode_likelihood import backward_ode, ode_log_probs
 from learner.preferences import (
     Clip,
     LossKind,
@@ -50,9 +52,12 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
     The paper's own numbers are not public; the defaults are those of its relatives, each named where it stands.
     """
 
-    asks: ClassVar[Asks] = Asks(groups=True, ratios=True)
-
     name: Literal["ppod"] = "ppod"
+    likelihood: Literal["chain", "ode"] = Field(
+        "chain",
+        description="Log-probabilities of the chain's steps; or that of the image itself, by the probability-flow ODE, "
+        "which has two passes and two ways back a step and is for small models.",
+    )
     loss: LossKind = Field("bt", description="Preference loss; Bradley-Terry unless said otherwise.")
     beta: float = Field(
         10.0, gt=0, description="Scale of the margin, SPO's by default; log-probabilities are means over dimensions."
@@ -84,11 +89,20 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _check(self) -> PPODConfig:
+        if self.likelihood == "ode" and (self.kl_weight or self.steps_per_update is not None):
+            raise ValueError("likelihood=ode is of the whole image, so it needs kl_weight=0 and steps_per_update=null")
         if self.form == "trajectory" and self.steps_per_update is not None:
             raise ValueError("form=trajectory sums over all steps of a chain, so it needs steps_per_update=null")
         if self.pairs == "ranking" and (self.loss != "bt" or self.clip == "one_sided"):
             raise ValueError("pairs=ranking is Plackett-Luce: it goes with loss=bt and any clip but one_sided")
         return self
+
+    @property
+    def asks(self) -> Asks:
+        """An image has a density however it was sampled."""
+        if self.likelihood == "ode":
+            return Asks(groups=True, noise="nowhere")
+        return Asks(groups=True, ratios=True)
 
     def build(self) -> PPOD:
         """The objective."""
@@ -104,12 +118,15 @@ class PPOD(Objective):
         self.config = config
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        steps = noisy_steps(chain.stochastic_steps, self.config.step_fraction)
-        return Plan(steps, self.config.share_init_noise, offline_batches=self.config.offline_batches)
+        of_image = self.config.likelihood == "ode"
+        steps = () if of_image else noisy_steps(chain.stochastic_steps, self.config.step_fraction)
+        return Plan(steps, self.config.share_init_noise, clean=of_image, offline_batches=self.config.offline_batches)
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._reference == "snapshot" and version % self.config.round_length == 0:
             policy.snapshot(REFERENCE_ADAPTER)
+        if self.config.likelihood == "ode":
+            self._behaviour = ode_log_probs(policy, batch)  # of the policy that the batch finds
         return batch
 
     @property
@@ -120,11 +137,12 @@ class PPOD(Objective):
         return "behaviour" if self.config.round_length == 1 else "snapshot"
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
+        columns = 1 if self.config.likelihood == "ode" else len(batch.steps)
         for _ in range(self.config.epochs):
-            for samples, columns in split_groups(
-                batch.groups, len(batch.steps), self.config.prompts_per_update, self.config.steps_per_update, generator
+            for samples, some in split_groups(
+                batch.groups, columns, self.config.prompts_per_update, self.config.steps_per_update, generator
             ):
-                yield Part(samples, columns)
+                yield Part(samples, some)
 
     def backward(
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
@@ -138,6 +156,11 @@ class PPOD(Objective):
                 metrics["kl/pretrained"] = float(divergence.detach())
             return value + self.config.kl_weight * divergence, metrics | {"loss": float(value.detach())}
 
+        if self.config.likelihood == "ode":
+            return backward_ode(
+                policy, batch, part.samples, self._behaviour, loss, micro_batch=micro_batch, reference=self._reference,
+                ranks=ranks,
+            )  # fmt: skip
         return backward(
             policy,
             batch,
