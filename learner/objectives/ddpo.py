@@ -13,7 +13,7 @@ its released PyTorch code with LoRA.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -33,8 +33,6 @@ from learner.subsample import noisy_steps, split_samples
 class DDPOConfig(BaseModel, frozen=True, extra="forbid"):
     """Denoising diffusion policy optimisation."""
 
-    asks: ClassVar[Asks] = Asks(ratios=True, standardise="prompt")
-
     name: Literal["ddpo"] = "ddpo"
     gradient: Literal["importance", "score"] = Field(
         "importance", description="Clipped importance sampling, or the score function of one step a batch."
@@ -50,6 +48,11 @@ class DDPOConfig(BaseModel, frozen=True, extra="forbid"):
         if self.gradient == "score" and self.updates * self.epochs > 1:
             raise ValueError("gradient=score is right on policy alone, so it needs updates=1 and epochs=1")
         return self
+
+    @property
+    def asks(self) -> Asks:
+        """The score function is taken where the policy sampled, so it has no ratio."""
+        return Asks(ratios=self.gradient == "importance", standardise="prompt")
 
     def build(self) -> DDPO:
         """The objective."""

@@ -20,8 +20,11 @@ from learner.batch import Batch
 from learner.flow_function import FlowConfig
 from learner.objectives.d3po import D3POConfig
 from learner.objectives.dag_db import DAGDB, DAGDBConfig
+from learner.objectives.ddpo import DDPOConfig
+from learner.objectives.dpok import DPOKConfig
+from learner.objectives.grpo import GRPOConfig
 from learner.objectives.nabla_db import NablaDB, NablaDBConfig, Piece
-from learner.objectives.objective import Asks, Part
+from learner.objectives.objective import Part
 from learner.objectives.ppod import PPODConfig
 from learner.objectives.refl import ReFLConfig
 from learner.objectives.residual_db import ResidualDBConfig
@@ -129,8 +132,8 @@ def rescale(policy: Policy, batch: Batch, size: Tensor) -> Batch:
     levels = NoiseLevels(chain.timesteps, chain.signal / size, chain.sigma / size, chain.prediction)
     policy.transitions = make_transitions(levels)
 
-    def predict(x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
-        return inner(x * sizes[step].view(-1, 1, 1, 1), step, conditioning)
+    def predict(x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
+        return inner(x * sizes[step].view(-1, 1, 1, 1), step, conditioning, guided)
 
     policy.predict = predict  # type: ignore[method-assign]
     now, then = sizes[batch.steps], sizes[batch.steps + 1]
@@ -213,14 +216,17 @@ def gradients(objective: Any, policy: Policy, batch: Batch, part: Part) -> tuple
 
 # ---------------------------------------------------------------------- what is refused
 
-EVERYONE = (PPODConfig, D3POConfig, ReFLConfig, ResidualNablaDBConfig, NablaDBConfig, ResidualDBConfig, DAGDBConfig)
-BALANCED = EVERYONE[3:]
+EVERYONE = tuple(
+    kind()
+    for kind in (DDPOConfig, DPOKConfig, GRPOConfig, PPODConfig, D3POConfig, ReFLConfig,
+                 ResidualNablaDBConfig, NablaDBConfig, ResidualDBConfig, DAGDBConfig)
+)  # fmt: skip
+BALANCED = EVERYONE[6:]
 
 
 def check(config: Any, chain: Transitions) -> None:
     """What a run does before it starts."""
-    asks: Asks = config.asks
-    asks.check(config.model_fields["name"].default, chain)
+    config.asks.check(config.name, chain)
 
 
 @pytest.mark.parametrize("config", EVERYONE)
@@ -254,8 +260,8 @@ def test_balance_needs_noise_in_every_step(config: Any) -> None:
 @pytest.mark.parametrize(("solver", "eta"), [("ddim", 0.5), ("flow_sde", None), ("dance_sde", None), ("cps", None)])
 def test_only_ddpm_is_balanced_against_the_noising_chain(solver: str, eta: float | None) -> None:
     chain = make_transitions(preserving(set_alpha_to_one=False), solver, eta)
-    for config in (NablaDBConfig, DAGDBConfig):
+    for config in (NablaDBConfig(), DAGDBConfig()):
         with pytest.raises(ValueError, match=r"only DDPM's noise reverses; set policy\.solver=ddpm, or .*=residual_"):
             check(config, chain)
-    for config in (ResidualNablaDBConfig, ResidualDBConfig):
+    for config in (ResidualNablaDBConfig(), ResidualDBConfig()):
         check(config, chain)

@@ -129,4 +129,6 @@ def start(tiny_pipeline: Path) -> Start:
 @pytest.mark.parametrize("case", CASES)
 def test_who_trains_on_ratios_says_so(start: Start, case: str) -> None:
     asks = start.learner(case)._objective.config.asks
-    assert asks.ratios == ("ratio/max_log" in gradients(start, case, Ranks(), "few")["metrics"])
+    metrics = gradients(start, case, Ranks(), "few")["metrics"]
+    # DPOK's buffer has transitions of older weights, which cannot be taken again.
+    assert asks.ratios == (not case.startswith("dpok") and bool({"ratio/max_log", "kl/behaviour"} & metrics.keys()))
