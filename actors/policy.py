@@ -53,7 +53,10 @@ class Policy:
         latent_shape: Of a state, such as (C, H, W).
         lora: What its adapters are like; `None` where all weights are trained.
         device: Where the networks are.
+        evaluations: How many rows its network has been given by `predict`, two for a guided prediction.
     """
+
+    evaluations = 0
 
     def __init__(self, family: Family, config: PolicyConfig) -> None:
         self.config, self._family = config, family
@@ -145,6 +148,11 @@ class Policy:
         with torch.no_grad():
             return self._family.uncondition(self.config.negative_prompt).to(self.device)
 
+    @property
+    def passes(self) -> int:
+        """How often the network sees a state for a guided prediction: with a prompt, and where it must, without."""
+        return 1 if self.config.guidance <= 1 or self._family.tells_guidance else 2
+
     def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
         """The guided prediction o_uncond + w (o_cond - o_uncond) of the acting adapter: `(B, ...)` float32.
 
@@ -159,7 +167,8 @@ class Policy:
         """
         timestep = self.transitions.timesteps[step.cpu()].to(self.device)
         guidance = self.config.guidance
-        if not guided or guidance <= 1 or self._family.tells_guidance:
+        self.evaluations += len(x) * (self.passes if guided else 1)
+        if not guided or self.passes == 1:
             return self._family.predict(x, timestep, conditioning)
         both = Conditioning.cat([self._unprompted.expand(len(x)), conditioning])
         unconditional, conditional = self._family.predict(torch.cat([x, x]), timestep.repeat(2), both).chunk(2)

@@ -87,6 +87,10 @@ class AnalyticPolicy(Policy):
         return False
 
     @property
+    def passes(self) -> int:
+        return 1
+
+    @property
     def parameters(self) -> list[nn.Parameter]:
         return list(self.drift.parameters())
 

@@ -30,12 +30,14 @@ def place(config: Config) -> Placement:
     """Start Ray on this machine alone, on loopback, and share its cores and GPUs out.
 
     Actors that take turns (a synchronous run) may each use every core; those that work at the same time must share, or
-    they would wait for each other's threads. Nothing of Ray outlives this process, however it ends.
+    they would wait for each other's threads. OMP_NUM_THREADS, where it is set, is how many cores the run has: several
+    runs can share a machine. Nothing of Ray outlives this process, however it ends.
 
     Raises:
         StartError: If Ray does not start, as on a full disk.
     """
-    cores = os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(threads) if threads.isdecimal() and int(threads) else os.cpu_count() or 1
     _start_ray()
     ranks = config.learner.ranks
     workers = config.samplers.count + config.reward_actors.count * len(config.environments) + ranks

@@ -27,6 +27,7 @@ from learner.objectives.objective import Part
 from learner.optimizer import OptimizerName, check_optimizer, make_optimizer
 from learner.ranks import Ranks
 from learner.reward_gradient import RewardModel
+from learner.spending import Judged, Spending
 
 _ON_CPU, _EVERYTHING = 16, 1_000_000  # transitions at a time
 
@@ -117,8 +118,10 @@ class Learner:
         self._micro_batch = config.at_a_time(policy.device)
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
         objective.config.asks.check(objective.config.name, policy.transitions)
-        objective.attach(policy, reward)
-        self._acts_with = objective.plan(policy.transitions).acts_with
+        judged = None if reward is None else Judged(reward)
+        objective.attach(policy, judged)
+        plan = objective.plan(policy.transitions)
+        self._acts_with, self._spending = plan.acts_with, Spending(policy, judged, plan.offline_batches)
         if self._acts_with != ADAPTER:  # published before anything is learned
             policy.snapshot(self._acts_with)
         self._parameters = policy.parameters
@@ -151,6 +154,7 @@ class Learner:
                 continue from a checkpoint.
         """
         started = time.time()
+        self._spending.draw(len(batch.prompts), self.version)
         batch = self._objective.begin(self._policy, batch, self.version)
         history: dict[str, list[float]] = defaultdict(list)
         with self._in_memory():
@@ -185,6 +189,7 @@ class Learner:
         self._objective.end(self._policy, len(history.get("grad_norm", ())))
         self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
+        metrics |= self._spending.total(self.ranks)
         metrics["updates"] = float(len(history["grad_norm"]))
         if self._config.micro_batch == "auto" or self.ranks.fitting is not None:
             metrics["micro_batch"] = float(min(self._micro_batch, self.ranks.fitting or _EVERYTHING))
@@ -246,7 +251,8 @@ class Learner:
             with self._averaged():
                 self._policy.save_lora(folder / "average")
         torch.save(state, folder / "learner.pt")
-        (folder / "state.json").write_text(json.dumps({"version": self.version, "extra": extra or {}}) + "\n")
+        kept = {"version": self.version, "spent": self._spending.spent, "extra": extra or {}}
+        (folder / "state.json").write_text(json.dumps(kept) + "\n")
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Continue from what `save` wrote; returns its `extra`."""
@@ -266,7 +272,7 @@ class Learner:
             self._policy.snapshot(name)
             self._policy.load_weights(flat.cpu().numpy(), self._policy.weights()[1], name)
         saved = json.loads((folder / "state.json").read_text())
-        self.version = saved["version"]
+        self.version, self._spending.spent = saved["version"], saved["spent"]
         return saved["extra"]
 
     def _averaged(self) -> _Averaged:
@@ -285,7 +291,7 @@ class Learner:
             return
         allowed = self._config.ratio_tolerance or (5e-3 if self._policy.half_precision else 1e-5)
         trailing = self._acts_with != ADAPTER
-        with self._policy.using(self._acts_with) if trailing else nullcontext():
+        with self._spending.paused(), self._policy.using(self._acts_with) if trailing else nullcontext():
             largest = largest_log_ratio(self._policy, batch, self._micro_batch, ranks=self.ranks)
         if not largest <= allowed:
             raise RatioError(

@@ -1,0 +1,149 @@
+"""A grid: which runs answer a question. The files are `benchmarks/methods/grids/*.yaml`.
+
+    question    a sentence
+    base        a config file, or nothing: the embedded world's own
+    common      settings of all runs, `key=value`
+    worlds      settings of each world, by name
+    seeds       numbers
+    arms        settings of each arm, by name
+
+A cell is a run: one arm in one world with one seed. Settings count in the order common, world, arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
+
+from cluster.config import Config, load_words
+from cluster.config.yaml_text import read
+from cluster.errors import ConfigError
+from learner.objectives.detailed_balance import DetailedBalanceConfig
+from learner.objectives.nabla_db import NablaDBConfig
+from learner.subsample import Strata
+
+GRIDS, _ROOT = Path(__file__).with_name("grids"), Path(__file__).parents[2]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]  # of a folder
+Settings = tuple[str, ...]
+
+
+class Grid(BaseModel, frozen=True, extra="forbid"):
+    """See the head of this file."""
+
+    question: str
+    base: str | None = None
+    common: Settings = ()
+    worlds: dict[Name, Settings] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    arms: dict[Name, Settings] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid."""
+
+    world: str
+    arm: str
+    seed: int
+    words: tuple[str, ...]  # of `cluster.local`
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.world}/{self.arm}/{self.seed}"
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.folder) / str(self.config.name)
+
+
+def load_grid(source: str) -> Grid:
+    """The grid of a file, or one of the repository's by its name.
+
+    Raises:
+        ConfigError: If there is none, or it is not one.
+    """
+    path = Path(source) if source.endswith((".yaml", ".yml")) else GRIDS / f"{source}.yaml"
+    try:
+        return Grid.model_validate(read(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        known = ", ".join(sorted(grid.stem for grid in GRIDS.glob("*.yaml")))
+        raise ConfigError(f"There is no grid {source!r}; give a file *.yaml, or one of {known}.") from None
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(map(str, detail["loc"])) or "it"
+        raise ConfigError(f"The grid {path} cannot be read: of {place}, {detail['msg'].lower()}.") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The grid {path} cannot be read: {error}.") from error
+
+
+def cells(
+    grid: Grid,
+    folder: Path,
+    worlds: Collection[str] | None = None,
+    arms: Collection[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Cell]:
+    """The runs of a grid, the first seed's first, each with its configuration checked.
+
+    Args:
+        grid: Which.
+        folder: Where the runs are kept, as `folder/world/arm/seedN`.
+        worlds: Only these; `None` is all, as below.
+        arms: Only these.
+        seeds: These instead of the grid's.
+
+    Raises:
+        ConfigError: In one sentence: if there is no such world or arm, if a configuration cannot work, or if the
+            runs would not show the reward equally many images.
+    """
+    for kind, chosen, known in (("world", worlds, grid.worlds), ("arm", arms, grid.arms)):
+        if unknown := sorted(set(chosen or ()) - known.keys()):
+            raise ConfigError(f"The grid has no {kind} {unknown[0]!r}; it has {', '.join(known)}.")
+    make = partial(_cell, grid, folder)
+    made = [
+        make(world, arm, seed)
+        for seed in (grid.seeds if seeds is None else seeds)
+        for world in grid.worlds
+        for arm in grid.arms
+        if world in (worlds or grid.worlds) and arm in (arms or grid.arms)
+    ]
+    first = made[0]
+    for cell in made:
+        if queries(cell.config) != queries(first.config):
+            raise ConfigError(
+                f"{cell.name} would show the reward {queries(cell.config):,} images and {first.name} "
+                f"{queries(first.config):,}; runs are compared at equal reward queries."
+            )
+    return made
+
+
+def _cell(grid: Grid, folder: Path, world: str, arm: str, seed: int) -> Cell:
+    base = [] if grid.base is None else [str(_ROOT / grid.base)]
+    settings = (*grid.common, *grid.worlds[world], *grid.arms[arm])
+    words = (*base, *settings, f"folder={folder.absolute() / world / arm}", f"name=seed{seed}", f"seed={seed}")
+    try:
+        return Cell(world, arm, seed, words, load_words(words))
+    except ConfigError as error:
+        raise ConfigError(f"{world}/{arm}: {error}") from error
+
+
+def queries(config: Config) -> int:
+    """How many images a run shows to the reward, as `learner.spending` will count them if none is dropped."""
+    objective, images = config.objective, 1
+    if isinstance(objective, DetailedBalanceConfig):
+        drawn = len(Strata(config.policy.steps, objective.step_fraction).weights)
+        # At both ends of a transition; a forward loss alone asks at its end.
+        forward = isinstance(objective, NablaDBConfig) and (objective.no_flow or not objective.reverse_weight)
+        images += drawn * (1 if forward else 2)
+    elif objective.asks.reward != "scores":
+        images += 1
+    batches = getattr(objective, "offline_batches", 0) or config.iterations
+    return images * config.batch_size * min(batches, config.iterations)

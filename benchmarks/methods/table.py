@@ -1,0 +1,95 @@
+"""The table and the pictures of a grid: means over seeds with their standard errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.methods.cells import failure, is_finished
+from benchmarks.methods.figures import changes, figures_of, mean_and_error
+from benchmarks.methods.grid import Cell, Grid
+from cluster.errors import ConfigError
+from cluster.text import shown
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+# Of each world and arm the figures of its seeds: `changes` of each.
+Results = Mapping[tuple[str, str], Sequence[Mapping[str, float]]]
+_WHOLE = ("kl", "queries", "evaluations", "seconds")
+_PANELS = ("kl", "KL to the pretrained model, nats of a chain"), ("train diversity kept", "diversity kept")
+
+
+def collect(cells: Sequence[Cell]) -> tuple[Results, list[str]]:
+    """The figures of finished cells, and a sentence on each of the others."""
+    results: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    missing = []
+    for cell in cells:
+        if not is_finished(cell):
+            missing.append(f"{cell.name}: {failure(cell) or 'not finished yet.'}")
+            continue
+        try:
+            results.setdefault((cell.world, cell.arm), []).append(changes(figures_of(cell)))
+        except ConfigError as error:
+            missing.append(str(error))
+    return results, missing
+
+
+def rows(results: Results) -> tuple[list[str], list[list[str]]]:
+    """The table as texts: the head, and a row of each world and arm with mean ± standard error over its seeds."""
+    names = list(dict.fromkeys(name for found in results.values() for of in found for name in of))
+    table = []
+    for (world, arm), found in results.items():
+        row = [world, arm, str(len(found))]
+        for name in names:
+            values = [of[name] for of in found if name in of]
+            row.append(_shown(name, *mean_and_error(values)) if values else "")
+        table.append(row)
+    return ["world", "arm", "runs", *names], table
+
+
+def _shown(name: str, mean: float, error: float) -> str:
+    digits, sign = (0 if name in _WHOLE else 3), "+" if name.endswith("change") else ""
+    text = f"{mean:{sign},.{digits}f}"
+    return text if np.isnan(error) or (name in _WHOLE and not error) else f"{text} ± {error:,.{digits}f}"
+
+
+def write(grid: Grid, results: Results, missing: Sequence[str], folder: Path) -> None:
+    """Print the table, and write it as Markdown to `table.md`."""
+    head, table = rows(results)
+    printed = Table(*head, title=grid.question)
+    for row in table:
+        printed.add_row(*row)
+    console = Console(width=None if Console().is_terminal else 240)
+    console.print(printed)
+    for line in missing:
+        console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *table)]
+    said = ["", *(f"- {line}" for line in missing)] if missing else []
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([grid.question, "", *lines, *said]) + "\n"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+
+
+def draw(results: Results, folder: Path) -> None:
+    """A picture of each world: gold against KL and against diversity, a point an arm, with standard errors."""
+    for world in dict.fromkeys(world for world, _ in results):
+        figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+        for axis, (across, label) in zip(axes, _PANELS, strict=True):
+            for (_, arm), found in ((key, found) for key, found in results.items() if key[0] == world):
+                x, y = (mean_and_error([of[name] for of in found]) for name in (across, "train gold change"))
+                bars = {f"{way}err": np.nan_to_num(error) for way, (_, error) in (("x", x), ("y", y))}
+                axis.errorbar(x[0], y[0], **bars, marker="o", capsize=2)
+                axis.annotate(arm, (x[0], y[0]), xytext=(5, 4), textcoords="offset points")
+            axis.set(xlabel=label, ylabel="change of the gold score, trained prompts")
+            axis.grid(alpha=0.3)
+        axes[1].invert_xaxis()  # in both, what is further to the left is nearer to the pretrained model
+        figure.suptitle(world)
+        figure.savefig(folder / f"{world}.png", dpi=110)
+        plt.close(figure)
+        print(f"picture: {folder / f'{world}.png'}")

@@ -1,0 +1,84 @@
+"""What a run has spent: images that the reward was shown, and evaluations of the policy's network.
+
+Both are counted alike for every objective, so that methods can be compared at equal cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from actors.policy import Policy
+from learner.ranks import Ranks
+from learner.reward_gradient import RewardModel
+
+
+class Judged:
+    """A reward model that counts the images it is shown.
+
+    Args:
+        reward: Who answers.
+    """
+
+    def __init__(self, reward: RewardModel) -> None:
+        self._reward, self.images = reward, 0
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """See `RewardModel`."""
+        self.images += len(images)
+        return self._reward.score(images, prompts)
+
+    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """See `RewardModel`."""
+        self.images += len(images)
+        return self._reward.score_and_grad(images, prompts)
+
+
+class Spending:
+    """The account of a run.
+
+    `reward_queries` are the images of every batch, also those that no update uses, and the predicted images that the
+    objective has judged, with or without a gradient. `network_evaluations` are those that drew the batches, a row and
+    step each, and those of the updates; a guided prediction is two, and the way back is not counted by itself.
+
+    Args:
+        policy: Counts its evaluations.
+        judged: What the objective asks; `None` where it asks for none.
+        offline_batches: Of the plan; a batch that comes again costs nothing.
+
+    Attributes:
+        spent: Totals of the batches so far, by name; belongs into checkpoints.
+    """
+
+    def __init__(self, policy: Policy, judged: Judged | None, offline_batches: int) -> None:
+        self._policy, self._judged, self._offline = policy, judged, offline_batches
+        self.spent = {"reward_queries": 0, "network_evaluations": 0}
+        self._seen = self._counters()
+
+    def draw(self, images: int, version: int) -> None:
+        """Enter a batch of so many images, with which the update of `version` begins."""
+        self._seen = self._counters()
+        if not self._offline or version < self._offline:
+            steps = len(self._policy.transitions) - self._policy.transitions.first_step
+            self.spent["reward_queries"] += images
+            self.spent["network_evaluations"] += images * steps * self._policy.passes
+
+    def total(self, ranks: Ranks) -> dict[str, float]:
+        """Enter what all ranks have spent since `draw`; returns the totals, the same on every rank."""
+        now = self._counters()
+        for name, number in ranks.sum_metrics({name: now[name] - self._seen[name] for name in now}).items():
+            self.spent[name] += int(number)
+        return {name: float(number) for name, number in self.spent.items()}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block whose evaluations are no part of the algorithm."""
+        before = self._policy.evaluations
+        yield
+        self._policy.evaluations = before
+
+    def _counters(self) -> dict[str, int]:
+        judged = 0 if self._judged is None else self._judged.images
+        return {"reward_queries": judged, "network_evaluations": self._policy.evaluations}
