@@ -3,7 +3,8 @@
     python -m benchmarks.pareto runs/ppod-0 runs/ppod-1 runs/nabla-0 ... [--reward shapes_agreement] [--out pareto.png]
 
 Runs are grouped by objective. A method's front is its mean over seeds at each evaluation; single runs are drawn thin.
-What a method has spent is counted in reward queries: images that the reward judged, with or without their gradient.
+What a method has spent is in reward queries, which the learner counts: images that the reward judged, with or without
+their gradient.
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.arguments import Parser
-from cluster.config import Config, ConfigError, read_config
+from cluster.config import ConfigError, read_config
 from cluster.records.reading import Records
 from cluster.text import shown
-from learner.objectives.nabla_db import NablaDBConfig
-from learner.subsample import Strata
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -29,24 +28,14 @@ import matplotlib.pyplot as plt
 FIGURES = ("shapes_gold", "diversity", "distance")
 
 
-def queries_per_image(config: Config) -> int:
-    """How often a trained image, or one predicted on the way to it, is shown to the reward."""
-    objective = config.objective
-    if not isinstance(objective, NablaDBConfig):
-        return 1
-    drawn = len(Strata(config.policy.steps, objective.step_fraction).weights)
-    # The forward loss asks for the gradient at the end of a transition, the reverse loss at its start.
-    return 1 + drawn * (2 if objective.reverse_weight and not objective.no_flow else 1)
-
-
 def series(folder: Path, reward: str) -> tuple[str, np.ndarray]:
     """The objective of a run, and `(evaluations, 2 + figures)`: reward queries, reward, gold, diversity, distance."""
     config, found = read_config(folder / "config.yaml"), Records(folder).metrics()
     columns = {name: dict(found.get(f"eval/train/{name}", [])) for name in (reward, *FIGURES)}
-    queries = config.batch_size * queries_per_image(config)
+    spent = {0: 0.0, **dict(found.get("reward_queries", []))}
     rows = [
-        [iteration * queries, *(columns[name][iteration] for name in (reward, *FIGURES))]
-        for iteration in sorted(set.intersection(*map(set, columns.values())))
+        [spent[iteration], *(columns[name][iteration] for name in (reward, *FIGURES))]
+        for iteration in sorted(set.intersection(set(spent), *map(set, columns.values())))
     ]
     return config.objective.name, np.array(rows)
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from tqdm import tqdm
 from benchmarks.methods.grid import Cell
 from cluster.config import Config
 from cluster.errors import ConfigError
+from cluster.prompts import locate
 from cluster.records import given
 from cluster.records.reading import Records
 
 _SECONDS = 0.5  # between two looks
-_BESIDE: Any = {"name": True, "folder": True, "prompts": {"train", "held_out"}}  # not what is learned
 
 
 def is_finished(cell: Cell) -> bool:
@@ -38,14 +38,25 @@ def check_same(cell: Cell) -> None:
         return
     before, now = (_settings(config) for config in (given.read(cell.run), cell.config))
     if before != now:
-        other = next(f"{role}: {before[role]} and not {now[role]}" for role in now if before[role] != now[role])
+        keys = (key for key in now | before if before.get(key) != now.get(key))
+        other = next(f"{key}={before.get(key)} and not {now.get(key)}" for key in keys)
         raise ConfigError(
             f"{cell.run} was run with other settings than the grid's ({other}); move it away, or set another --folder."
         )
 
 
 def _settings(config: Config) -> dict[str, object]:
-    return config.model_dump(mode="json", exclude=_BESIDE)
+    """What decides what is learned, by dotted names; of prompts, which runs copy, the file's name."""
+    found = _dotted(config.model_dump(mode="json", exclude={"name", "folder"}))
+    named = {key: str(value) for key in ("prompts.train", "prompts.held_out") if (value := found[key]) is not None}
+    return found | {key: locate(source).name for key, source in named.items()}
+
+
+def _dotted(settings: Mapping[str, Any], before: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        found |= _dotted(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
+    return found
 
 
 def log_of(cell: Cell) -> Path:

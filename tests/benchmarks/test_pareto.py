@@ -1,4 +1,4 @@
-"""Reward against diversity: what a method has spent is counted alike for all."""
+"""Reward against diversity: what a method has spent is what its learner counted."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pareto import main, queries_per_image
+from benchmarks.pareto import FIGURES, main, series
 from cluster.config import load_config
 from cluster.records.rundir import RunDirectory
 
 
-@pytest.mark.parametrize(
-    ("overrides", "queries"),
-    [
-        (["objective.name=ppod"], 1),
-        # The image; then the last transition and one stratum of the eleven others, at both ends or at one.
-        (["objective.name=residual_nabla_db"], 1 + 2 * 2),
-        (["objective.name=residual_nabla_db", "objective.no_flow=true"], 1 + 2),
-        (["objective.name=nabla_db", "objective.reverse_weight=0"], 1 + 2),
-        (["objective.name=nabla_db", "objective.step_fraction=1"], 1 + 2 * 12),
-    ],
-)
-def test_queries_are_counted_per_image(overrides: list[str], queries: int) -> None:
-    assert queries_per_image(load_config(None, [*overrides, "policy.steps=12"])) == queries
+def test_what_a_method_has_spent_is_what_the_learner_counted(tmp_path: Path) -> None:
+    run = RunDirectory.create(load_config(None, [f"folder={tmp_path}", "name=mine"]))
+    figures = {f"eval/train/{name}": 1.0 for name in ("shapes_agreement", *FIGURES)}
+    for iteration, spent in ((0, {}), (2, {"reward_queries": 480.0})):
+        run.record(iteration, figures | spent, {})
+    name, rows = series(run.path, "shapes_agreement")
+    assert name == "ppod"
+    assert rows[:, 0].tolist() == [0, 480]
 
 
 @pytest.mark.parametrize("gold", [False, True])

@@ -1,0 +1,87 @@
+"""What a run has spent is counted alike for every objective, over ranks and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from actors.config import PolicyConfig
+from actors.policy import Policy
+from learner.batch import Batch
+from learner.learner import Learner, LearnerConfig
+from learner.objectives.ddpo import DDPOConfig
+from learner.objectives.ppod import PPODConfig
+from learner.objectives.refl import ReFLConfig
+from learner.spending import Judged
+
+
+class Flat:
+    """A reward without slope."""
+
+    def score(self, images: Tensor, prompts: object) -> Tensor:
+        return torch.zeros(len(images))
+
+    def score_and_grad(self, images: Tensor, prompts: object) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(images)), torch.zeros_like(images)
+
+
+Draw = Callable[..., Batch]
+
+
+def test_a_policy_counts_what_its_network_sees(policy: Policy, draw: Draw) -> None:
+    assert policy.passes == 2  # guided
+    draw(policy)
+    assert policy.evaluations == 6 * len(policy.transitions) * 2
+    text = policy.encode(["a"])
+    policy.predict(torch.zeros(1, *policy.latent_shape), torch.tensor([0]), text, guided=False)
+    assert policy.evaluations == 6 * len(policy.transitions) * 2 + 1
+
+
+def test_batches_are_counted_as_drawn_and_as_trained_on(policy: Policy, draw: Draw) -> None:
+    learner = Learner(LearnerConfig(micro_batch=8), policy, DDPOConfig(updates=2, epochs=2).build())
+    batch = draw(policy)
+    batch = replace(batch, rewards=torch.where(torch.arange(6) == 0, torch.nan, batch.rewards))
+    metrics = learner.step(batch).metrics
+    assert metrics["reward_queries"] == 6  # also the one that was dropped
+    # Six chains; then two passes over four steps of the other five; the check of the ratios is no part of it.
+    assert metrics["network_evaluations"] == 2 * (6 * len(policy.transitions) + 2 * 5 * 4)
+
+
+def test_what_an_objective_asks_the_reward_counts_too(policy: Policy, draw: Draw) -> None:
+    learner = Learner(LearnerConfig(micro_batch=4), policy, ReFLConfig().build(), reward=Flat())
+    assert learner.step(draw(policy, steps=(2, 3))).metrics["reward_queries"] == 6 + 6
+    judged = Judged(Flat())
+    judged.score(torch.zeros(2, 3, 4, 4), ["a"] * 2)
+    assert judged.images == 2
+
+
+def test_an_offline_batch_costs_once(policy: Policy, draw: Draw) -> None:
+    objective = PPODConfig(offline_batches=1, kl_weight=0).build()
+    learner = Learner(LearnerConfig(ratio_tolerance=1.0), policy, objective)
+    batch = draw(policy)
+    first, second = (learner.step(batch).metrics for _ in range(2))
+    assert [of["reward_queries"] for of in (first, second)] == [6, 6]
+    learning = first["network_evaluations"] - 2 * 6 * len(policy.transitions)
+    assert second["network_evaluations"] == first["network_evaluations"] + learning
+
+
+def test_a_restored_learner_counts_on(tiny_pipeline: Path, tmp_path: Path, draw: Draw) -> None:
+    config = PolicyConfig(model=str(tiny_pipeline), device="cpu", steps=5, lora_rank=2, lora_alpha=2)
+
+    def make() -> tuple[Policy, Learner]:
+        policy = Policy.load(config)
+        return policy, Learner(LearnerConfig(), policy, DDPOConfig(updates=1).build())
+
+    policy, learner = make()
+    learner.step(draw(policy))
+    learner.save(tmp_path)
+    expected = learner.step(draw(policy, version=1, iteration=1)).metrics
+    policy, learner = make()
+    learner.restore(tmp_path)
+    found = learner.step(draw(policy, version=1, iteration=1)).metrics
+    for name in ("reward_queries", "network_evaluations"):
+        assert found[name] == expected[name]
