@@ -77,18 +77,26 @@ def write(grid: Grid, results: Results, missing: Sequence[str], folder: Path) ->
 
 
 def draw(results: Results, folder: Path) -> None:
-    """A picture of each world: gold against KL and against diversity, a point an arm, with standard errors."""
+    """A picture of each world: gold against KL and against diversity, a point an arm, with standard errors.
+
+    Where there is no gold score the reward takes its place.
+    """
     for world in dict.fromkeys(world for world, _ in results):
-        figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-        for axis, (across, label) in zip(axes, _PANELS, strict=True):
-            for (_, arm), found in ((key, found) for key, found in results.items() if key[0] == world):
-                x, y = (mean_and_error([of[name] for of in found]) for name in (across, "train gold change"))
+        arms = {arm: found for (of, arm), found in results.items() if of == world}
+        there = set.intersection(*(set(of) for found in arms.values() for of in found))
+        up = next(name for name in ("train gold change", "train reward change") if name in there)
+        panels = [(name, label) for name, label in _PANELS if name in there]
+        figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), layout="constrained", squeeze=False)
+        for axis, (across, label) in zip(axes[0], panels, strict=True):
+            for arm, found in arms.items():
+                x, y = (mean_and_error([of[name] for of in found]) for name in (across, up))
                 bars = {f"{way}err": np.nan_to_num(error) for way, (_, error) in (("x", x), ("y", y))}
                 axis.errorbar(x[0], y[0], **bars, marker="o", capsize=2)
                 axis.annotate(arm, (x[0], y[0]), xytext=(5, 4), textcoords="offset points")
-            axis.set(xlabel=label, ylabel="change of the gold score, trained prompts")
+            axis.set(xlabel=label, ylabel=up.replace("train ", "trained prompts: "))
             axis.grid(alpha=0.3)
-        axes[1].invert_xaxis()  # in both, what is further to the left is nearer to the pretrained model
+            if across != "kl":  # in every panel what is further to the left is nearer to the pretrained model
+                axis.invert_xaxis()
         figure.suptitle(world)
         figure.savefig(folder / f"{world}.png", dpi=110)
         plt.close(figure)

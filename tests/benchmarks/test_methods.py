@@ -179,7 +179,7 @@ def test_a_grid_runs_and_runs_again(tmp_path: Path, capsys: Texts) -> None:
     small = {
         "question": "Which?",
         "base": str(config),
-        "common": ["iterations=2", "objective.min_gap=0"],
+        "common": ["iterations=2"],
         "worlds": {"tiny": []},
         "seeds": [0],
         "arms": {"ppod": [], "rwr": ["objective.name=rwr", "objective.updates=1"]},
