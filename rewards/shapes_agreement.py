@@ -1,4 +1,4 @@
-"""Agreement of picture and prompt in the embedded world, by its learned scorer."""
+"""Agreement of picture and prompt in an embedded world, by its learned scorer."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from pathlib import Path
 from torch import Tensor
 
 from rewards.reward import Reward
-from shapes import SCORER
-from shapes.scorer import Scorer, tokenize
+from shapes import SCORERS
+from shapes.scorer import Scorer
 
 
 class ShapesAgreement(Reward):
     """The world's small ImageReward; one unit is one logit of a Bradley-Terry comparison.
 
     Args:
-        checkpoint: Folder of a `Scorer`.
+        checkpoint: Folder of a `Scorer`; `first` and `second` are those of the embedded worlds.
     """
 
     differentiable = True
 
-    def __init__(self, checkpoint: str | Path = SCORER) -> None:
-        self._scorer = Scorer.from_pretrained(checkpoint).float().eval().requires_grad_(False)
+    def __init__(self, checkpoint: str | Path = "first") -> None:
+        folder = SCORERS.get(str(checkpoint), checkpoint)
+        self._scorer = Scorer.from_pretrained(folder).float().eval().requires_grad_(False)
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self._scorer(images, tokenize(prompts))
+        return self._scorer(images, self._scorer.tokenize(prompts))
 
     def embed(self, images: Tensor) -> Tensor:
         return self._scorer.features(images)

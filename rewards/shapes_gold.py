@@ -1,4 +1,4 @@
-"""The embedded world's gold judge as a reward: to watch a run with, never to train on."""
+"""The embedded worlds' gold judge as a reward: to watch a run with, never to train on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from torch.nn.functional import adaptive_avg_pool2d
 from rewards.reward import Reward, to_pixels
 from shapes.captions import parse
 from shapes.judge import gold_score
+from shapes.worlds import FIRST, WORLDS, World
 
 
 class ShapesGold(Reward):
     """The share of the prompt's facts that a symbolic reading of the picture finds, in [0, 1].
 
     NaN for a prompt that is not of the world's grammar.
+
+    Args:
+        world: Name of the embedded world whose pictures it reads, `first` or `second`.
+
+    Raises:
+        ValueError: If there is no such world.
     """
+
+    def __init__(self, world: str = FIRST.name) -> None:
+        if world not in WORLDS:
+            raise ValueError(f"There is no embedded world {world!r}; the worlds are {', '.join(WORLDS)}.")
+        self._world = WORLDS[world]
 
     # Pixels, and coarse ones, because nobody learned them: a scorer's features are those that its reward is made of, so
     # samples that only look different to the scorer would count as diverse. A shift by a pixel or two is forgiven.
@@ -28,11 +40,12 @@ class ShapesGold(Reward):
         return coarse / coarse.shape[1] ** 0.5
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.tensor([_score(image, p) for image, p in zip(to_pixels(images), prompts, strict=True)])
+        pairs = zip(to_pixels(images), prompts, strict=True)
+        return torch.tensor([_score(image, prompt, self._world) for image, prompt in pairs])
 
 
-def _score(image: np.ndarray, prompt: str) -> float:
+def _score(image: np.ndarray, prompt: str, world: World) -> float:
     try:
-        return gold_score(image, parse(prompt))
+        return gold_score(image, parse(prompt, world))
     except ValueError:
         return float("nan")

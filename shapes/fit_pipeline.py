@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
-from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from shapes.resumable import Keep, resumable
 
 Pictures = Callable[[int], np.ndarray]  # draws so many: (B, H, W, 3) uint8
 
@@ -85,13 +86,12 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def fit_autoencoder(vae: AutoencoderKL, pictures: Pictures, steps: int, batch: int) -> None:
+def fit_autoencoder(vae: AutoencoderKL, pictures: Pictures, steps: int, batch: int, keep: Keep | None = None) -> None:
     """Train an autoencoder in place, freeze it, and give it the scaling factor that makes latents of unit size."""
     vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
-    progress = tqdm(range(steps), desc="autoencoder")
-    for _ in progress:
+    for progress in resumable("autoencoder", steps, keep, vae=vae, optimizer=optimizer, schedule=schedule):
         x = to_tensor(pictures(batch))
         posterior = vae.encode(x).latent_dist
         error = vae.decode(posterior.sample()).sample - x
@@ -108,7 +108,7 @@ def fit_autoencoder(vae: AutoencoderKL, pictures: Pictures, steps: int, batch: i
     vae.register_to_config(scaling_factor=scale * vae.config.scaling_factor)
 
 
-def fit_decoder(vae: AutoencoderKL, pictures: Pictures, steps: int, batch: int) -> None:
+def fit_decoder(vae: AutoencoderKL, pictures: Pictures, steps: int, batch: int, keep: Keep | None = None) -> None:
     """Train the decoder alone for longer, in place, as Stable Diffusion's own was (sd-vae-ft-mse).
 
     The latents stay as they are. Without it every second star came back as a blob: edges count here as much as areas.
@@ -118,8 +118,7 @@ def fit_decoder(vae: AutoencoderKL, pictures: Pictures, steps: int, batch: int) 
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
-    progress = tqdm(range(steps), desc="decoder")
-    for _ in progress:
+    for progress in resumable("decoder", steps, keep, vae=vae, optimizer=optimizer, schedule=schedule):
         x = to_tensor(pictures(batch))
         with torch.no_grad():
             posterior = vae.encode(x).latent_dist
@@ -154,7 +153,12 @@ def reconstruct(vae: AutoencoderKL, images: np.ndarray, batch: int = 128) -> np.
 
 
 def fit_denoiser(
-    pipeline: StableDiffusionPipeline, texts: Sequence[str], images: np.ndarray, steps: int, batch: int
+    pipeline: StableDiffusionPipeline,
+    texts: Sequence[str],
+    images: np.ndarray,
+    steps: int,
+    batch: int,
+    keep: Keep | None = None,
 ) -> None:
     """Train UNet and text encoder of a pipeline in place, to the exponential average of their weights.
 
@@ -165,6 +169,7 @@ def fit_denoiser(
         images: What they show, `(B, H, W, 3)` uint8.
         steps: Optimizer steps.
         batch: Images of each.
+        keep: Where to keep what it needs to go on after it was stopped.
     """
     tokenizer, text_encoder, scheduler = pipeline.tokenizer, pipeline.text_encoder.train(), pipeline.scheduler
     unet = pipeline.unet.train().to(memory_format=torch.channels_last)
@@ -174,8 +179,8 @@ def fit_denoiser(
     optimizer = torch.optim.AdamW(parameters, lr=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=steps, pct_start=0.05)
     average = EMAModel(parameters, decay=0.998)
-    progress = tqdm(range(steps), desc="denoiser")
-    for _ in progress:
+    parts = {"unet": unet, "text_encoder": text_encoder, "optimizer": optimizer, "schedule": schedule}
+    for progress in resumable("denoiser", steps, keep, average=average, **parts):
         index = torch.randint(len(latents), (batch,))
         dropped = torch.rand(batch, 1) < _CAPTION_DROPOUT
         noise = torch.randn(batch, *latents.shape[1:])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -25,10 +25,12 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
-from shapes.captions import BACKGROUNDS, COLOURS, NUMBERS, PLACES, SHAPES, Caption, Thing, sample_caption
+from shapes.captions import Caption, Thing, sample_caption
 from shapes.fit_pipeline import reconstruct
-from shapes.render import PLACE_BOXES, SIZE, Drawn, Scene, arrange, draw, outline, paint, render
-from shapes.scorer import Scorer, tokenize
+from shapes.render import Drawn, Scene, arrange, draw, outline, paint, render
+from shapes.resumable import Keep, resumable
+from shapes.scorer import Scorer
+from shapes.worlds import FIRST, Polar, World
 
 _TIE = 0.05  # weight of the squared difference between two true pictures' scores
 _GRADE = 0.5  # weight of the comparison between two degrees of damage
@@ -36,8 +38,9 @@ _GRADE = 0.5  # weight of the comparison between two degrees of damage
 
 def corrupt(caption: Caption, rng: random.Random) -> Caption:
     """A caption with one fact changed (or, one time in five, another caption)."""
+    world = caption.world
     if rng.random() < 0.2:
-        return sample_caption(rng, held_out=None)
+        return sample_caption(rng, held_out=None, world=world)
     things = list(caption.things)
     changes = ["colour", "shape"]
     changes += ["place"] if caption.place else []
@@ -46,19 +49,19 @@ def corrupt(caption: Caption, rng: random.Random) -> Caption:
     changes += ["swap"] * 2 if caption.kind == "composition" else []
     change = rng.choice(changes)
     if change == "place":
-        return replace(caption, place=_other(caption.place, list(PLACES), rng))
+        return replace(caption, place=_other(caption.place, world.places, rng))
     if change == "background":
-        return replace(caption, background=_other(caption.background, BACKGROUNDS, rng))
+        return replace(caption, background=_other(caption.background, world.backgrounds, rng))
     if change == "number":
-        return replace(caption, things=(things[0],) * _other(len(things), [1, *NUMBERS], rng))
+        return replace(caption, things=(things[0],) * _other(len(things), [1, *world.numbers], rng))
     if change == "swap":
         a, b = things
         return replace(caption, things=(Thing(b.colour, a.shape), Thing(a.colour, b.shape)))
     one = rng.choice(things)
     if change == "colour":
-        changed = replace(one, colour=_other(one.colour, COLOURS, rng))
+        changed = replace(one, colour=_other(one.colour, world.colours, rng))
     else:
-        changed = replace(one, shape=_other(one.shape, SHAPES, rng))
+        changed = replace(one, shape=_other(one.shape, world.shapes, rng))
     # All equal things change together, so that the result is a caption again.
     return replace(caption, things=tuple(changed if t == one else t for t in things))
 
@@ -72,7 +75,7 @@ def damage(scene: Scene, place: str | None, rng: random.Random) -> tuple[np.ndar
         rng: Draws what is spoilt and how far.
 
     Returns:
-        Both pictures, each `(SIZE, SIZE, 3)` uint8.
+        Both pictures, each `(size, size, 3)` uint8.
     """
     kinds = [_fade, _fade_in, _erase, _recolour, _bend, _bend, _dent]
     kinds += [_push] if len(scene.objects) > 1 else []
@@ -93,36 +96,36 @@ def _fade(scene: Scene, index: int, rng: random.Random) -> _Spoil:
 
 def _fade_in(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object that nobody asked for appears, half of the time one like another."""
-    one = scene.objects[index]
-    thing = one.thing if rng.random() < 0.5 else Thing(rng.choice(COLOURS), rng.choice(SHAPES))
-    x, y = (rng.uniform(one.radius, SIZE - one.radius) for _ in range(2))
+    one, world = scene.objects[index], scene.world
+    thing = one.thing if rng.random() < 0.5 else Thing(rng.choice(list(world.colours)), rng.choice(list(world.shapes)))
+    x, y = (rng.uniform(one.radius, world.size - one.radius) for _ in range(2))
     return _mix(draw(scene), draw(replace(scene, objects=(*scene.objects, Drawn(thing, x, y, one.radius)))))
 
 
 def _erase(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object is cut off from one side."""
-    return _sweep(draw(scene), draw(_without(scene, index)), scene.objects[index], rng)
+    return _sweep(draw(scene), draw(_without(scene, index)), scene, index, rng)
 
 
 def _recolour(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object takes another colour, all of it or from one side."""
     one = scene.objects[index]
-    colour = _other(one.thing.colour, COLOURS, rng)
+    colour = _other(one.thing.colour, scene.world.colours, rng)
     other = draw(_with(scene, index, replace(one, thing=replace(one.thing, colour=colour))))
-    from_one_side = _sweep(draw(scene), other, one, rng)
+    from_one_side = _sweep(draw(scene), other, scene, index, rng)
     return _mix(draw(scene), other) if rng.random() < 0.5 else from_one_side
 
 
 def _bend(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object's outline turns into another shape's."""
-    one = scene.objects[index]
-    own, other = _radii(one.thing.shape), _radii(_other(one.thing.shape, SHAPES, rng))
+    shape, shapes = scene.objects[index].thing.shape, scene.world.shapes
+    own, other = _radii(shapes[shape]), _radii(shapes[_other(shape, shapes, rng)])
     return lambda share: _paint(scene, index, (1 - share) * own + share * other)
 
 
 def _dent(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object's outline gets bumps and dents."""
-    own = _radii(scene.objects[index].thing.shape)
+    own = _radii(scene.world.shapes[scene.objects[index].thing.shape])
     waves = [rng.gauss(0, 0.35) * np.sin(n * _DIRECTIONS + rng.uniform(0, 2 * np.pi)) for n in (2, 3, 4, 5)]
     return lambda share: _paint(scene, index, own * np.clip(1 + share * sum(waves), 0.2, 1.8))
 
@@ -143,11 +146,11 @@ def _push(scene: Scene, index: int, rng: random.Random) -> _Spoil:
 
 def _misplace(place: str, scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object leaves its place."""
-    one = scene.objects[index]
-    (left, right), (top, bottom) = PLACE_BOXES[place]
+    one, size = scene.objects[index], scene.world.size
+    (left, right), (top, bottom) = scene.world.places[place].box
     while True:
-        x, y = (rng.uniform(one.radius, SIZE - one.radius) for _ in range(2))
-        if not (left < x / SIZE < right and top < y / SIZE < bottom):
+        x, y = (rng.uniform(one.radius, size - one.radius) for _ in range(2))
+        if not (left < x / size < right and top < y / size < bottom):
             break
     return lambda share: draw(
         _with(scene, index, replace(one, x=one.x + share * (x - one.x), y=one.y + share * (y - one.y)))
@@ -158,7 +161,7 @@ def _misplace(place: str, scene: Scene, index: int, rng: random.Random) -> _Spoi
 _DIRECTIONS = np.linspace(0, 2 * np.pi, 60, endpoint=False)
 
 
-def _radii(shape: str) -> np.ndarray:
+def _radii(shape: Polar) -> np.ndarray:
     """How far an outline is from its centre in each of `_DIRECTIONS`, in radii."""
     corners = np.array(outline(shape, 0.0, 0.0, 1.0))
     closed = np.concatenate([corners, corners[:1]])
@@ -170,26 +173,25 @@ def _radii(shape: str) -> np.ndarray:
 
 def _paint(scene: Scene, index: int, radii: np.ndarray) -> np.ndarray:
     """The scene with an outline of one's own for an object."""
-    polygons = []
-    for i, o in enumerate(scene.objects):
-        corners = outline(o.thing.shape, o.x, o.y, o.radius)
-        if i == index:
-            xs, ys = o.x + o.radius * radii * np.sin(_DIRECTIONS), o.y - o.radius * radii * np.cos(_DIRECTIONS)
-            corners = list(zip(xs.tolist(), ys.tolist(), strict=True))
-        polygons.append((corners, o.thing.colour))
-    return paint(polygons, scene.background)
+    shapes = [scene.world.shapes[o.thing.shape] for o in scene.objects]
+    outlines = [outline(shape, o.x, o.y, o.radius) for shape, o in zip(shapes, scene.objects, strict=True)]
+    one = scene.objects[index]
+    xs, ys = one.x + one.radius * radii * np.sin(_DIRECTIONS), one.y - one.radius * radii * np.cos(_DIRECTIONS)
+    outlines[index] = list(zip(xs.tolist(), ys.tolist(), strict=True))
+    return paint(scene, outlines)
 
 
-def _sweep(clean: np.ndarray, spoilt: np.ndarray, one: Drawn, rng: random.Random) -> _Spoil:
+def _sweep(clean: np.ndarray, spoilt: np.ndarray, scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """From one picture to the other across an object, in a random direction."""
-    rows, columns = np.indices((SIZE, SIZE)) + 0.5
+    one = scene.objects[index]
+    rows, columns = np.indices(clean.shape[:2]) + 0.5
     angle = rng.uniform(0, 2 * np.pi)
     side = np.cos(angle) * (columns - one.x) + np.sin(angle) * (rows - one.y)
     return lambda share: _blend(clean, spoilt, np.clip((2 * share - 1) * one.radius - side + 0.5, 0, 1))
 
 
 def _mix(clean: np.ndarray, spoilt: np.ndarray) -> _Spoil:
-    return lambda share: _blend(clean, spoilt, np.full((SIZE, SIZE), share))
+    return lambda share: _blend(clean, spoilt, np.full(clean.shape[:2], share))
 
 
 def _blend(clean: np.ndarray, spoilt: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -205,28 +207,34 @@ def _with(scene: Scene, index: int, one: Drawn) -> Scene:
     return replace(scene, objects=(*scene.objects[:index], one, *scene.objects[index + 1 :]))
 
 
-def _other(value: Any, options: Sequence[Any], rng: random.Random) -> Any:
+def _other(value: Any, options: Iterable[Any], rng: random.Random) -> Any:
     return rng.choice([option for option in options if option != value])
 
 
-def fit_scorer(vae: AutoencoderKL, steps: int, batch: int, pictures: int, rng: random.Random) -> Scorer:
+def fit_scorer(
+    vae: AutoencoderKL,
+    steps: int,
+    batch: int,
+    pictures: int,
+    rng: random.Random,
+    world: World = FIRST,
+    keep: Keep | None = None,
+) -> Scorer:
     """Train on `pictures` sets (true, true again, wrong, spoilt, spoilt more), half of them through the autoencoder."""
-    captions = [sample_caption(rng, held_out=None) for _ in range(pictures)]
+    captions = [sample_caption(rng, held_out=None, world=world) for _ in range(pictures)]
     wrong = [corrupt(caption, rng) for caption in captions]
-    sets = np.empty((pictures, 5, SIZE, SIZE, 3), np.uint8)
+    sets = np.empty((pictures, 5, world.size, world.size, 3), np.uint8)
     for i, (caption, other) in enumerate(zip(tqdm(captions, desc="pictures"), wrong, strict=True)):
         scene = arrange(caption, rng)
         sets[i] = draw(scene), render(caption, rng), render(other, rng), *damage(scene, caption.place, rng)
-    half = sets[: pictures // 2].reshape(-1, SIZE, SIZE, 3)
-    sets[: pictures // 2] = reconstruct(vae, half).reshape(-1, 5, SIZE, SIZE, 3)
-    words, wrong_words = tokenize([c.text for c in captions]), tokenize([c.text for c in wrong])
-
-    scorer = Scorer()
+    half = sets[: pictures // 2].reshape(-1, world.size, world.size, 3)
+    sets[: pictures // 2] = reconstruct(vae, half).reshape(-1, 5, world.size, world.size, 3)
+    scorer = Scorer(world=world.name)
     scorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    words, wrong_words = scorer.tokenize([c.text for c in captions]), scorer.tokenize([c.text for c in wrong])
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    progress = tqdm(range(steps), desc="scorer")
-    for _ in progress:
+    for progress in resumable("scorer", steps, keep, scorer=scorer, optimizer=optimizer, schedule=schedule):
         index = torch.randint(pictures, (batch,))
         images = torch.from_numpy(sets[index.numpy()]).float() / 255
         images = (images + 0.1 * torch.rand(batch, 1, 1, 1, 1) * torch.randn_like(images)).clamp(0, 1)

@@ -7,6 +7,7 @@ the scorer's reward climbs and the gold score does not is over-optimising.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,8 +16,9 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
-from shapes.captions import SHAPES, Caption, Thing
-from shapes.render import BACKGROUND_PALETTE, PALETTE, outline
+from shapes.captions import Caption, Thing
+from shapes.render import outline
+from shapes.worlds import FIRST, RGB, Place, World
 
 _MIN_AREA = 8  # pixels; smaller specks are dirt, not objects
 _FOREGROUND_DISTANCE = 50.0  # RGB units (0-255) between a pixel and the background
@@ -43,17 +45,17 @@ class Reading:
     background: str
 
 
-def read(image: np.ndarray) -> Reading:
-    """Parse a picture, `(H, W, 3)` uint8."""
+def read(image: np.ndarray, world: World = FIRST) -> Reading:
+    """Parse a picture of a world, `(H, W, 3)` uint8."""
     pixels = image.astype(np.float32)
     backdrop, masks = segment(pixels)
     objects = []
     for mask in masks:
         rows, columns = np.nonzero(mask)
         x, y = (columns.mean() + 0.5) / image.shape[1], (rows.mean() + 0.5) / image.shape[0]
-        shape = _shape(coverage(pixels, mask, backdrop))
-        objects.append(Seen(colour(pixels, mask, PALETTE), shape, float(x), float(y)))
-    return Reading(tuple(objects), nearest(backdrop[None], BACKGROUND_PALETTE)[0])
+        shape = _shape(coverage(pixels, mask, backdrop), world)
+        objects.append(Seen(colour(pixels, mask, world.colours), shape, float(x), float(y)))
+    return Reading(tuple(objects), nearest(backdrop[None], world.backgrounds)[0])
 
 
 def segment(pixels: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -84,10 +86,10 @@ def gold_score(image: np.ndarray, caption: Caption) -> float:
         image: `(H, W, 3)` uint8.
         caption: What was asked for.
     """
-    reading = read(image)
+    reading = read(image, caption.world)
     facts = [_object_score(reading.objects, caption.things)]
     if caption.place:
-        facts.append(float(any(_is_at(o, caption.place) for o in reading.objects)))
+        facts.append(float(any(_is_at(o, caption.world.places[caption.place]) for o in reading.objects)))
     if caption.background:
         facts.append(float(reading.background == caption.background))
     return float(np.mean(facts))
@@ -101,20 +103,21 @@ def _object_score(seen: tuple[Seen, ...], wanted: tuple[Thing, ...]) -> float:
     return float(agreement[rows, columns].sum()) / max(len(seen), len(wanted))
 
 
-def _is_at(seen: Seen, place: str) -> bool:
+def _is_at(seen: Seen, place: Place) -> bool:
     # A tenth off the centre, and further that way than the other: what is at the top is not on the right as well.
     x, y = seen.x - 0.5, seen.y - 0.5
-    towards, across = {"left": (-x, y), "right": (x, y), "top": (-y, x), "bottom": (y, x)}[place]
+    dx, dy = place.direction
+    towards, across = dx * x + dy * y, dx * y - dy * x
     return towards > 0.1 and towards > abs(across)
 
 
-def nearest(colours: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> list[str]:
+def nearest(colours: np.ndarray, palette: Mapping[str, RGB]) -> list[str]:
     """The name of the palette's colour that is nearest to each of `(N, 3)`."""
     distances = np.linalg.norm(colours[:, None] - np.array(list(palette.values()))[None], axis=-1)
     return [list(palette)[i] for i in distances.argmin(axis=1)]
 
 
-def colour(pixels: np.ndarray, mask: np.ndarray, palette: dict[str, tuple[int, int, int]]) -> str | None:
+def colour(pixels: np.ndarray, mask: np.ndarray, palette: Mapping[str, RGB]) -> str | None:
     """The palette's name for an object's colour; `None` where its pixels do not agree on one."""
     # Edge pixels mix with the background, so only the inner ones vote.
     inner = ndimage.binary_erosion(mask)
@@ -131,7 +134,7 @@ def coverage(pixels: np.ndarray, mask: np.ndarray, backdrop: np.ndarray) -> np.n
     return np.clip((pixels - backdrop) @ towards / (towards @ towards), 0.0, 1.0) * near
 
 
-def _shape(covered: np.ndarray) -> str | None:
+def _shape(covered: np.ndarray, world: World) -> str | None:
     """The outline that fits best once both have unit area and their centre of mass at the origin."""
     rows, columns = np.indices(covered.shape)
     area = covered.sum()
@@ -139,7 +142,7 @@ def _shape(covered: np.ndarray) -> str | None:
     grid_y, grid_x = np.sqrt(area) * _grid()
     found = ndimage.map_coordinates(covered, [y + grid_y, x + grid_x], order=1, mode="constant")
     overlaps = {
-        shape: float(np.minimum(found, t).sum() / np.maximum(found, t).sum()) for shape, t in _templates().items()
+        shape: float(np.minimum(found, t).sum() / np.maximum(found, t).sum()) for shape, t in _templates(world).items()
     }
     best = max(overlaps, key=lambda shape: overlaps[shape])
     return best if overlaps[best] >= _MIN_OVERLAP else None
@@ -152,11 +155,11 @@ def _grid() -> np.ndarray:
 
 
 @cache
-def _templates() -> dict[str, np.ndarray]:
+def _templates(world: World) -> dict[str, np.ndarray]:
     """Every outline with unit area and its centre of mass at the origin, sampled on `_grid`."""
     templates = {}
-    for shape in SHAPES:
-        x, y = np.array(outline(shape, 0.0, 0.0, 1.0)).T
+    for shape, corners in world.shapes.items():
+        x, y = np.array(outline(corners, 0.0, 0.0, 1.0)).T
         cross = x * np.roll(y, -1) - np.roll(x, -1) * y
         area = cross.sum() / 2  # the shoelace formula, and the centroid after it
         centre = np.array([((v + np.roll(v, -1)) * cross).sum() / (6 * area) for v in (x, y)])

@@ -1,4 +1,4 @@
-"""The embedded world's Stable Diffusion before training: its networks, and Stable Diffusion 1.5's noise schedule; and
+"""An embedded world's Stable Diffusion before training: its networks, and Stable Diffusion 1.5's noise schedule; and
 its twin of flow matching.
 """
 
@@ -17,19 +17,19 @@ from transformers import CLIPTokenizer
 
 from shapes.captions import KINDS, all_captions
 from shapes.fit_pipeline import make_pipeline, make_text_encoder, word_tokenizer
-from shapes.render import SIZE
+from shapes.worlds import FIRST, World
 
 MAX_TOKENS = 16
 
 
-def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A tokenizer, saved in `folder`, with one token for every word of the grammar."""
-    words = {word for kind in KINDS for caption in all_captions(kind) for word in caption.text.split()}
+def make_tokenizer(folder: Path, world: World = FIRST) -> CLIPTokenizer:
+    """A tokenizer, saved in `folder`, with one token for every word of a world's grammar."""
+    words = {word for kind in KINDS for caption in all_captions(kind, world=world) for word in caption.text.split()}
     return word_tokenizer(folder, words, MAX_TOKENS)
 
 
-def make_autoencoder() -> AutoencoderKL:
-    """From `SIZE` pixels to latents `(4, SIZE / 4, SIZE / 4)`."""
+def make_autoencoder(world: World = FIRST) -> AutoencoderKL:
+    """From a world's pictures to latents `(4, size / 4, size / 4)`."""
     return AutoencoderKL(
         block_out_channels=(24, 48, 64),
         down_block_types=["DownEncoderBlock2D"] * 3,
@@ -37,7 +37,7 @@ def make_autoencoder() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
-        sample_size=SIZE,
+        sample_size=world.size,
     )
 
 
@@ -57,7 +57,7 @@ def make_untrained(vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffus
     """The pipeline around a trained autoencoder, with a new text encoder and UNet."""
     text_encoder = make_text_encoder(tokenizer, width=64, intermediate=192, heads=4)
     unet = UNet2DConditionModel(
-        sample_size=SIZE // 4,
+        sample_size=vae.config.sample_size // 4,
         block_out_channels=(48, 96),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 2,

@@ -1,37 +1,37 @@
-"""The world's own small ImageReward: a learned, differentiable score of how well a picture agrees with a prompt.
+"""A world's own small ImageReward: a learned, differentiable score of how well a picture agrees with a prompt.
 
-A convolutional tower turns the picture into 8 x 8 tokens, the words of the prompt attend to them, and a linear head
-reads the score off the pooled words. Trained by `shapes.fit_scorer` with Bradley-Terry comparisons, so only differences
-of scores mean anything; one unit is one logit of "this picture fits the prompt better than that one".
+A convolutional tower turns the picture into tokens, one for 4 x 4 pixels, the words of the prompt attend to them, and a
+linear head reads the score off the pooled words. Trained by `shapes.fit_scorer` with Bradley-Terry comparisons, so only
+differences of scores mean anything; one unit is one logit of "this picture fits the prompt better than that one".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from shapes.captions import BACKGROUNDS, COLOURS, NUMBERS, PLACES, SHAPES
-from shapes.render import SIZE
+from shapes.worlds import FIRST, WORLDS, World
 
 MAX_WORDS = 16
-_GRAMMAR = sorted(
-    {"a", "an", "and", "background", *COLOURS, *SHAPES, *BACKGROUNDS, *NUMBERS.values()}
-    | {f"{shape}s" for shape in SHAPES}
-    | {word for place in PLACES.values() for word in place.split()}
-)
-# 0 pads, 1 stands for every word that the grammar does not have.
-_WORD_IDS = {word: i + 2 for i, word in enumerate(_GRAMMAR)}
 
 
-def tokenize(prompts: Sequence[str]) -> Tensor:
+@cache
+def _word_ids(world: World) -> dict[str, int]:
+    # 0 pads, 1 stands for every word that the grammar does not have.
+    return {word: i + 2 for i, word in enumerate(sorted(world.words))}
+
+
+def tokenize(prompts: Sequence[str], world: World = FIRST) -> Tensor:
     """Word ids `(B, MAX_WORDS)` int64, zero-padded; longer prompts are cut."""
+    known = _word_ids(world)
     ids = torch.zeros(len(prompts), MAX_WORDS, dtype=torch.int64)
     for row, prompt in zip(ids, prompts, strict=True):
-        words = [_WORD_IDS.get(word.strip(".,"), 1) for word in prompt.lower().split()][:MAX_WORDS]
+        words = [known.get(word.strip(".,"), 1) for word in prompt.lower().split()][:MAX_WORDS]
         row[: len(words)] = torch.tensor(words)
     return ids
 
@@ -42,10 +42,12 @@ class Scorer(nn.Module, PyTorchModelHubMixin):
     Args:
         width: Channels of the picture's tokens and of the words.
         layers: Rounds of words looking at each other and at the picture.
+        world: Name of the world whose words it knows.
     """
 
-    def __init__(self, width: int = 96, layers: int = 2) -> None:
+    def __init__(self, width: int = 96, layers: int = 2, world: str = FIRST.name) -> None:
         super().__init__()
+        self.world = WORLDS[world]
         self.tower = nn.Sequential(
             nn.Conv2d(3, 32, 3, padding=1),
             _Residual(32),
@@ -54,8 +56,8 @@ class Scorer(nn.Module, PyTorchModelHubMixin):
             nn.Conv2d(64, width, 3, stride=2, padding=1),
             _Residual(width),
         )
-        self.position = nn.Parameter(0.02 * torch.randn((SIZE // 4) ** 2, width))
-        self.words = nn.Embedding(len(_GRAMMAR) + 2, width)
+        self.position = nn.Parameter(0.02 * torch.randn((self.world.size // 4) ** 2, width))
+        self.words = nn.Embedding(len(self.world.words) + 2, width)
         self.order = nn.Parameter(0.02 * torch.randn(MAX_WORDS, width))
         layer = nn.TransformerDecoderLayer(
             width, nhead=4, dim_feedforward=2 * width, dropout=0.0, batch_first=True, norm_first=True, activation="gelu"
@@ -63,14 +65,19 @@ class Scorer(nn.Module, PyTorchModelHubMixin):
         self.reader = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
         self.head = nn.Linear(width, 1)
 
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Word ids `(B, MAX_WORDS)` of prompts in its world's words."""
+        return tokenize(prompts, self.world)
+
     def forward(self, images: Tensor, words: Tensor) -> Tensor:
         """Scores `(B,)` of images `(B, 3, H, W)` in [0, 1] under word ids `(B, MAX_WORDS)`."""
         return self.read(self.tokens(images), words)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """The picture as tokens, `(B, width, SIZE / 4, SIZE / 4)`."""
-        if images.shape[-1] != SIZE:
-            images = F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)
+        """The picture as tokens, `(B, width, size / 4, size / 4)`."""
+        size = self.world.size
+        if images.shape[-1] != size:
+            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
         return self.tower(2 * images - 1)
 
     def read(self, tokens: Tensor, words: Tensor) -> Tensor:

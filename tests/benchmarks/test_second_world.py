@@ -31,8 +31,7 @@ from benchmarks.second_world.world import (
     render,
     sample_caption,
 )
-from shapes import captions
-from shapes.render import SIZE as EMBEDDED_SIZE
+from shapes.worlds import FIRST
 
 
 def scores(pictures: list[np.ndarray], prompts: list[str]) -> np.ndarray:
@@ -46,11 +45,11 @@ def drawn(count: int, seed: int = 0) -> tuple[list[Caption], list[np.ndarray]]:
 
 
 def test_nothing_is_the_embedded_worlds() -> None:
-    assert not set(COLOURS) & set(captions.COLOURS)
-    assert not set(FORMS) & set(captions.SHAPES)
-    assert not set(GROUNDS) & set(captions.BACKGROUNDS)
-    assert not set(RELATIONS) & {word for place in captions.PLACES.values() for word in place.split()}
-    assert SIZE != EMBEDDED_SIZE
+    assert not set(COLOURS) & set(FIRST.colours)
+    assert not set(FORMS) & set(FIRST.shapes)
+    assert not set(GROUNDS) & set(FIRST.backgrounds)
+    assert not set(RELATIONS) & FIRST.words
+    assert FIRST.size != SIZE
 
 
 def test_prompts_come_back() -> None:

@@ -63,7 +63,7 @@ def test_options_that_the_signature_takes_pass(kind: str, options: dict) -> None
     ("kind", "options", "words"),
     [
         ("jpeg_compressibility", {"qualty": 10}, ["no option 'qualty'", "mean 'quality'", "(quality: int = "]),
-        ("shapes_gold", {"nope": 1}, ["'shapes_gold'", "no option 'nope'", "it takes ()"]),
+        ("shapes_gold", {"nope": 1}, ["'shapes_gold'", "no option 'nope'", "it takes (world: str = 'first')"]),
         ("optional:Needs", {"scale": 1}, ["needs the option 'path'", "(path: str, *, scale: float = 1.0)"]),
         ("optional:Odd", {"things": 1}, ["mean 'thing'"]),
         ("optional:plain", {"images": 1}, ["no option 'images'", "(scale=1.0)"]),

@@ -13,6 +13,7 @@ from rewards.shapes_gold import ShapesGold
 from shapes.captions import sample_caption
 from shapes.judge import gold_score
 from shapes.render import render
+from shapes.worlds import SECOND
 
 
 def test_scores_are_the_judges_own_for_each_pair() -> None:
@@ -27,6 +28,20 @@ def test_scores_are_the_judges_own_for_each_pair() -> None:
     expected = [gold_score(image, caption) for image, caption in zip(pixels, shifted, strict=True)]
     assert other.tolist() == pytest.approx(expected)
     assert other.mean() < 0.7
+
+
+def test_the_second_world_is_read_with_its_own_words() -> None:
+    rng = random.Random(0)
+    captions = [sample_caption(rng, held_out=None, world=SECOND) for _ in range(20)]
+    images = to_images(np.stack([render(caption, rng) for caption in captions]))
+    prompts = [caption.text for caption in captions]
+    assert ShapesGold("second").score(images, prompts).tolist() == [1.0] * 20
+    assert ShapesGold().score(images, prompts).isnan().all()
+
+
+def test_a_world_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="no embedded world 'third'; the worlds are first, second"):
+        ShapesGold("third")
 
 
 def test_a_prompt_outside_the_grammar_gets_nan_and_the_others_their_score() -> None:

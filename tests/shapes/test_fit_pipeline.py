@@ -16,8 +16,10 @@ from shapes import pretrain
 from shapes.captions import KINDS, all_captions, parse, sample_caption
 from shapes.fit_pipeline import encode, fit_autoencoder, fit_denoiser, reconstruct, to_tensor
 from shapes.networks import MAX_TOKENS, make_autoencoder, make_tokenizer, make_untrained
-from shapes.render import SIZE, render
+from shapes.render import render
+from shapes.worlds import FIRST, SECOND
 
+SIZE = FIRST.size
 TEXTS = [caption.text for kind in KINDS for caption in all_captions(kind)]
 WORDS = sorted({word for text in TEXTS for word in text.split()})
 
@@ -57,6 +59,18 @@ def test_every_word_of_the_grammar_is_one_token_of_its_own(tokenizer: CLIPTokeni
     ids = [tokenizer(word, add_special_tokens=False).input_ids for word in WORDS]
     assert [word for word, tokens in zip(WORDS, ids, strict=True) if len(tokens) != 1] == []
     assert len({tokens[0] for tokens in ids}) == len(WORDS)
+
+
+def test_the_second_worlds_networks_fit_its_words_and_pictures(tmp_path: Path) -> None:
+    tokenizer, vae = make_tokenizer(tmp_path, SECOND), make_autoencoder(SECOND)
+    texts = [caption.text for kind in KINDS for caption in all_captions(kind, world=SECOND)]
+    ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS).input_ids
+    assert {len(row) for row in ids} == {MAX_TOKENS}
+    assert tokenizer.batch_decode(ids, skip_special_tokens=True) == texts
+    pipeline = make_untrained(vae, tokenizer)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(texts[:2], num_inference_steps=1, output_type="np").images
+    assert images.shape == (2, SECOND.size, SECOND.size, 3)
 
 
 def test_captions_come_back_from_their_tokens(tokenizer: CLIPTokenizer) -> None:

@@ -16,10 +16,12 @@ from torch import Tensor
 from shapes.captions import KINDS, Caption, all_captions, parse, sample_caption
 from shapes.fit_scorer import bradley_terry, corrupt, damage, fit_scorer
 from shapes.judge import gold_score
-from shapes.render import SIZE, arrange, draw
+from shapes.render import arrange, draw
 from shapes.scorer import tokenize
+from shapes.worlds import FIRST, WORLDS, World
 
-captions = st.sampled_from([caption for kind in KINDS for caption in all_captions(kind)])
+captions = st.sampled_from([c for world in WORLDS.values() for kind in KINDS for c in all_captions(kind, world=world)])
+everywhere = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 
 
 def changed_facts(a: Caption, b: Caption) -> set[str]:
@@ -38,9 +40,10 @@ def changed_facts(a: Caption, b: Caption) -> set[str]:
 @settings(deadline=None, max_examples=200)
 def test_a_corrupted_caption_is_a_caption(caption: Caption, seed: int) -> None:
     wrong = corrupt(caption, random.Random(seed))
-    assert parse(wrong.text) == wrong
+    assert parse(wrong.text, caption.world) == wrong
 
 
+@everywhere
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -50,28 +53,33 @@ def test_a_corrupted_caption_is_a_caption(caption: Caption, seed: int) -> None:
         ("location", {"colour", "shape", "place", "background"}),
     ],
 )
-def test_four_in_five_corruptions_change_one_fact_and_each_fact_gets_its_turn(kind: str, expected: set[str]) -> None:
-    rng, choices = random.Random(0), all_captions(kind)
+def test_four_in_five_corruptions_change_one_fact_and_each_fact_gets_its_turn(
+    kind: str, expected: set[str], world: World
+) -> None:
+    rng, choices = random.Random(0), all_captions(kind, world=world)
     changes: Counter[str] = Counter()
     for _ in range(1000):
         caption = rng.choice(choices)
         facts = changed_facts(caption, corrupt(caption, rng))
         changes["+".join(sorted(facts)) if len(facts) < 2 else "many"] += 1
-    assert {change for change in changes if changes[change] > 30} - {"many"} == expected
+    assert {change for change in changes if changes[change] > 60} - {"many"} == expected
     assert sum(changes[change] for change in expected) >= 780
     assert changes[""] <= 10
 
 
-def test_damage_costs_facts_and_more_damage_costs_more() -> None:
+@everywhere
+def test_damage_costs_facts_and_more_damage_costs_more(world: World) -> None:
     rng = random.Random(0)
-    scores = []
+    scores, differ = [], []
     for _ in range(500):
-        caption = sample_caption(rng, held_out=None)
+        caption = sample_caption(rng, held_out=None, world=world)
         scene = arrange(caption, rng)
         pictures = (draw(scene), *damage(scene, caption.place, rng))
         scores.append([gold_score(picture, caption) for picture in pictures])
+        differ.append((pictures[1] != pictures[2]).any())
     clean, little, more = np.array(scores).T
     assert (clean == 1).mean() > 0.98
+    assert np.mean(differ) > 0.98  # two degrees may lie so close together that no pixel tells them apart
     assert little.mean() < clean.mean() - 0.1
     assert more.mean() < little.mean() - 0.05
     assert (more > little).mean() < 0.1
@@ -83,9 +91,9 @@ def test_damage_shows(caption: Caption, seed: int) -> None:
     rng = random.Random(seed)
     scene = arrange(caption, rng)
     little, more = damage(scene, caption.place, rng)
-    assert little.shape == more.shape == (SIZE, SIZE, 3)
+    assert little.shape == more.shape == (caption.world.size, caption.world.size, 3)
     assert (little != draw(scene)).any()
-    assert (more != little).any()
+    assert (more != draw(scene)).any()
 
 
 def test_an_object_leaves_its_place_only_where_one_is_asked_for() -> None:
@@ -126,23 +134,25 @@ def vae() -> AutoencoderKL:
     torch.manual_seed(0)
     return AutoencoderKL(
         block_out_channels=(8,), down_block_types=["DownEncoderBlock2D"], up_block_types=["UpDecoderBlock2D"],
-        layers_per_block=1, norm_num_groups=4, sample_size=SIZE,
+        layers_per_block=1, norm_num_groups=4, sample_size=FIRST.size,
     ).eval()  # fmt: skip
 
 
-def _fit(vae: AutoencoderKL, seed: int) -> Tensor:
+def _fit(vae: AutoencoderKL, seed: int, world: World) -> Tensor:
     torch.manual_seed(seed)
-    scorer = fit_scorer(vae, steps=2, batch=2, pictures=4, rng=random.Random(seed))
-    assert not scorer.training
+    scorer = fit_scorer(vae, steps=2, batch=2, pictures=4, rng=random.Random(seed), world=world)
+    assert (scorer.training, scorer.world) == (False, world)
+    prompts = [caption.text for caption in all_captions("count", world=world)[::100]]
     with torch.no_grad():
-        return scorer(torch.full((2, 3, SIZE, SIZE), 0.5), tokenize(["a red circle", "four blue stars"]))
+        return scorer(torch.full((len(prompts), 3, world.size, world.size), 0.5), scorer.tokenize(prompts))
 
 
-def test_fitting_is_reproducible(vae: AutoencoderKL) -> None:
-    scores = _fit(vae, 0)
+@everywhere
+def test_fitting_is_reproducible(vae: AutoencoderKL, world: World) -> None:
+    scores = _fit(vae, 0, world)
     assert scores.isfinite().all()
-    torch.testing.assert_close(_fit(vae, 0), scores)
-    assert not torch.allclose(_fit(vae, 1), scores)
+    torch.testing.assert_close(_fit(vae, 0, world), scores)
+    assert not torch.allclose(_fit(vae, 1, world), scores)
 
 
 @pytest.mark.slow

@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import shapes
-from shapes.captions import BACKGROUNDS, COLOURS, KINDS, NUMBERS, PLACES, SHAPES, Caption, Thing, all_captions, parse
+from shapes.captions import KINDS, Caption, Thing, all_captions, parse
 from shapes.judge import gold_score, read
-from shapes.render import BACKGROUND_PALETTE, PALETTE, SIZE, Drawn, Scene, draw, render
+from shapes.render import Drawn, Scene, draw, render
+from shapes.worlds import FIRST, WORLDS
 
-CAPTIONS = {kind: all_captions(kind) for kind in KINDS}
+BY_WORLD = {name: {kind: all_captions(kind, world=world) for kind in KINDS} for name, world in WORLDS.items()}
+CAPTIONS = BY_WORLD["first"]
+SIZE = FIRST.size
+everywhere = pytest.mark.parametrize("world", WORLDS)
 # Corners far enough apart for four objects of radius 5, the left edge and the centre.
 SPOTS = {"nw": (8.0, 8.0), "ne": (24.0, 8.0), "sw": (8.0, 24.0), "se": (24.0, 24.0)}
 SPOTS |= {"w": (8.0, 16.0), "c": (16.0, 16.0)}
@@ -34,26 +38,27 @@ def picture(*objects: str, background: str = "white") -> np.ndarray:
     return draw(Scene(tuple(drawn), background))
 
 
+@everywhere
 @pytest.mark.parametrize("kind", KINDS)
-def test_clean_pictures_score_one(kind: str) -> None:
+def test_clean_pictures_score_one(kind: str, world: str) -> None:
     rng = random.Random(kind)
     for _ in range(150):
-        caption = rng.choice(CAPTIONS[kind])
+        caption = rng.choice(BY_WORLD[world][kind])
         assert gold_score(render(caption, rng), caption) == 1.0, caption.text
 
 
 def _colour(caption: Caption, rng: random.Random) -> Caption:
-    wrong = rng.choice([c for c in COLOURS if c != caption.things[0].colour])
+    wrong = rng.choice([c for c in caption.world.colours if c != caption.things[0].colour])
     return replace(caption, things=(replace(caption.things[0], colour=wrong), *caption.things[1:]))
 
 
 def _shape(caption: Caption, rng: random.Random) -> Caption:
-    wrong = rng.choice([s for s in SHAPES if s != caption.things[0].shape])
+    wrong = rng.choice([s for s in caption.world.shapes if s != caption.things[0].shape])
     return replace(caption, things=(replace(caption.things[0], shape=wrong), *caption.things[1:]))
 
 
 def _number(caption: Caption, rng: random.Random) -> Caption:
-    wrong = rng.choice([n for n in (1, *NUMBERS) if n != len(caption.things)])
+    wrong = rng.choice([n for n in (1, *caption.world.numbers) if n != len(caption.things)])
     return replace(caption, things=caption.things[:1] * wrong)
 
 
@@ -63,13 +68,14 @@ def _swap(caption: Caption, rng: random.Random) -> Caption:
 
 
 def _place(caption: Caption, rng: random.Random) -> Caption:
-    return replace(caption, place=rng.choice([p for p in PLACES if p != caption.place]))
+    return replace(caption, place=rng.choice([p for p in caption.world.places if p != caption.place]))
 
 
 def _background(caption: Caption, rng: random.Random) -> Caption:
-    return replace(caption, background=rng.choice([b for b in BACKGROUNDS if b != caption.background]))
+    return replace(caption, background=rng.choice([b for b in caption.world.backgrounds if b != caption.background]))
 
 
+@everywhere
 @pytest.mark.parametrize(
     ("corrupt", "kinds"),
     [
@@ -82,12 +88,13 @@ def _background(caption: Caption, rng: random.Random) -> Caption:
     ],
 )
 def test_a_near_miss_scores_less_than_one(
-    corrupt: Callable[[Caption, random.Random], Caption], kinds: tuple[str, ...]
+    corrupt: Callable[[Caption, random.Random], Caption], kinds: tuple[str, ...], world: str
 ) -> None:
     rng = random.Random(0)
     for _ in range(150):
         # With a background, so that the near miss can contradict it.
-        caption = replace(rng.choice(CAPTIONS[rng.choice(kinds)]), background=rng.choice(BACKGROUNDS))
+        background = rng.choice(list(WORLDS[world].backgrounds))
+        caption = replace(rng.choice(BY_WORLD[world][rng.choice(kinds)]), background=background)
         miss = corrupt(caption, rng)
         assert gold_score(render(caption, rng), miss) < 1.0, f"{caption.text!r} passed for {miss.text!r}"
 
@@ -128,9 +135,9 @@ def test_partial_credit_is_the_share_of_facts(prompt: str, image: np.ndarray, sc
     assert gold_score(image, parse(prompt)) == pytest.approx(score)
 
 
-@pytest.mark.parametrize("background", BACKGROUNDS)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("background", FIRST.backgrounds)
+@pytest.mark.parametrize("shape", FIRST.shapes)
+@pytest.mark.parametrize("colour", FIRST.colours)
 def test_read_names_every_thing_and_where_it_is(colour: str, shape: str, background: str) -> None:
     reading = read(picture(f"{colour} {shape} ne", background=background))
     (seen,) = reading.objects
@@ -140,7 +147,7 @@ def test_read_names_every_thing_and_where_it_is(colour: str, shape: str, backgro
 
 def test_a_bar_has_a_colour_and_no_shape() -> None:
     image = picture().copy()
-    image[14:18, 4:28] = PALETTE["red"]
+    image[14:18, 4:28] = FIRST.colours["red"]
     (seen,) = read(image).objects
     assert (seen.colour, seen.shape) == ("red", None)
 
@@ -148,14 +155,14 @@ def test_a_bar_has_a_colour_and_no_shape() -> None:
 def test_an_object_of_two_colours_has_none() -> None:
     image = picture("red square c").copy()
     right = np.indices((SIZE, SIZE))[1] >= SIZE // 2
-    image[right & (image == PALETTE["red"]).all(axis=-1)] = PALETTE["blue"]
+    image[right & (image == FIRST.colours["red"]).all(axis=-1)] = FIRST.colours["blue"]
     (seen,) = read(image).objects
     assert (seen.colour, seen.shape) == (None, "square")
 
 
 def test_specks_are_not_objects() -> None:
     image = picture("red square c").copy()
-    image[2:4, 2:4] = PALETTE["blue"]
+    image[2:4, 2:4] = FIRST.colours["blue"]
     assert gold_score(image, parse("a red square")) == 1.0
 
 
@@ -171,37 +178,52 @@ def test_an_object_more_than_asked_always_costs() -> None:
     rng = random.Random(0)
     spots = [spot for spot in SPOTS if len(spot) == 2]
     for _ in range(100):
-        thing, extra = (f"{rng.choice(COLOURS)} {rng.choice(SHAPES)}" for _ in range(2))
+        thing, extra = (f"{rng.choice(list(FIRST.colours))} {rng.choice(list(FIRST.shapes))}" for _ in range(2))
         here, there = rng.sample(spots, 2)
         caption = Caption((Thing(*thing.split()),))
         assert gold_score(picture(f"{thing} {here}"), caption) == 1.0
         assert gold_score(picture(f"{thing} {here}", f"{extra} {there}"), caption) == 0.5
 
 
-def test_noise_that_a_decoder_leaves_does_not_change_the_verdict() -> None:
+@everywhere
+def test_noise_that_a_decoder_leaves_does_not_change_the_verdict(world: str) -> None:
     rng, noise = random.Random(0), np.random.default_rng(0)
     perfect = 0
     for _ in range(100):
-        caption = rng.choice(CAPTIONS[rng.choice(KINDS)])
-        image = render(caption, rng) + noise.uniform(-12, 12, (SIZE, SIZE, 3))
+        caption = rng.choice(BY_WORLD[world][rng.choice(KINDS)])
+        image = render(caption, rng)
+        image = image + noise.uniform(-12, 12, image.shape)
         perfect += gold_score(image.clip(0, 255).astype(np.uint8), caption) == 1.0
     assert perfect >= 97
 
 
 @given(
     image=hnp.arrays(np.uint8, st.tuples(st.integers(4, 40), st.integers(4, 40), st.just(3))),
-    caption=st.sampled_from([caption for kind in KINDS for caption in CAPTIONS[kind]]),
+    caption=st.sampled_from([caption for world in WORLDS for kind in KINDS for caption in BY_WORLD[world][kind]]),
 )
 @settings(deadline=None, max_examples=50)
 def test_any_picture_gets_a_score_between_zero_and_one(image: np.ndarray, caption: Caption) -> None:
     assert 0.0 <= gold_score(image, caption) <= 1.0
 
 
-@pytest.mark.parametrize("background", BACKGROUNDS)
+@pytest.mark.parametrize("background", FIRST.backgrounds)
 def test_an_empty_picture_shows_nothing(background: str) -> None:
-    image = np.full((SIZE, SIZE, 3), BACKGROUND_PALETTE[background], np.uint8)
+    image = np.full((SIZE, SIZE, 3), FIRST.backgrounds[background], np.uint8)
     assert read(image).objects == ()
     assert gold_score(image, parse("two red stars")) == 0.0
+
+
+@pytest.mark.parametrize("shape", WORLDS["second"].shapes)
+@pytest.mark.parametrize("place", WORLDS["second"].places)
+def test_an_object_is_at_one_place_of_the_second_world_and_at_no_other(place: str, shape: str) -> None:
+    world = WORLDS["second"]
+    rng = random.Random(0)
+    asked = {name: Caption((Thing("teal", shape),), name, world=world) for name in world.places}
+    for _ in range(20):
+        image = render(asked[place], rng)
+        assert {name: gold_score(image, caption) for name, caption in asked.items()} == {
+            name: 1.0 if name == place else 0.5 for name in asked
+        }
 
 
 def _imports(module: str) -> set[str]:
@@ -213,6 +235,7 @@ def _imports(module: str) -> set[str]:
 def test_the_judge_and_the_scorer_share_only_the_world_itself() -> None:
     """Otherwise the judge could not tell over-optimisation of the scorer."""
     ours = {name for name in _imports("judge") if name.startswith("shapes")}
-    assert ours == {"shapes.captions", "shapes.render"}
+    assert ours == {"shapes.captions", "shapes.render", "shapes.worlds"}
     assert not any(name.startswith("torch") for name in _imports("judge"))
-    assert "shapes.judge" not in _imports("scorer") | _imports("fit_scorer") | _imports("render") | _imports("captions")
+    blind = ("scorer", "fit_scorer", "render", "captions", "worlds")
+    assert "shapes.judge" not in set().union(*(_imports(module) for module in blind))

@@ -13,7 +13,9 @@ from torch import Tensor
 from shapes.captions import KINDS, all_captions, parse
 from shapes.render import render
 from shapes.scorer import MAX_WORDS, Scorer, tokenize
+from shapes.worlds import WORLDS, World
 
+everywhere = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 PROMPTS = ["a red circle", "a red square and a blue star on a white background", "four blue stars"]
 
 
@@ -29,16 +31,19 @@ def images() -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
 
 
-def test_every_word_of_the_grammar_has_its_own_id() -> None:
-    words = sorted({word for kind in KINDS for caption in all_captions(kind) for word in caption.text.split()})
-    ids = tokenize(words)[:, 0].tolist()
+@everywhere
+def test_every_word_of_the_grammar_has_its_own_id(world: World) -> None:
+    texts = [caption.text for kind in KINDS for caption in all_captions(kind, world=world)]
+    words = sorted({word for text in texts for word in text.split()})
+    ids = tokenize(words, world)[:, 0].tolist()
     assert len(set(ids)) == len(words)
     assert min(ids) >= 2
 
 
-def test_captions_fit_and_are_told_apart() -> None:
-    captions = [caption for kind in KINDS for caption in all_captions(kind)]
-    rows = tokenize([caption.text for caption in captions])
+@everywhere
+def test_captions_fit_and_are_told_apart(world: World) -> None:
+    captions = [caption for kind in KINDS for caption in all_captions(kind, world=world)]
+    rows = tokenize([caption.text for caption in captions], world)
     assert rows.shape == (len(captions), MAX_WORDS)
     assert len({tuple(row) for row in rows.tolist()}) == len(captions)
     assert (rows > 0).sum(dim=1).tolist() == [len(caption.text.split()) for caption in captions]
@@ -109,3 +114,15 @@ def test_a_saved_scorer_scores_the_same(scorer: Scorer, images: Tensor, tmp_path
     scorer.save_pretrained(tmp_path)
     loaded = Scorer.from_pretrained(tmp_path).eval().requires_grad_(False)
     assert torch.equal(loaded(images, tokenize(PROMPTS)), scorer(images, tokenize(PROMPTS)))
+
+
+def test_a_scorer_remembers_its_world(tmp_path: Path) -> None:
+    scorer = Scorer(width=16, layers=1, world="second").eval().requires_grad_(False)
+    scorer.save_pretrained(tmp_path)
+    loaded = Scorer.from_pretrained(tmp_path).eval().requires_grad_(False)
+    assert loaded.world is WORLDS["second"]
+    words = loaded.tokenize(["a pink heart over sky", "a red circle"])
+    assert (words[0] > 1).sum() == 5
+    assert words[1].tolist()[1:3] == [1, 1]
+    images = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(images, words), scorer(images, words))
