@@ -13,7 +13,7 @@ from actors.devices import DtypeName, parse_device, pick_dtype
 
 Quantised = Literal["int8", "nf4"]
 MOST_WINDOWS = 64  # of a prompt: some thousand words
-_EMBEDDED = ("shapes", "shapes_flow")  # names, whatever folders there are
+_EMBEDDED = ("shapes", "shapes_flow", "shapes_second")  # names, whatever folders there are
 
 
 class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
@@ -22,7 +22,7 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
     model: str = Field(
         "shapes",
         description="Folder or hub name of a diffusers pipeline; 'shapes' is the embedded one, 'shapes_flow' its twin "
-        "of flow matching.",
+        "of flow matching, 'shapes_second' that of the second embedded world.",
     )
     variant: str | None = Field(
         None,

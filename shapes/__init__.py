@@ -16,4 +16,4 @@ SCORER = SCORERS["first"]
 PIPELINE = PRETRAINED / "pipeline"
 FLOW_PIPELINE = PRETRAINED / "flow_pipeline"
 # By the names that `policy.model` has for them.
-PIPELINES = {"shapes": PIPELINE, "shapes_flow": FLOW_PIPELINE}
+PIPELINES = {"shapes": PIPELINE, "shapes_flow": FLOW_PIPELINE, "shapes_second": FOLDERS["second"] / "pipeline"}

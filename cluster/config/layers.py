@@ -11,10 +11,13 @@ from cluster.config.yaml_text import read
 from shapes import PIPELINES
 
 EMBEDDED = Path(__file__).parents[2] / "configs" / "shapes.yaml"
+# What lies between that file and the user's settings, by model: another world has prompts and judges of its own.
+BETWEEN = {"shapes_second": EMBEDDED.with_name("shapes_second.yaml")}
 
 
 def stack(settings: Mapping[str, Any], lists_rewards: bool) -> dict[str, Any]:
-    """A user's settings, on top of `configs/shapes.yaml` if `policy.model` is not given or an embedded one.
+    """A user's settings, on top of `configs/shapes.yaml` if `policy.model` is not given or an embedded one; the second
+    world's own file lies between.
 
     Settings of another objective than the file's do not apply. Rewards that the user lists replace the file's. Where
     single ones are named, new ones that have a weight are trained on alone: those of the file that are not named as
@@ -25,9 +28,12 @@ def stack(settings: Mapping[str, Any], lists_rewards: bool) -> dict[str, Any]:
         lists_rewards: Whether the file lists rewards; overrides name single ones.
     """
     policy, objective, rewards = (_mapping(settings.get(key)) for key in ("policy", "objective", "rewards"))
-    if policy.get("model", "shapes") not in tuple(PIPELINES):
+    model = policy.get("model", "shapes")
+    if model not in tuple(PIPELINES):
         return merge({"objective": {"name": "ppod"}}, settings)
     base = read(EMBEDDED.read_text(encoding="utf-8"))
+    if model in tuple(BETWEEN):
+        base = merge(base, read(BETWEEN[model].read_text(encoding="utf-8")))
     if objective.get("name", base["objective"]["name"]) != base["objective"]["name"]:
         del base["objective"]
     if lists_rewards:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rewards.shapes_agreement import ShapesAgreement
+from shapes import SCORERS
 from shapes.scorer import Scorer, tokenize
 
 PROMPTS = ["a red circle", "a red square and a blue star on a white background"]
@@ -38,6 +39,14 @@ def test_scores_are_those_of_the_checkpoint(reward: ShapesAgreement, checkpoint:
     assert scores.dtype == torch.float32
     expected = Scorer.from_pretrained(checkpoint).double().eval()(images.double(), tokenize(PROMPTS))
     torch.testing.assert_close(scores.double(), expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("world", "prompt"), [("first", "a red circle"), ("second", "a pink heart over sky")])
+def test_a_worlds_name_is_its_own_scorer(world: str, prompt: str) -> None:
+    scorer = Scorer.from_pretrained(SCORERS[world]).float().eval()
+    images = torch.rand(2, 3, scorer.world.size, scorer.world.size, generator=torch.Generator().manual_seed(1))
+    expected = scorer(images, tokenize([prompt, "a"], scorer.world)).detach()
+    assert torch.equal(ShapesAgreement(world).score(images, [prompt, "a"]), expected)
 
 
 @pytest.mark.parametrize("size", [32, 48])

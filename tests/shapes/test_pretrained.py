@@ -19,8 +19,8 @@ from shapes.render import render
 from shapes.scorer import Scorer
 from shapes.worlds import WORLDS, World
 
-WORLD_OF = {"shapes": WORLDS["first"], "shapes_flow": WORLDS["first"]}
-everywhere = pytest.mark.parametrize("world", [WORLDS["first"]], ids=["first"])
+WORLD_OF = {"shapes": WORLDS["first"], "shapes_flow": WORLDS["first"], "shapes_second": WORLDS["second"]}
+everywhere = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
 
 
 @pytest.mark.parametrize(("part", "megabytes"), [("pipeline", 8), ("scorer", 2)])
@@ -28,6 +28,10 @@ everywhere = pytest.mark.parametrize("world", [WORLDS["first"]], ids=["first"])
 def test_the_download_is_small(world: World, part: str, megabytes: int) -> None:
     size = sum(file.stat().st_size for file in (FOLDERS[world.name] / part).rglob("*") if file.is_file())
     assert 0 < size <= megabytes * 2**20
+
+
+def test_the_second_world_takes_at_most_eight_megabytes() -> None:
+    assert sum(file.stat().st_size for file in FOLDERS["second"].rglob("*") if file.is_file()) <= 8_000_000
 
 
 def test_the_twin_adds_little_and_shares_the_rest() -> None:

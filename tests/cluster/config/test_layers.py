@@ -12,6 +12,7 @@ from cluster.config.layers import EMBEDDED, merge, stack
 from cluster.errors import ConfigError
 from shapes import PIPELINES
 
+SECOND = EMBEDDED.with_name("shapes_second.yaml")
 OTHER = {"policy": {"model": "org/other"}}
 
 
@@ -46,9 +47,37 @@ def test_the_embedded_world_is_what_its_file_says(overrides: list[str]) -> None:
 
 
 def test_the_twin_of_flow_matching_lies_on_the_embedded_worlds_file() -> None:
-    plain, twin = (load_config(None, [f"policy.model={name}"]) for name in PIPELINES)
-    assert [config.pipeline for config in (plain, twin)] == [str(folder) for folder in PIPELINES.values()]
+    plain, twin = (load_config(None, [f"policy.model={name}"]) for name in ("shapes", "shapes_flow"))
+    assert [config.pipeline for config in (plain, twin)] == [str(PIPELINES[name]) for name in ("shapes", "shapes_flow")]
     assert twin == plain.model_copy(update={"policy": plain.policy.model_copy(update={"model": "shapes_flow"})})
+
+
+@pytest.mark.parametrize("given", [["policy.model=shapes_second"], []], ids=["override", "file"])
+def test_the_second_world_has_its_own_prompts_and_judges_and_the_firsts_numbers(given: list[str]) -> None:
+    first, second = load_config(None), load_config(None if given else SECOND, given)
+    options = {"shapes_agreement": {"checkpoint": "second"}, "shapes_gold": {"world": "second"}}
+    assert {name: reward.options for name, reward in second.rewards.items()} == options
+    assert {name: reward.weight for name, reward in second.rewards.items()} == {
+        name: reward.weight for name, reward in first.rewards.items()
+    }
+    assert (second.prompts.train, second.prompts.held_out) == ("shapes:second_hard", "shapes:second_held_out")
+    same = first.model_copy(
+        update={
+            "policy": first.policy.model_copy(update={"model": "shapes_second"}),
+            "rewards": second.rewards,
+            "prompts": first.prompts.model_copy(
+                update={"train": second.prompts.train, "held_out": second.prompts.held_out}
+            ),
+        }
+    )
+    assert second == same
+
+
+def test_what_a_user_sets_counts_above_the_second_worlds_file() -> None:
+    config = load_config(None, ["policy.model=shapes_second", "prompts.train=shapes:second_held_out", "policy.steps=7"])
+    assert (config.prompts.train, config.prompts.held_out) == ("shapes:second_held_out", "shapes:second_held_out")
+    assert config.policy.steps == 7
+    assert load_config(None, ["policy.model=shapes_second", "objective.name=d3po"]).objective.name == "d3po"
 
 
 @pytest.mark.parametrize("name", PIPELINES)
