@@ -1,7 +1,7 @@
 """The page *your own model and reward* (docs/your_own.md), done as a new user would: its files, its command.
 
-Writes the page's files to a folder, makes the second world's pipeline there unless it is there already, trains with the
-page's YAML, and says by how many of its deviations within a prompt the reward rose. The second world's own judge
+Writes the page's files to a folder, makes the foreign world's pipeline there unless it is there already, trains with
+the page's YAML, and says by how many of its deviations within a prompt the reward rose. The foreign world's own judge
 watches with weight 0: nothing is trained on it, so it tells whether the reward was met in the way that was meant.
 """
 
@@ -21,7 +21,7 @@ from cluster.arguments import Parser
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "your_own.md"
-_JUDGE = "benchmarks.second_world.judge:judge"
+_JUDGE = "benchmarks.foreign_world.judge:judge"
 
 
 def page_files() -> dict[str, str]:
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     write_files(args.folder)
     if not (args.folder / "my_model" / "model_index.json").exists():
-        run(args.folder, "-m", "benchmarks.second_world", "my_model")
+        run(args.folder, "-m", "benchmarks.foreign_world", "my_model")
     started = time.monotonic()
     name = f"own-{int(time.time())}"
     judge = [f"rewards.judge.kind={_JUDGE}", "rewards.judge.weight=0"]

@@ -1,7 +1,7 @@
-"""The second world's judge: reads a picture by rule and says which share of the prompt's facts it shows.
+"""The foreign world's judge: reads a picture by rule and says which share of the prompt's facts it shows.
 
-A reward as one's own are, a plain function: `kind: benchmarks.second_world.judge:judge`. It knows what the world is, so
-it measures; what a run is trained on may know less.
+A reward as one's own are, a plain function: `kind: benchmarks.foreign_world.judge:judge`. It knows what the world is,
+so it measures; what a run is trained on may know less.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.second_world.world import COLOURS, GROUNDS, Caption, Thing, parse
+from benchmarks.foreign_world.world import COLOURS, GROUNDS, Caption, Thing, parse
 from shapes.judge import colour, coverage, nearest, segment
 
 _BIG = 3.8  # pixels, between the biggest small thing and the smallest big one

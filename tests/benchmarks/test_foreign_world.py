@@ -1,4 +1,4 @@
-"""The second world: prompts that come back, pictures that the judge reads as they were meant, a pipeline of its own."""
+"""The foreign world: prompts that come back, pictures that the judge reads as they were meant, its own pipeline."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from diffusers import StableDiffusionPipeline
 
 from actors.config import PolicyConfig
 from actors.policy import Policy
-from benchmarks.second_world.judge import judge
-from benchmarks.second_world.world import (
+from benchmarks.foreign_world.judge import judge
+from benchmarks.foreign_world.world import (
     COLOURS,
     FORMS,
     GROUNDS,
@@ -117,7 +117,7 @@ def test_more_and_less_than_was_asked_for_cost() -> None:
 @pytest.mark.slow
 def test_the_command_makes_a_pipeline_that_a_policy_draws_with(tmp_path: Path) -> None:
     steps = [f"--{part}-steps=2" for part in ("autoencoder", "decoder", "denoiser")]
-    command = [sys.executable, "-m", "benchmarks.second_world", str(tmp_path / "model"), *steps]
+    command = [sys.executable, "-m", "benchmarks.foreign_world", str(tmp_path / "model"), *steps]
     subprocess.run([*command, "--pictures=200", "--images=4"], check=True, capture_output=True)
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     tokens = pipeline.tokenizer("a big teal ring above a small brown bar on slate").input_ids

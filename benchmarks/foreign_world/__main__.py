@@ -1,4 +1,4 @@
-"""Makes the second world's pipeline, from nothing.
+"""Makes the foreign world's pipeline, from nothing.
 
 A Stable Diffusion in diffusers' format whose every size is another than the embedded one's: pictures of 24 x 24 pixels,
 8 x 6 x 6 latents, 20 tokens of width 48, a linear noise schedule and a PNDM scheduler. It stops early on purpose, so
@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusi
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from benchmarks.second_world.judge import judge
-from benchmarks.second_world.world import SIZE, WORDS, crowd, render, sample_caption
+from benchmarks.foreign_world.judge import judge
+from benchmarks.foreign_world.world import SIZE, WORDS, crowd, render, sample_caption
 from cluster.arguments import Parser
 from shapes.fit_pipeline import (
     Pictures,
@@ -103,7 +103,7 @@ def _pictures(rng: random.Random) -> Pictures:
 
 def main() -> None:
     """The command line."""
-    parser = Parser("benchmarks.second_world", __doc__ or "")
+    parser = Parser("benchmarks.foreign_world", __doc__ or "")
     parser.add_argument("out", type=Path, help="folder to write the pipeline to; an autoencoder that it holds is kept")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is random (default: %(default)s)")
     parser.add_argument("--autoencoder-steps", type=int, default=2000, help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""The prompts of the second world, and how they are drawn: "a big teal ring above a small brown bar on slate".
+"""The prompts of the foreign world, and how they are drawn: "a big teal ring above a small brown bar on slate".
 
 Nothing in it is the embedded world's: not the colours, the forms, the grounds nor the words that relate two things.
 """
@@ -87,7 +87,7 @@ def parse(text: str) -> Caption:
         if caption.text == text and set(text.split()) <= WORDS and set(caption.things) <= set(THINGS):
             return caption
     raise ValueError(
-        f"The second world cannot read {text!r}; write 'a big teal ring above a small brown bar on slate'."
+        f"The foreign world cannot read {text!r}; write 'a big teal ring above a small brown bar on slate'."
     )
 
 
