@@ -43,7 +43,8 @@ class Recipe:
         decoder: The same.
         scorer: Optimizer steps, and sets of pictures of each.
         denoiser: As of the autoencoder.
-        pictures: Renderings that the denoiser sees; the scorer sees a third as many sets.
+        pictures: Renderings that the denoiser sees.
+        sets: Of pictures that the scorer sees.
         after: The world whose autoencoder and denoiser this one's begin with; `None` begins with nothing.
     """
 
@@ -52,12 +53,13 @@ class Recipe:
     scorer: tuple[int, int]
     denoiser: tuple[int, int]
     pictures: int
+    sets: int
     after: str | None = None
 
 
 RECIPES = {
-    "first": Recipe((1800, 64), (2500, 64), (1500, 96), (1850, 128), 80_000),
-    "second": Recipe((300, 24), (400, 24), (900, 24), (600, 64), 24_000, after="first"),
+    "first": Recipe((1800, 64), (2500, 64), (1500, 96), (1850, 128), 80_000, 26_666),
+    "second": Recipe((300, 24), (400, 24), (1500, 48), (1500, 64), 24_000, 12_000, after="first"),
 }
 
 
@@ -135,8 +137,8 @@ def _make(stage: str, out: Path, recipe: Recipe, world: World, rng: random.Rando
         fit_decoder(vae, _pictures(rng, world), *recipe.decoder, keep)
         vae.half().save_pretrained(folder / "vae")
     elif stage == "scorer":
-        pictures = max(recipe.pictures // 3, recipe.scorer[1])
-        scorer = fit_scorer(_autoencoder(folder), *recipe.scorer, pictures, rng, world, keep)
+        sets = max(recipe.sets, recipe.scorer[1])
+        scorer = fit_scorer(_autoencoder(folder), *recipe.scorer, sets, rng, world, keep)
         scorer.half().save_pretrained(out / "scorer")
     else:
         tokenizer = make_tokenizer(folder / "tokenizer", world)
@@ -163,7 +165,11 @@ def main() -> None:
         default=STAGES[0],
         help="first stage to run; keeps what the earlier ones left in the folder (every stage has a seed of its own)",
     )
-    parser.add_argument("--pictures", type=int, help="renderings that the denoiser sees (default: the world's)")
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        help="renderings that the denoiser sees, and three times the scorer's sets (default: the world's)",
+    )
     parser.add_argument("--images", type=int, default=768, help="samples a split for the summary")
     args = parser.parse_args()
 
@@ -194,7 +200,9 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     asked: dict[str, Any] = {
         stage: (count, getattr(recipe, stage)[1]) for stage, count in steps.items() if count is not None
     }
-    return replace(recipe, **asked, pictures=args.pictures or recipe.pictures)
+    if args.pictures:
+        asked |= {"pictures": args.pictures, "sets": args.pictures // 3}
+    return replace(recipe, **asked)
 
 
 def _same_run(file: Path, settings: dict[str, Any], parser: Parser) -> None:
