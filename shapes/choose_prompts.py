@@ -2,8 +2,7 @@
 
 Prints, of each kind, the training prompts on which the base model scores worst without being hopeless and how well the
 scorer agrees with the gold score on them, and draws the held-out combinations of `held_out.txt`. With `--hard`, the
-heads of these lists become the hard prompts, as they did for the second world; the first one's eight of `hard.txt` were
-picked by hand from them, and docs/main_job.md says why.
+heads of these lists become the hard prompts; the shipped lists have two of each kind.
 """
 
 from __future__ import annotations
