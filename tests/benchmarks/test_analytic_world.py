@@ -22,6 +22,7 @@ from benchmarks.posteriors import LINEAR_10, QUADRATIC_10, nabla, outcome, relea
 WIDTH = float(GRID[1] - GRID[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "mean", "variance"), [(10, 0.49724, 0.20289), (50, 0.49874, 0.30502)])
 def test_the_pretrained_chain_samples_its_own_gaussian(steps: int, mean: float, variance: float) -> None:
     policy = AnalyticPolicy(steps)
@@ -45,6 +46,7 @@ def test_tilts_have_their_closed_forms() -> None:
     assert (quadratic.mean, quadratic.variance) == pytest.approx((0.94646, 0.11200), abs=3e-5)
 
 
+@pytest.mark.slow
 def test_the_mixture_and_its_tilt() -> None:
     prior = law(AnalyticPolicy(50, MIXTURE), pretrained=True)
     found = describe(prior, tilted(prior, AnalyticReward(slope=1.0), 0.5))

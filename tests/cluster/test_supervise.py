@@ -80,6 +80,7 @@ def finish(run: RunDirectory) -> None:
         (folder / "learner.pt").write_bytes(b"weights")
 
 
+@pytest.mark.slow
 def test_a_learner_that_dies_while_it_loads_is_tried_again(play: Scene, crews: list[Any]) -> None:
     assert play(iter([lose, fine, lose, fine]), iter([lambda run: lose(), finish])) == 0
     assert len(crews) == 4

@@ -70,6 +70,7 @@ def test_noise_model_of_a_gaussian() -> None:
     assert off_by(policy, law, 1) < 6e-3
 
 
+@pytest.mark.slow
 def test_signs_estimate_the_divergence(policy_config: PolicyConfig) -> None:
     """Without bias: the mean over many random signs is what one probe a dimension finds."""
     policy = Policy.load(policy_config.model_copy(update={"steps": 2, "guidance": 1.0}))
@@ -139,6 +140,7 @@ def gradient(policy: Policy, batch: Batch, micro_batch: int, **settings: Any) ->
     return torch.cat([p.grad.flatten() for p in policy.parameters if p.grad is not None]), metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", ["round", "pretrained"])
 def test_micro_batches_change_nothing(policy: Policy, nudge: Callable[..., None], reference: str) -> None:
     nudge(policy)
