@@ -155,10 +155,11 @@ class Learner:
         """
         started = time.time()
         self._spending.draw(len(batch.prompts), self.version)
+        with self._in_memory():
+            self._check_ratio(batch)  # as it was drawn: an objective may add older samples to it
         batch = self._objective.begin(self._policy, batch, self.version)
         history: dict[str, list[float]] = defaultdict(list)
         with self._in_memory():
-            self._check_ratio(batch)
             if self._retakes(batch):
                 ahead = ((part.samples, part.columns) for part in self._parts(batch))
                 batch, spread = retaken(self._policy, batch, ahead, self._micro_batch, self.ranks)
@@ -179,7 +180,8 @@ class Learner:
                     "or objective.beta, or look for a reward that overflows."
                 )
             for name, module in self._objective.modules.items():
-                metrics[f"grad_norm/{name}"] = module.step(name)
+                if any(parameter.grad is not None for parameter in module.network.parameters()):
+                    metrics[f"grad_norm/{name}"] = module.step(name)
             self.optimizer.step()
             if self._average is not None:
                 self._average.step(self._parameters)

@@ -1,18 +1,19 @@
 """DiffusionNFT: the image is pulled towards good samples and pushed away from bad ones, in the forward process.
 
-A sample's advantage A becomes how likely it is to be good, r = clip(1/2 + A / 10, 0, 1). Its image x0 is noised to
-states of the chain; with x0_theta and x0_old what the trained and the trailing adapter see there,
+A sample's advantage A becomes how likely it is to be good, r = clip(1/2 + A / 2a, 0, 1), a the largest that counts.
+Its image x0 is noised to states of the chain; with x0_theta and x0_old what the trained and the trailing adapter see
+there,
 
     x0+ = b x0_theta + (1 - b) x0_old          l+ = mean (x0+ - x0)^2 / w+,   w+ = mean |x0+ - x0|, not differentiated
     x0- = (1 + b) x0_old - b x0_theta          l- likewise
-    L   = 5 mean c ( (r / b) l+ + ((1 - r) / b) l- )  +  kl_weight mean |u_theta - u_pretrained|^2
+    L   = a mean c ( (r / b) l+ + ((1 - r) / b) l- )  +  kl_weight mean |u_theta - u_pretrained|^2
 
 Samples are drawn by the trailing adapter, old <- d old + (1 - d) theta after each batch, d growing with the optimizer
 steps. At theta = old the gradient is that of A |x0_theta - x0|^2 / w, free of b. c is 1 for a network of velocities;
 for others it makes an error of the output weigh what it weighs there, t = sigma / (signal + sigma).
 
 Source: Zheng et al., "DiffusionNFT" (arXiv 2509.16117); numbers are the released code's. The loss at theta = old is
-5 mean |x0_old - x0| / b and says nothing of progress.
+a mean |x0_old - x0| / b and says nothing of progress; a is 5.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class NFT(Objective):
             state = noised(policy, batch, rows[piece], at, part.number)
             old, new = state.image_of(OLD, policy, guided), state.image(policy, guided)
             losses = nft_loss(state.clean, new, old, good[piece], self.config.strength)
-            value = 5 * (flow_time(chain, at, new) / output_slope(chain, at, new) * losses).sum() / len(rows)
+            losses = flow_time(chain, at, new) / output_slope(chain, at, new) * losses
+            value = self.config.max_advantage * losses.sum() / len(rows)
             moved = velocity_error(chain, new, old, at).sum() / len(rows)
             metrics = {"loss": value.detach(), "distance/behaviour": moved.detach()}
             if self.config.kl_weight:

@@ -28,7 +28,7 @@ class Asks:
     reward: Literal["scores", "images", "gradients"] = "scores"
     standardise: Standardise = "run"  # what scores are standardised by, unless the config says it
     groups: bool = False  # compares samples of one prompt, so there must be at least two
-    ratios: bool = False  # trains on ratios to the policy that sampled, by `learner.likelihood.backward`
+    ratios: bool = False  # trains on ratios to the policy that drew the batch, and on no older samples
     # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
     noise: Literal["nowhere", "somewhere", "everywhere", "posterior"] = "somewhere"
 

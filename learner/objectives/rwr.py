@@ -2,7 +2,8 @@
 
     L = mean w_i m_i  +  distance_weight mean |u_theta - u_pretrained|^2
 
-with m the mean square error at states to which the image is noised, and weights of mean 1 over a group or the batch:
+with m the mean square error at states to which the image is noised, and weights of mean 1 over a group or the batch
+(the distance is of samples that have a weight):
 
     softmax       w_i = G softmax(A / temperature)_i        (RWR, the baseline of DDPO)
     best          w_i = G / k for the k best, else 0        (its sparse form; with k = 1 rejection sampling)
@@ -11,9 +12,9 @@ The minimiser of the first term alone is the sampling policy times w, so that re
 the second bounds the Wasserstein distance to the pretrained model (ORW-CFM-W2, whose weights exp(tau r) have no scale
 of their own; here they are normalised).
 
-Source: Peters & Schaal (2007); Black et al., DDPO (arXiv 2305.13301), appendix; Fan et al., ORW-CFM-W2 (arXiv
-2502.06061). The latter's release pairs weights with images that its optimal-transport coupling has reordered; here a
-weight, its image and its noise share an index.
+Source: Peters & Schaal (2007); Black et al., DDPO (arXiv 2305.13301), appendix, whose release calls temperature what it
+multiplies raw scores with; Fan et al., ORW-CFM-W2 (arXiv 2502.06061), whose release pairs weights with images that its
+optimal-transport coupling has reordered. Here a weight, its image and its noise share an index.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class RWRConfig(BaseModel, frozen=True, extra="forbid"):
 
     name: Literal["rwr"] = "rwr"
     weights: Literal["softmax", "best"] = Field("softmax", description="How good samples are preferred.")
-    temperature: float = Field(0.2, gt=0, description="Of the softmax; .2 is DDPO's.")
+    temperature: float = Field(5.0, gt=0, description="Of the softmax; 5 is DDPO's, whose inverse temperature is .2.")
     best: float = Field(0.1, gt=0, le=1, description="Share of the samples that `best` takes; .1 is DDPO's.")
     among: Literal["group", "batch"] = Field("batch", description="Whom a sample is compared with.")
     error: Literal["velocity", "output"] = Field(
@@ -83,7 +84,10 @@ class RWR(Objective):
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
     ) -> dict[str, float]:
         rows, steps = part.samples.repeat_interleave(part.columns.shape[1]), part.columns.flatten()
-        weights = sample_weights(batch.rewards, batch.groups, self.config)[rows].to(policy.device)
+        weights = sample_weights(batch.rewards, batch.groups, self.config)
+        # The mean is over all that were judged, also those that have no weight and are left out.
+        share = (weights > 0).sum() / batch.rewards.isfinite().sum()
+        weights = (share * weights[rows]).to(policy.device)
         guided = self.config.guided
         error = velocity_error if self.config.error == "velocity" else output_error
 

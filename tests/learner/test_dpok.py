@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actors.policy import Policy
 from learner.batch import Batch
-from learner.learner import Learner, LearnerConfig
+from learner.learner import Learner, LearnerConfig, RatioError
 from learner.objectives.dpok import DPOK, DPOKConfig, clamped_surrogate
 from learner.objectives.objective import Part
 
@@ -35,6 +35,17 @@ def test_the_value_is_fitted_to_the_reward(policy: Policy, draw: Callable[..., B
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_the_values_gradient_is_that_of_its_one_step_a_batch(policy: Policy, draw: Callable[..., Batch]) -> None:
+    batch = draw(policy)
+
+    def norm(updates: int) -> float:
+        config = DPOKConfig.model_validate({"value": {"width": 4}, "transitions": 5, "updates": updates})
+        learner = Learner(LearnerConfig(ratio_tolerance=1.0), policy, config.build())
+        return learner.step(batch).metrics["grad_norm/value"]
+
+    assert norm(3) == pytest.approx(norm(1))
+
+
 def test_transitions_come_from_the_last_batches(policy: Policy, draw: Callable[..., Batch]) -> None:
     objective = DPOKConfig(buffer=2, value=None, transitions=5).build()
     first, second, third = (draw(policy, iteration=i) for i in range(3))
@@ -49,6 +60,16 @@ def test_transitions_come_from_the_last_batches(policy: Policy, draw: Callable[.
     seen = [(int(row), int(col)) for part in parts for row, col in zip(part.samples, part.columns, strict=True)]
     assert len(parts) == 5
     assert len(set(seen)) == len(seen) == 25
+
+
+def test_what_was_drawn_has_ratio_one_whatever_is_in_the_buffer(policy: Policy, draw: Callable[..., Batch]) -> None:
+    """The first batch is of an adapter that changes nothing; the second shows whether weights arrived."""
+    learner = Learner(LearnerConfig(), policy, DPOKConfig(value=None, transitions=6).build())
+    learner.step(draw(policy))
+    lost = draw(policy, version=1, iteration=1)
+    lost.log_probs[:] += 5
+    with pytest.raises(RatioError, match=r"5\.0e\+00"):
+        learner.step(lost)
 
 
 def test_a_checkpoint_has_the_buffer(policy: Policy, draw: Callable[..., Batch], tmp_path: Path) -> None:

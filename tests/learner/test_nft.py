@@ -12,7 +12,7 @@ from torch import Tensor
 from actors.policy import Policy
 from learner.batch import Batch
 from learner.learner import Learner, LearnerConfig
-from learner.objectives.nft import OLD, NFTConfig, nft_loss, optimality
+from learner.objectives.nft import NFT, OLD, NFTConfig, nft_loss, optimality
 
 
 def scalar(value: float) -> Tensor:
@@ -73,7 +73,7 @@ def test_a_sample_as_bad_as_another_is_good_pushes_the_other_way(policy: Policy,
     objective.attach(policy, None)
     policy.snapshot(OLD)
 
-    def gradient(factor: float) -> Tensor:
+    def gradient(factor: float, objective: NFT = objective) -> Tensor:
         policy.network.zero_grad()
         scaled = replace(batch, rewards=factor * rewards)
         part = next(objective.parts(scaled, torch.Generator().manual_seed(0)))
@@ -85,3 +85,7 @@ def test_a_sample_as_bad_as_another_is_good_pushes_the_other_way(policy: Policy,
     assert plain.abs().max() > 1e-4
     torch.testing.assert_close(gradient(-1.0), -plain, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(gradient(0.5), 0.5 * plain, rtol=1e-3, atol=1e-6)
+    # Where none is clipped, the largest advantage is only a scale of r.
+    wider = NFTConfig(states=5, step_fraction=1.0, kl_weight=0.0, max_advantage=20.0).build()
+    wider.attach(policy, None)
+    torch.testing.assert_close(gradient(1.0, wider), plain, rtol=1e-3, atol=1e-6)

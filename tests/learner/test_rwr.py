@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 
+from actors.policy import Policy
+from learner.batch import Batch
+from learner.forward_process import noised, output_error
 from learner.objectives.rwr import RWRConfig, sample_weights
 
 
@@ -47,3 +53,21 @@ def test_the_minimiser_is_the_weighted_mean_held_by_the_distance() -> None:
 
         optimizer.step(closure)
         assert float(u) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_mean_is_over_those_without_a_weight_too(policy: Policy, draw: Callable[..., Batch]) -> None:
+    rewards = torch.tensor([0.3, -1.0, 2.0, 0.1, torch.nan, -0.4])
+    batch = replace(draw(policy), clean=torch.randn(6, *policy.latent_shape), rewards=rewards)
+    objective = RWRConfig(weights="best", best=0.4, updates=1, states=5).build()
+    objective.attach(policy, None)
+    (part,) = objective.parts(batch, torch.Generator().manual_seed(0))
+    assert sorted(part.samples.tolist()) == [0, 2]
+    found = objective.backward(policy, batch, part, micro_batch=4)
+    rows, steps = torch.arange(6).repeat_interleave(5), torch.arange(5).repeat(6)
+    with torch.no_grad():
+        state = noised(policy, batch, rows, steps)
+        errors = output_error(policy.transitions, state.image(policy, False), state.clean, steps).view(6, 5)
+    weights = sample_weights(rewards, batch.groups, objective.config)
+    judged = rewards.isfinite()
+    assert found["loss"] == pytest.approx(float((weights[:, None] * errors)[judged].mean()), rel=1e-4)
+    assert found["samples/effective"] == pytest.approx(2)
