@@ -14,7 +14,7 @@ from learner.companion import Companion, CompanionConfig
 
 
 class ValueConfig(CompanionConfig, frozen=True, extra="forbid"):
-    """The value function; the defaults are DPOK's."""
+    """The value function; width and learning rate are DPOK's, the other numbers those of every companion."""
 
     lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
     width: int = Field(256, ge=1, description="Width of its three layers.")

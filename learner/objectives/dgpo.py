@@ -3,11 +3,12 @@
 Noised to the same states with the same noise, m_i and m_i^ref are a sample's mean square errors under the policy and
 under the reference; A_i are advantages of a group of G, which sum to 0, so that whatever is common to a group cancels:
 
-    S = (beta / G) sum_i A_i (m_i - m_i^ref)            L = softplus(S) / beta  +  kl_weight mean |u - u_ref|^2
+    S = (beta / G) sum_i A_i (m_i - m_i^ref)            L = softplus(S) / beta  +  kl_weight mean m(x0, x0^ref)
     gradient of the first term: sigmoid(S) (1 / G) sum_i A_i grad m_i
 
-where an m_i gives no gradient once its ratio rho = exp(m_i^old - m_i) to the trailing adapter has left the band on the
-side that its advantage pushes to. Samples are drawn by the trailing adapter, old <- d old + (1 - d) theta.
+where m(x0, x0^ref) is the same error between both predictions, and an m_i gives no gradient once its ratio
+rho = exp(m_i^old - m_i) to the trailing adapter has left the band on the side that its advantage pushes to. Samples are
+drawn by the trailing adapter, old <- d old + (1 - d) theta.
 
 Source: Luo et al., "DGPO" (arXiv 2510.08425). Its released loss lacks the factor beta of the paper's, as here: beta
 sharpens the weights and does not scale the step.
@@ -44,7 +45,8 @@ class DGPOConfig(BaseModel, frozen=True, extra="forbid"):
     name: Literal["dgpo"] = "dgpo"
     beta: float = Field(100.0, gt=0, description="Sharpness of the preference; 10 for PickScore in the released code.")
     error: Literal["velocity", "output"] = Field(
-        "velocity", description="Of what m is the error: the velocity, as in the paper, or what the network predicts."
+        "velocity",
+        description="Of what m and the distance are: the velocity, as in the paper, or the output.",
     )
     clip_range: float = Field(0.01, gt=0, le=1, description="Half width of the band around ratio 1; the code's is .01.")
     max_advantage: float = Field(5.0, gt=0, description="Advantages are clipped to this.")
@@ -97,7 +99,7 @@ class DGPO(Objective):
             errors = [error(policy.transitions, new, state.clean, at)]
             for image in (before, state.image_of(OLD, policy, guided)) if not again else (before, before):
                 errors.append(error(policy.transitions, image, state.clean, at))
-            return *errors, velocity_error(policy.transitions, new, before, at)
+            return *errors, error(policy.transitions, new, before, at)
 
         def loss(table: Tensor) -> tuple[Tensor, dict[str, float]]:
             new, before, old, away = table.view(4, *shape)

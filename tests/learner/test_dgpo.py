@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from learner.objectives.dgpo import DGPOConfig, dgpo_loss
+from actors.policy import Policy
+from learner.batch import Batch
+from learner.objectives.dgpo import OLD, DGPOConfig, dgpo_loss
+from learner.objectives.objective import Part
 
 ERRORS = torch.tensor([0.10, 0.12, 0.11, 0.09], dtype=torch.float64)
 REWARDS = torch.tensor([1.0, 2, 3, 6], dtype=torch.float64)
@@ -57,3 +63,19 @@ def test_who_has_left_the_band_on_the_rewarded_side_is_held() -> None:
     value.backward()
     assert [float(g) == 0 for g in errors.grad] == [True, False, True, True]
     assert metrics["clip/share"] == 0.5
+
+
+def test_the_distance_is_of_what_the_error_is_of(
+    policy: Policy, draw: Callable[..., Batch], nudge: Callable[[Policy], None]
+) -> None:
+    """A network of noise moves by less than the velocity where there is little signal."""
+    batch = replace(draw(policy), clean=torch.randn(6, *policy.latent_shape))
+    nudge(policy)
+    policy.snapshot(OLD)
+    part, distance = Part(torch.arange(6), torch.tensor([0])), {}
+    for error in ("velocity", "output"):
+        objective = DGPOConfig.model_validate({"error": error}).build()
+        distance[error] = objective.backward(policy, batch, part, 99)["distance/pretrained"]
+    chain = policy.transitions
+    slope = float((chain.signal[0] + chain.sigma[0]) / chain.signal[0])  # d velocity / d noise
+    assert distance["velocity"] == pytest.approx(slope**2 * distance["output"], rel=1e-4)
