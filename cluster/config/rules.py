@@ -155,6 +155,19 @@ def ratios_begin_at_one(config: Config) -> None:
         )
 
 
+def prompts_are_remembered_whole(config: Config) -> None:
+    samples, combination = config.prompts.samples, config.combination
+    if config.standardise == "prompt" and combination.buffer < samples:
+        log.warning(
+            "combination.buffer is %d and a prompt has %d samples in a batch, so all of them are measured by its last "
+            "%d; set it to at least %d.",
+            combination.buffer,
+            samples,
+            combination.buffer,
+            samples,
+        )
+
+
 def _device(config: Config) -> torch.device:
     """Where the learner's networks will be, as far as the driver can know."""
     here = torch.device("cuda" if torch.cuda.is_available() or config.learner.gpus > 0 else "cpu")
@@ -248,6 +261,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     features_are_of_a_reward,
     learning_rate_is_sane,
     ratios_begin_at_one,
+    prompts_are_remembered_whole,
     gpus_can_be_reserved,
     start_images_are_there,
     libraries_are_there,

@@ -49,7 +49,6 @@ from cluster.errors import ConfigError
         ("failures.patience.learn=1e12", "'failures.patience.learn'"),
         ("objective={name: dag_db, flow: {groups: 7}}", "no multiple of groups=7"),
         ("objective={name: dag_db, flow: {betas: [0.9, 1]}}", "flow.betas.1"),
-        ("evaluation.features=shapes_gold", "has no image features"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(override: str, words: str) -> None:
@@ -85,6 +84,11 @@ def test_names_that_are_no_words_are_no_names_of_rewards(tmp_path: Path, name: s
         load_config(tmp_path / "run.yaml")
 
 
+def test_a_reward_without_features_measures_no_diversity() -> None:
+    with pytest.raises(ConfigError, match="has no image features"):
+        load_config(None, ["rewards.shapes_gold.kind=jpeg_compressibility", "evaluation.features=shapes_gold"])
+
+
 def test_plain_names_of_any_language_are_names_of_rewards() -> None:
     assert "größe-2" in load_config(None, ["rewards.größe-2.kind=shapes_gold"]).rewards
 
@@ -95,6 +99,17 @@ def test_an_absurd_learning_rate_is_a_warning(caplog: pytest.LogCaptureFixture) 
         assert "learner.lr is 1e+09" in caplog.text
         caplog.clear()
         load_config(None, ["learner.lr=1e-2"])
+    assert not caplog.records
+
+
+def test_a_prompts_memory_shorter_than_its_batch_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    ddpo = ["objective={name: ddpo}", "prompts.samples=20", "samplers.request_size=20"]
+    with caplog.at_level(logging.WARNING):
+        load_config(None, ddpo)
+        assert "combination.buffer is 16 and a prompt has 20 samples in a batch" in caplog.text
+        caplog.clear()
+        load_config(None, [*ddpo, "combination.buffer=20"])
+        load_config(None, [*ddpo, "combination.standardise=batch"])
     assert not caplog.records
 
 
