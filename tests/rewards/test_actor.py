@@ -73,7 +73,7 @@ def test_features_are_those_of_the_reward_that_is_named(pixels: np.ndarray, chec
 
 def test_features_of_a_reward_that_has_none_are_refused(pixels: np.ndarray) -> None:
     with pytest.raises(TypeError, match="no image features"):
-        RewardActor(makers({"shapes_gold": {}})).score(pixels, PROMPTS, features="shapes_gold")
+        RewardActor(makers({"jpeg_compressibility": {}})).score(pixels, PROMPTS, features="jpeg_compressibility")
 
 
 def test_a_prompt_that_cannot_be_judged_is_nan_under_that_reward_alone(pixels: np.ndarray) -> None:
