@@ -1,8 +1,9 @@
 """For the prompt lists that `prompts/` ships: `python -m shapes.choose_prompts`, after `shapes.pretrain`.
 
 Prints, of each kind, the training prompts on which the base model scores worst without being hopeless and how well the
-scorer agrees with the gold score on them, and draws the held-out combinations of `held_out.txt`. With `--hard`, the
-heads of these lists become the hard prompts; the shipped lists have two of each kind.
+scorer agrees with the gold score on them, and draws the held-out combinations of `held_out.txt`. With `--hardest`,
+the heads of these lists are written down; the shipped `hardest.txt` and `second_hardest.txt` have two of each kind.
+`hard.txt` was picked by hand from such lists.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16, help="images of each; the worst get eight times as many")
     parser.add_argument("--worst", type=int, default=12, help="prompts of each kind that get them, and are printed")
     parser.add_argument("--held-out", type=int, default=8, help="held-out prompts of each kind")
-    parser.add_argument("--hard", type=int, default=0, help="hard prompts of each kind; 0 leaves their list alone")
+    parser.add_argument("--hardest", type=int, default=0, help="how many of each kind are written; 0 writes none")
     args = parser.parse_args()
 
     world, folder = WORLDS[args.world], args.pipeline or FOLDERS[args.world] / "pipeline"
@@ -44,7 +45,7 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.unet.to(memory_format=torch.channels_last)
     scorer = Scorer.from_pretrained(SCORERS[world.name]).float().eval().requires_grad_(False)
-    hard, held_out = [], []
+    hardest, held_out = [], []
     for kind in KINDS:
         captions = all_captions(kind, backgrounds=False, world=world)
         training = [caption for caption in captions if not caption.held_out]
@@ -62,12 +63,12 @@ def main() -> None:
             ranked = [ranked[i] for i in order]
         print("\n".join(table))
         print(f"{kind:12s} correlation of gold and scorer within a prompt {agreement:.2f}", flush=True)
-        hard += ranked[: args.hard]
+        hardest += ranked[: args.hardest]
         others = [caption for caption in captions if caption.held_out]
         held_out += rng.sample(others, min(args.held_out, len(others)))
     args.out.mkdir(exist_ok=True)
     prefix = "" if world is FIRST else f"{world.name}_"
-    for name, captions in (("hard", hard), ("held_out", held_out)):
+    for name, captions in (("hardest", hardest), ("held_out", held_out)):
         if captions:
             (args.out / f"{prefix}{name}.txt").write_text("".join(f"{caption.text}\n" for caption in captions))
 

@@ -42,10 +42,10 @@ def test_the_worst_that_are_not_hopeless_become_the_hard_prompts(
     monkeypatch.setattr(choose_prompts, "sample", sample)
     pipeline = SimpleNamespace(unet=SimpleNamespace(to=lambda **_: None))
     monkeypatch.setattr(choose_prompts.StableDiffusionPipeline, "from_pretrained", lambda *_, **__: pipeline)
-    words = ["--world", world, "--out", str(tmp_path), "--samples", "2", "--worst", "2", "--hard", "2"]
+    words = ["--world", world, "--out", str(tmp_path), "--samples", "2", "--worst", "2", "--hardest", "2"]
     monkeypatch.setattr(sys, "argv", ["choose_prompts", *words])
     choose_prompts.main()
-    lines = (tmp_path / f"{prefix}hard.txt").read_text().splitlines()
+    lines = (tmp_path / f"{prefix}hardest.txt").read_text().splitlines()
     hard = [parse(line, WORLDS[world]) for line in lines]
     assert [caption.kind for caption in hard] == [kind for kind in KINDS for _ in range(2)]
     assert not any(caption.held_out for caption in hard)
