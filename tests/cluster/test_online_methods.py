@@ -1,6 +1,6 @@
 """Policy gradients and forward-process losses with real Ray actors, each for a few iterations and stopped half way.
 
-Those whose state differs in kind; `tests/learner/test_every_objective.py` resumes all of them without actors.
+Three whose state differs in kind; `tests/learner/test_every_objective.py` resumes all of them without actors.
 
 What the driver does for them alone: windows that move reach the samplers, and evaluations judge what is learned where
 samplers act with what trails behind it.
@@ -27,9 +27,7 @@ OBJECTIVES = {
     "dpok": "{name: dpok, transitions: 6, updates: 2, value: {width: 4}}",
     "grpo": "{name: grpo, window: 2, window_every: 1}",
     "nft": "{name: nft, states: 2, updates: 2}",
-    "rwr": "{name: rwr, states: 2, updates: 2, distance_weight: 1.0}",
 }
-ODE = ("nft", "rwr")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +54,7 @@ def test_a_run_stopped_half_way_goes_on_bit_for_bit(
     monkeypatch.setattr(
         LearnerGroup, "weights", lambda own, which="acting": (asked.append(which), weights(own, which))[1]
     )
-    words = [f"objective={OBJECTIVES[name]}", *(["policy.solver=dpm_2m"] if name in ODE else [])]
+    words = [f"objective={OBJECTIVES[name]}", *(["policy.solver=dpm_2m"] if name == "nft" else [])]
     finals = []
     for folder, stops in (("straight", (3,)), ("stopped", (1, 3))):
         for iterations in stops:
