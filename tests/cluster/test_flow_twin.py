@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from cluster.config import load_config
 from cluster.crew.crew import dismiss, make_crew
-from cluster.crew.placement import Placement
-from cluster.loop import train
-from cluster.records.display import Display
 from cluster.records.rundir import RunDirectory
+from tests.cluster.test_end_to_end import PLACEMENT, carry_out
 
 CONFIG = Path(__file__).parents[2] / "configs" / "shapes_flow.yaml"
 # The same prompts and noise before and after, so that little is left to chance.
@@ -24,10 +21,9 @@ SHORT = ["seed=1", "evaluation={samples: 8, features: null}"]
 def test_ppod_raises_reward_and_gold_score_of_the_flow_matching_twin(tmp_path: Path) -> None:
     config = load_config(CONFIG, [f"folder={tmp_path}", "name=run", *SHORT])
     run = RunDirectory.create(config)
-    crew = make_crew(config, Placement({"num_cpus": 0}, {"num_cpus": 0}, {"num_cpus": 0}))
+    crew = make_crew(config, PLACEMENT)
     try:
-        with Display(Console(quiet=True), config.iterations) as display:
-            train(config, crew, run, display)
+        carry_out(config, run, crew)
     finally:
         dismiss(crew)
     for reward, rise in (("shapes_agreement", 0.2), ("shapes_gold", 0.02)):

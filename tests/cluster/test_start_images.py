@@ -14,25 +14,22 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from rich.console import Console
 
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import EVALUATION
 from cluster.config import Config, load_config
 from cluster.crew.crew import dismiss, make_crew
-from cluster.crew.placement import Placement
 from cluster.errors import ConfigError
-from cluster.loop import train
 from cluster.prompts import make_request, make_requests, read_prompts
 from cluster.records import given as kept
-from cluster.records.display import Display
 from cluster.records.rundir import RunDirectory
 from cluster.sources.source import RequestMaker
 from cluster.start_images import check_starts, first_step, image_of, load_start
 from cluster.trained import find
 from learner.objectives.objective import Plan
 from rewards.prompt import Prompt
+from tests.cluster.test_end_to_end import PLACEMENT, carry_out
 from tests.support.tiny import write_config
 
 Make = Callable[..., Config]
@@ -221,10 +218,9 @@ def test_ppod_trains_on_pictures_to_begin_from(tmp_path: Path) -> None:
     words = [f"prompts.train={write(tmp_path, *rows)}", "iterations=2", "policy.steps=6", "name=run"]
     config = load_config(write_config(tmp_path), words)
     run = RunDirectory.create(config)
-    crew = make_crew(config, Placement({"num_cpus": 0}, {"num_cpus": 0}, {"num_cpus": 0}))
+    crew = make_crew(config, PLACEMENT)
     try:
-        with Display(Console(quiet=True), config.iterations) as display:
-            train(config, crew, run, display)
+        carry_out(config, run, crew)
     finally:
         dismiss(crew)
     found = run.metrics()
