@@ -278,7 +278,7 @@ class Policy:
             parameter.copy_(piece.view_as(parameter))
             position += parameter.numel()
 
-    def save_trained(self, folder: Path) -> None:
+    def save_lora(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors`, which `pipeline.load_lora_weights(folder)` reads.
 
         Where all weights are trained it is a folder `denoiser`, as `save_pretrained` writes it. The same weights give
@@ -286,8 +286,8 @@ class Policy:
         """
         self._variants.write(folder, ADAPTER)
 
-    def load_trained(self, folder: Path) -> None:
-        """Read what `save_trained` wrote, that alone, back into the `policy` adapter.
+    def load_lora(self, folder: Path) -> None:
+        """Read what `save_lora` wrote, that alone, back into the `policy` adapter.
 
         Raises:
             FileNotFoundError: If it is not there.

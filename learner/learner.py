@@ -240,7 +240,7 @@ class Learner:
             folder: An empty folder.
             extra: Plain values of the caller's own, given back by `restore`.
         """
-        self._policy.save_trained(folder)
+        self._policy.save_lora(folder)
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
@@ -251,14 +251,14 @@ class Learner:
         if self._average is not None:
             state["average"] = self._average.state_dict()
             with self._averaged():
-                self._policy.save_trained(folder / "average")
+                self._policy.save_lora(folder / "average")
         torch.save(state, folder / "learner.pt")
         kept = {"version": self.version, "spent": self._spending.spent, "extra": extra or {}}
         (folder / "state.json").write_text(json.dumps(kept) + "\n")
 
     def restore(self, folder: Path) -> dict[str, Any]:
         """Continue from what `save` wrote; returns its `extra`."""
-        self._policy.load_trained(folder)
+        self._policy.load_lora(folder)
         state = torch.load(folder / "learner.pt", map_location=self._policy.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])

@@ -45,28 +45,28 @@ def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["old_", "0", "a", "zz_"])
 def test_only_the_file_of_that_name_is_read(policy: Policy, tmp_path: Path, name: str) -> None:
-    policy.save_trained(tmp_path)
+    policy.save_lora(tmp_path)
     right = policy.weights()[0]
     with torch.no_grad():
         for parameter in policy.parameters:
             parameter += 1
-    policy.save_trained(tmp_path / "other")
+    policy.save_lora(tmp_path / "other")
     (tmp_path / "other" / FILE).rename(tmp_path / f"{name}{FILE}")
-    policy.load_trained(tmp_path)
+    policy.load_lora(tmp_path)
     assert np.array_equal(policy.weights()[0], right)
     (tmp_path / FILE).unlink()
     with pytest.raises(FileNotFoundError, match=FILE):
-        policy.load_trained(tmp_path)
+        policy.load_lora(tmp_path)
 
 
 def test_an_adapter_of_another_policy_is_refused_and_changes_nothing(
     policy_config: PolicyConfig, policy: Policy, tmp_path: Path
 ) -> None:
     for number, changes in enumerate(({"lora_rank": 4}, {"lora_targets": ("to_q",)})):
-        Policy.load(policy_config.model_copy(update=changes)).save_trained(tmp_path / str(number))
+        Policy.load(policy_config.model_copy(update=changes)).save_lora(tmp_path / str(number))
         before = policy.weights()[0]
         with pytest.raises(ValueError, match="another policy"):
-            policy.load_trained(tmp_path / str(number))
+            policy.load_lora(tmp_path / str(number))
         assert np.array_equal(policy.weights()[0], before)
 
 
@@ -77,11 +77,11 @@ def test_an_adapter_that_holds_no_number_is_refused_and_changes_nothing(
     right = policy.weights()[0]
     with torch.no_grad():
         policy.parameters[3].view(-1)[-1] = value
-    policy.save_trained(tmp_path)
+    policy.save_lora(tmp_path)
     name = policy.weights()[1][3][0]
     other = Policy.load(policy_config)
     for use in (
-        lambda: other.load_trained(tmp_path),
+        lambda: other.load_lora(tmp_path),
         lambda: Policy.load(policy_config.model_copy(update={"init_lora": str(tmp_path)})),
         lambda: check_model(policy_config.model_copy(update={"init_lora": str(tmp_path)})),
     ):

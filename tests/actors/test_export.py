@@ -36,7 +36,7 @@ def trained(policy_config: PolicyConfig, nudge: Any) -> Policy:
 @pytest.fixture
 def adapter(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> Adapter:
     """Of a checkpoint of that policy."""
-    trained.save_trained(tmp_path / "checkpoint")
+    trained.save_lora(tmp_path / "checkpoint")
     own = {"init_lora": str(tmp_path / "checkpoint"), **dict.fromkeys(("lora_rank", "lora_alpha", "lora_targets"))}
     return Adapter.of(policy_config.model_copy(update=own))
 

@@ -99,12 +99,12 @@ def test_what_is_written_is_read_back_here_and_by_diffusers(
     full: Policy, full_config: PolicyConfig, nudge: Nudge, tmp_path: Path
 ) -> None:
     nudge(full, 0.02)
-    full.save_trained(tmp_path / "one")
-    full.save_trained(tmp_path / "two")
+    full.save_lora(tmp_path / "one")
+    full.save_lora(tmp_path / "two")
     one, two = (tmp_path / name / FOLDER / FILE for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     other = Policy.load(full_config)
-    other.load_trained(tmp_path / "one")
+    other.load_lora(tmp_path / "one")
     assert np.array_equal(other.weights()[0], full.weights()[0])
     started = Policy.load(full_config.model_copy(update={"init_weights": str(one.parent)}))
     assert np.array_equal(started.weights()[0], full.weights()[0])
@@ -120,7 +120,7 @@ def test_a_whole_pipeline_has_it_for_its_denoiser(
     full: Policy, full_config: PolicyConfig, nudge: Nudge, tmp_path: Path, dtype: torch.dtype
 ) -> None:
     nudge(full, 0.02)
-    full.save_trained(tmp_path)
+    full.save_lora(tmp_path)
     config = full_config.model_copy(update={"init_weights": str(tmp_path / FOLDER)})
     full_pipeline(config, dtype).save_pretrained(tmp_path / "whole")
     unet = StableDiffusionPipeline.from_pretrained(tmp_path / "whole", safety_checker=None).unet
@@ -157,7 +157,7 @@ def test_settings_that_do_not_go_together_are_refused(
 def test_a_checkpoint_is_told_which_of_its_folders_it_is(
     full: Policy, full_config: PolicyConfig, tmp_path: Path
 ) -> None:
-    full.save_trained(tmp_path)
+    full.save_lora(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"take {tmp_path / FOLDER}"):
         check_model(full_config.model_copy(update={"init_weights": str(tmp_path)}))
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_is_told_which_of_its_folders_it_is(
 def test_weights_of_another_network_or_of_no_numbers_are_refused(
     full: Policy, full_config: PolicyConfig, tmp_path: Path
 ) -> None:
-    full.save_trained(tmp_path)
+    full.save_lora(tmp_path)
     folder = tmp_path / FOLDER
     given = full_config.model_copy(update={"init_weights": str(folder)})
     tensors = load_file(folder / FILE)

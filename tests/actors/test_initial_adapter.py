@@ -37,7 +37,7 @@ def trained(policy: Policy, nudge: Any) -> Policy:
 def test_a_run_starts_where_another_ended(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
     """In learner and samplers alike, whatever their seeds; adapters off are still the pretrained model."""
     pretrained = predict(Policy.load(policy_config))
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     for source in (tmp_path, tmp_path / FILE):
         config = policy_config.model_copy(update={"init_lora": str(source)})
         assert check_model(config) is not None
@@ -52,13 +52,13 @@ def test_a_run_starts_where_another_ended(policy_config: PolicyConfig, trained: 
 
 
 def test_another_alpha_is_folded_in(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     policy = Policy.load(policy_config.model_copy(update={"init_lora": str(tmp_path), "lora_alpha": 8}))
     torch.testing.assert_close(predict(policy), predict(trained), atol=1e-5, rtol=1e-5)
 
 
 def test_kohya_files_are_read_with_their_alpha(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     kohya = convert_state_dict_to_kohya(load_file(tmp_path / FILE))
     for name in kohya:
         if name.endswith(".alpha"):
@@ -75,7 +75,7 @@ def test_kohya_files_are_read_with_their_alpha(policy_config: PolicyConfig, trai
 
 def test_a_scale_that_would_be_dropped_is_refused(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
     """diffusers leaves out what makes a DoRA of a LoRA, which is then another adapter."""
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     kohya = convert_state_dict_to_kohya(load_file(tmp_path / FILE))
     layer = next(iter(kohya)).split(".")[0]
     save_file(
@@ -102,7 +102,7 @@ def test_rank_alpha_and_targets_that_are_not_given_are_the_files(
     settings = dict(zip(FROM_FILE, shape, strict=True))
     trained = Policy.load(policy_config.model_copy(update=settings))
     nudge(trained)
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     config = policy_config.model_copy(update={"init_lora": str(tmp_path), **FROM_FILE})
     assert check_model(config) is not None
     policy = Policy.load(config)
@@ -117,7 +117,7 @@ def test_rank_alpha_and_targets_that_are_not_given_are_the_files(
 
 
 def test_layers_may_have_alphas_of_their_own(policy_config: PolicyConfig, trained: Policy, tmp_path: Path) -> None:
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     kohya = convert_state_dict_to_kohya(load_file(tmp_path / FILE))
     for number, name in enumerate(sorted(name for name in kohya if name.endswith(".alpha"))):
         kohya[name] = torch.tensor(1.0 + number % 2)
@@ -137,7 +137,7 @@ def test_without_an_adapter_to_start_from_the_defaults_hold(policy_config: Polic
 def test_an_adapter_of_several_ranks_or_of_layers_that_are_not_there_is_refused(
     policy_config: PolicyConfig, trained: Policy, tmp_path: Path
 ) -> None:
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     tensors = load_file(tmp_path / FILE)
     config = policy_config.model_copy(update={"init_lora": str(tmp_path / "x.safetensors"), **FROM_FILE})
     first = min(tensors).rpartition(".lora_")[0]
@@ -161,7 +161,7 @@ def test_an_adapter_of_several_ranks_or_of_layers_that_are_not_there_is_refused(
 def test_an_adapter_of_another_shape_is_refused(
     policy_config: PolicyConfig, trained: Policy, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     config = policy_config.model_copy(update={"init_lora": str(tmp_path), **changes})
     for use in (check_model, Policy.load):
         with pytest.raises(ValueError, match=said):
@@ -177,7 +177,7 @@ def test_what_is_no_adapter_of_the_unet_is_refused(
 
     refused("no adapter")
     refused("0 safetensors files", tmp_path)
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     tensors = load_file(tmp_path / FILE)
     save_file(tensors | {"text_encoder.a.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "x.safetensors")
     refused("adapts text_encoder too")
@@ -193,7 +193,7 @@ def test_what_is_no_adapter_of_the_unet_is_refused(
 def test_an_alpha_that_leaves_nothing_is_refused(
     policy_config: PolicyConfig, trained: Policy, tmp_path: Path, alpha: Any
 ) -> None:
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     named = {f"base_model.model.{k.removeprefix('unet.')}": t for k, t in load_file(tmp_path / FILE).items()}
     (tmp_path / "peft").mkdir()
     save_file(named, tmp_path / "peft" / "adapter_model.safetensors")

@@ -224,9 +224,9 @@ def test_saved_weights_come_back_bit_for_bit(
 ) -> None:
     policy.snapshot("reference")
     nudge(policy)
-    policy.save_trained(tmp_path)
+    policy.save_lora(tmp_path)
     other = Policy.load(policy_config, seed=1)
-    other.load_trained(tmp_path)
+    other.load_lora(tmp_path)
     assert np.array_equal(other.weights()[0], policy.weights()[0])
     assert torch.equal(predict(other), predict(policy))
 
@@ -239,7 +239,7 @@ def test_diffusers_reads_the_saved_adapter(
     policy = variant(policy_config, lora_alpha=alpha, eta=0.0)
     policy.snapshot("reference")  # must not end up in the file
     nudge(policy)
-    policy.save_trained(tmp_path)
+    policy.save_lora(tmp_path)
     pipeline = StableDiffusionPipeline.from_pretrained(policy_config.model, safety_checker=None)
     pipeline.load_lora_weights(tmp_path)
 

@@ -238,7 +238,7 @@ def test_image_to_image_draws_what_diffusers_draws(
     """From pictures of another shape, with a trained adapter; of what the VAE says of them both take the mean."""
     policy = Policy.load(policy_config.model_copy(update={"eta": 0.0, "steps": 10}))
     nudge(policy)
-    policy.save_trained(tmp_path)
+    policy.save_lora(tmp_path)
     drawn = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), np.uint8)
     first = 10 - int(10 * strength)
     request = replace(REQUEST, start=tuple(drawn), first_step=first, stored_steps=(), clean=True)

@@ -37,7 +37,7 @@ def trained(family: Family, folder: Path, nudge: Callable[..., None], tmp_path: 
     """A policy without noise whose adapter, of another alpha than rank, is in `tmp_path / "own"`."""
     policy = Policy.load(config_of(family, folder, eta=0.0, lora_rank=2, lora_alpha=5))
     nudge(policy, 0.1)
-    policy.save_trained(tmp_path / "own")
+    policy.save_lora(tmp_path / "own")
     return policy
 
 

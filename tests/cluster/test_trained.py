@@ -33,12 +33,12 @@ def test_a_run_is_its_newest_checkpoint_with_its_own_adapter(run: Path, make_con
     assert found.run is not None
     assert found == find(str(found.checkpoint))
     trained = Policy.load(make_config("policy.lora_rank=3", "policy.lora_alpha=5").policy)
-    trained.load_trained(found.checkpoint)
+    trained.load_lora(found.checkpoint)
     policy = Policy.load(found.policy)
     assert policy.lora[:2] == trained.lora[:2] == (3, 5)
     assert np.array_equal(policy.weights()[0], trained.weights()[0])
     assert policy.config.steps == 4
-    trained.load_trained(found.checkpoint / "average")
+    trained.load_lora(found.checkpoint / "average")
     averaged = find(str(run), average=True)
     assert np.array_equal(Policy.load(averaged.policy).weights()[0], trained.weights()[0])
     assert averaged.checksum != found.checksum

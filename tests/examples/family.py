@@ -51,7 +51,7 @@ class PixelDiffusion:
 
     @staticmethod
     def read_lora(tensors: Mapping[str, Tensor], network: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
-        return dict(tensors), {}  # in the names that `Policy.save_trained` gives
+        return dict(tensors), {}  # in the names that `Policy.save_lora` gives
 
     @staticmethod
     def count_windows(folder: Path, prompts: Sequence[str]) -> tuple[list[int], int]:

@@ -299,7 +299,7 @@ def test_the_average_is_saved_as_an_adapter(
     trained.save(tmp_path)
     for folder, which in ((tmp_path, "trained"), (tmp_path / "average", "averaged")):
         other = Policy.load(policy_config, seed=1)
-        other.load_trained(folder)
+        other.load_lora(folder)
         assert np.array_equal(other.weights()[0], trained.weights(which).flat)
     assert trained.weights().checksum != trained.weights("averaged").checksum
 

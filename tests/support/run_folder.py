@@ -28,5 +28,5 @@ def make_run(config: Config, iteration: int = 4, average: bool = False) -> Path:
             with torch.no_grad():
                 for parameter in policy.parameters:
                     parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-            policy.save_trained(where)
+            policy.save_lora(where)
     return run.path

@@ -214,7 +214,7 @@ def test_without_noise_it_draws_what_the_plain_pipeline_draws(
     pipeline.set_progress_bar_config(disable=True)
     if trained:
         nudge(policy, 0.1)
-        policy.save_trained(tmp_path)
+        policy.save_lora(tmp_path)
         pipeline.load_lora_weights(tmp_path)
     request = request_of()
     start = noise(request.keys, 0, policy.latent_shape)
@@ -349,7 +349,7 @@ def test_an_adapter_goes_on_and_one_of_another_model_is_refused(
     family: Family, folder: Path, policy: Policy, nudge: Nudge, tmp_path: Path
 ) -> None:
     nudge(policy)
-    policy.save_trained(tmp_path)
+    policy.save_lora(tmp_path)
     config = config_of(family, folder, init_lora=str(tmp_path / FILE))
     assert check_model(config) is not None
     assert np.array_equal(Policy.load(config, seed=7).weights()[0], policy.weights()[0])

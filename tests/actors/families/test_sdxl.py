@@ -139,7 +139,7 @@ def test_velocities_and_zero_terminal_snr_are_the_schedulers(tmp_path: Path) -> 
 def test_kohya_files_are_read_with_their_alpha(model: Path, nudge: Callable[..., None], tmp_path: Path) -> None:
     trained = Policy.load(config_of(model))
     nudge(trained)
-    trained.save_trained(tmp_path)
+    trained.save_lora(tmp_path)
     kohya = convert_state_dict_to_kohya(load_file(tmp_path / FILE))
     halved = {name: torch.tensor(1.0) if name.endswith(".alpha") else tensor for name, tensor in kohya.items()}
     save_file({name: tensor.contiguous() for name, tensor in halved.items()}, tmp_path / "kohya.safetensors")

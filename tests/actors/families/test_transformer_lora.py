@@ -29,7 +29,7 @@ def test_the_names_of_diffusers_are_read_whatever_is_before_them(
     config = PolicyConfig(model=str(model), device="cpu", lora_rank=2, lora_alpha=2)
     policy = Policy.load(config)
     nudge(policy)
-    policy.save_trained(tmp_path)
+    policy.save_lora(tmp_path)
     named = {key.replace("transformer.", prefix, 1): t for key, t in load_file(tmp_path / FILE).items()}
     alphas = {
         key.replace("lora_A.weight", "alpha"): torch.tensor(1.0) for key in named if key.endswith("lora_A.weight")
