@@ -37,7 +37,7 @@ from learner.value_function import Value, ValueConfig
 class DPOKConfig(BaseModel, frozen=True, extra="forbid"):
     """Diffusion policy optimisation with KL regularisation."""
 
-    asks: ClassVar[Asks] = Asks(standardise="nothing")
+    asks: ClassVar[Asks] = Asks(ratios=True, older=True, standardise="nothing")
 
     name: Literal["dpok"] = "dpok"
     weight: float = Field(10.0, gt=0, description="w, of the reward; 10 for one prompt, 1000 for many.")

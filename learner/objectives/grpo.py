@@ -23,7 +23,7 @@ chain here goes back to its start.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,8 +43,6 @@ from learner.subsample import noisy_steps, share_of, split_groups
 
 class GRPOConfig(BaseModel, frozen=True, extra="forbid"):
     """Group-relative policy optimisation; the defaults are Flow-GRPO's."""
-
-    asks: ClassVar[Asks] = Asks(groups=True, ratios=True, standardise="group_mean")
 
     name: Literal["grpo"] = "grpo"
     ratio: Literal["plain", "guard"] = Field(
@@ -92,6 +90,12 @@ class GRPO(Objective):
     """Group-relative policy optimisation, see the head of this file."""
 
     config: GRPOConfig
+    @property
+    def asks(self) -> Asks:
+        """GRPO-Guard's ratio and the divergence are of means."""
+        means = self.ratio == "guard" or self.limit == "divergence"
+        return Asks(groups=True, keeps=self.keep, ratios=True, means=means, standardise="group_mean")
+
 
     def __init__(self, config: GRPOConfig) -> None:
         self.config, self._flat = config, 0.0

@@ -28,7 +28,12 @@ class Asks:
     reward: Literal["scores", "images", "gradients"] = "scores"
     standardise: Standardise = "run"  # what scores are standardised by, unless the config says it
     groups: bool = False  # compares samples of one prompt, so there must be at least two
-    ratios: bool = False  # trains on ratios to the policy that drew the batch, and on no older samples
+    keeps: int | None = None  # trains on so many samples of a prompt and no more, so there must be more
+    ratios: bool = False  # trains on ratios to the policy that drew the samples
+    means: bool = False  # and on how far the means of transitions are from that policy's
+    older: bool = False  # trains on samples of earlier batches too
+    # Takes the likelihoods of images, by an ODE, and for the policy that drew them the one that a batch finds.
+    images: bool = False
     # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
     noise: Literal["nowhere", "somewhere", "everywhere", "posterior"] = "somewhere"
 
