@@ -164,6 +164,14 @@ def prompts_are_remembered_whole(config: Config) -> None:
             combination.buffer,
             samples,
             combination.buffer,
+def images_are_of_the_policy(config: Config) -> None:
+    if config.objective.asks.images and config.samplers.max_staleness:
+        raise ValueError(
+            f"samplers.max_staleness is {config.samplers.max_staleness}, but {config.objective.name} takes the "
+            "likelihoods of images and the policy that a batch finds for the one that drew them; set it to 0"
+        )
+
+
             samples,
         )
 
@@ -270,3 +278,4 @@ RULES: tuple[Callable[[Config], None], ...] = (
     batch_can_be_held,
     requests_fill_the_batch,
 )
+    images_are_of_the_policy,

@@ -153,6 +153,10 @@ def test_the_suggested_request_size_works(make_config: Make) -> None:
 @pytest.mark.parametrize(
     "content", [b"- a\n- list\n", b"learner: {lr: [\n", b"name: \xff\xfe\n", b"3\n", b"a: 1\na: 2\n", b"a: ${\n", None]
 )
+        (
+            ["objective.likelihood=ode", "objective.kl_weight=0", "samplers.max_staleness=1"],
+            ["samplers.max_staleness is 1", "ppod", "set it to 0"],
+        ),
 def test_an_unreadable_config_file_is_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "broken.yaml"
     if content is not None:
