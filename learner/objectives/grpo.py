@@ -35,7 +35,7 @@ from actors.transitions import Transitions, kl
 from learner.batch import Batch
 from learner.decoupled import backward_each
 from learner.likelihood import transition_of
-from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.objectives.objective import Asks, Objective, Part, Plan, refuse_unused
 from learner.policy_gradient import clipped_surrogate, ratio_metrics
 from learner.ranks import ALONE, Ranks
 from learner.subsample import noisy_steps, share_of, split_groups
@@ -80,6 +80,14 @@ class GRPOConfig(BaseModel, frozen=True, extra="forbid"):
         if self.keep is not None and self.keep % 2:
             raise ValueError("keep takes as many of the best as of the worst, so it is even")
         return self
+        if self.limit == "clip":
+            refuse_unused(self, "limit=divergence", "max_divergence")
+        else:
+            refuse_unused(self, "limit=clip", "clip_range")
+        if self.window is None:
+            refuse_unused(self, "window", "window_moves", "window_every")
+        elif self.window_moves == "stays":
+            refuse_unused(self, "window_moves=forward or random", "window_every")
 
     def build(self) -> GRPO:
         """The objective."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from actors.policy import Policy
@@ -201,3 +202,19 @@ class Objective(ABC):
         Returns:
             Metrics of the part, the same on every rank; averaged over the parts of a batch before they are logged.
         """
+
+
+def refuse_unused(config: BaseModel, needs: str, *names: str) -> None:
+    """Refuse settings that do nothing: those that are not what they are by default, which a saved config says of all.
+
+    Args:
+        config: Of an objective, which its other settings keep from looking at these.
+        needs: What it would take.
+        names: The settings.
+
+    Raises:
+        ValueError: In one sentence.
+    """
+    for name in names:
+        if getattr(config, name) != (default := type(config).model_fields[name].default):
+            raise ValueError(f"{name} does nothing without {needs}; leave it out, or at {default}")

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from actors.policy import Policy
@@ -32,7 +32,7 @@ from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.decoupled import backward_each
 from learner.forward_process import draw_steps, noised, output_error, velocity_error
-from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.objectives.objective import Asks, Objective, Part, Plan, refuse_unused
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
 from learner.subsample import split_samples
@@ -56,6 +56,12 @@ class RWRConfig(BaseModel, frozen=True, extra="forbid"):
     updates: int = Field(4, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
     states: int = Field(4, ge=1, description="States to which each image is noised in an update, or all there are.")
     guided: bool = Field(False, description="Whether the loss is of the guided prediction.")
+
+    @model_validator(mode="after")
+    def _check(self) -> RWRConfig:
+        other = {"softmax": ("weights=best", "best"), "best": ("weights=softmax", "temperature")}
+        refuse_unused(self, *other[self.weights])
+        return self
 
     def build(self) -> RWR:
         """The objective."""
