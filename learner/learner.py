@@ -119,6 +119,7 @@ class Learner:
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
         objective.config.asks.check(objective.config.name, policy.transitions)
         judged = None if reward is None else Judged(reward)
+        objective.seed = seed
         objective.attach(policy, judged)
         plan = objective.plan(policy.transitions)
         self._acts_with, self._spending = plan.acts_with, Spending(policy, judged, plan.offline_batches)
@@ -155,13 +156,13 @@ class Learner:
         """
         started = time.time()
         self._spending.draw(len(batch.prompts), self.version)
-        with self._in_memory():
         history: dict[str, list[float]] = defaultdict(list)
         older = self._objective.config.asks.older
+        with self._in_memory():
             self._check_ratio(batch)  # as it was drawn: an objective may add older samples to it
-        batch = self._objective.begin(self._policy, batch, self.version)
             if older:  # while there is the policy that drew them
                 batch = self._retaken(batch, history)
+        batch = self._objective.begin(self._policy, batch, self.version)
         with self._in_memory():
             if not older:
                 batch = self._retaken(batch, history)
@@ -192,7 +193,7 @@ class Learner:
         self._objective.end(self._policy, len(history.get("grad_norm", ())))
         self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
-        metrics |= self._spending.total(self.ranks)
+        metrics |= self._objective.metrics() | self._spending.total(self.ranks)
         metrics["updates"] = float(len(history["grad_norm"]))
         if self._config.micro_batch == "auto" or self.ranks.fitting is not None:
             metrics["micro_batch"] = float(min(self._micro_batch, self.ranks.fitting or _EVERYTHING))

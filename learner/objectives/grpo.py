@@ -106,7 +106,7 @@ class GRPO(Objective):
 
 
     def __init__(self, config: GRPOConfig) -> None:
-        self.config, self._flat = config, 0.0
+        self.config, self._flat = config, float("nan")
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         steps, noisy = noisy_steps(chain.stochastic_steps, self.config.step_fraction), None
@@ -116,7 +116,7 @@ class GRPO(Objective):
             place = {
                 "stays": 0,
                 "forward": moved % places,
-                "random": int(np.random.default_rng(moved).integers(places)),
+                "random": int(np.random.default_rng((self.seed, moved)).integers(places)),
             }[self.config.window_moves]
             steps = steps[place : place + self.config.window]
             noisy = steps[0], steps[-1] + 1
@@ -160,7 +160,10 @@ class GRPO(Objective):
                 value, metrics["kl/pretrained"] = value + config.kl_weight * away, away.detach()
             return value, metrics
 
-        return backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks) | {"groups/flat": self._flat}
+        return backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks)
+
+    def metrics(self) -> dict[str, float]:
+        return {"groups/flat": self._flat}
 
 
 def informative(rewards: Tensor, groups: Tensor, keep: int | None) -> tuple[Tensor, float]:
@@ -172,7 +175,7 @@ def informative(rewards: Tensor, groups: Tensor, keep: int | None) -> tuple[Tens
         keep: Of each group the `keep / 2` best and as many worst; `None` are all.
 
     Returns:
-        Rows int64, ascending; and the share of groups whose advantages are all the same.
+        Rows int64, ascending; and the share of groups whose rewards are all the same, NaN of no groups.
     """
     kept, flat, found = [], 0, groups.unique()
     for group in found:
@@ -185,7 +188,7 @@ def informative(rewards: Tensor, groups: Tensor, keep: int | None) -> tuple[Tens
             members = torch.cat([order[: keep // 2], order[-(keep // 2) :]])
         kept.append(members)
     rows = torch.cat(kept).sort().values if kept else torch.zeros(0, dtype=torch.int64)
-    return rows, flat / max(1, len(found))
+    return rows, flat / len(found) if len(found) else float("nan")
 
 
 def divergence_limited(log_ratio: Tensor, advantage: Tensor, divergence: Tensor, most: float) -> tuple[Tensor, Tensor]:

@@ -48,10 +48,10 @@ class Asks:
         Raises:
             ValueError: In one sentence.
         """
-        if self.noise == "nowhere":
         if self.images:
             nothing = torch.zeros(1)
             chain.velocity(nothing, nothing, torch.tensor([len(chain)]))
+        if self.noise == "nowhere":
             return
         if chain.of_previous is not None:
             raise ValueError(
@@ -133,10 +133,12 @@ class Objective(ABC):
     Attributes:
         config: Its settings.
         modules: Networks that it trains beside the policy, by name, each with an optimizer; made by `attach`.
+        seed: Of the run, for what is drawn before there is a batch; the learner sets it first of all.
     """
 
     config: Settings
     modules: Mapping[str, Companion] = {}
+    seed: int = 0
 
     @abstractmethod
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
@@ -176,6 +178,10 @@ class Objective(ABC):
     @abstractmethod
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         """Cut a batch into the parts of successive optimizer steps. Asked more than once, so it remembers nothing."""
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged of the last batch as a whole, also if it had no parts; the same on every rank."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What it keeps from batch to batch beside its modules, as tensors and plain values."""

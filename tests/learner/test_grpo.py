@@ -49,6 +49,15 @@ def test_equal_groups_are_left_out_and_the_best_and_worst_kept() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "versions", "expected"),
+def test_a_batch_of_which_nobody_learns_says_so(policy: Policy, draw: Callable[..., Batch]) -> None:
+    metrics = (
+        Learner(LearnerConfig(), policy, GRPOConfig().build())
+        .step(replace(draw(policy), rewards=torch.ones(6)))
+        .metrics
+    )
+    assert (metrics["groups/flat"], metrics["updates"]) == (1, 0)
+
+
     [
         ({"window": 2}, (0, 24, 25, 75, 100), ((0, 1), (0, 1), (1, 2), (3, 4), (0, 1))),
         ({"window": 2, "window_moves": "stays"}, (0, 400), ((0, 1), (0, 1))),
@@ -74,6 +83,17 @@ def test_a_random_window_is_everywhere_and_the_same_each_time(policy: Policy) ->
 
 def windowed(policy: Policy, noisy: tuple[int, int]) -> Batch:
     request = Request(
+def test_random_windows_are_those_of_the_runs_seed(policy: Policy) -> None:
+    def windows(seed: int) -> list[tuple[int, ...]]:
+        objective = GRPOConfig(window=1, window_moves="random", window_every=3).build()
+        Learner(LearnerConfig(), policy, objective, seed)
+        return [objective.plan(policy.transitions, version).stored_steps for version in range(60)]
+
+    assert windows(1) == windows(1)
+    assert windows(1) != windows(0)
+    assert windows(1)[::3] == windows(1)[2::3]  # for three iterations each
+
+
         0, 0, ("a red circle",) * 4, (0,) * 4, (0, 1, 2, 3), tuple(range(*noisy)), share_init_noise=True,
         noisy_steps=noisy,
     )  # fmt: skip
