@@ -11,7 +11,8 @@ published recipes are settings:
     DanceGRPO     solver=dance_sde, or ddim on SD 1.4; A by the group; share_init_noise; step_sample=.6; no KL
     MixGRPO       window=4, window_moves=forward, window_every=25
     GRPO-Guard    ratio=guard: rho = exp(mean (mu_theta - mu_old) z), without the bias of -|mu_theta - mu_old|^2 / 2
-                  std^2 that keeps the plain log-ratio below 0, and each step's loss over its length in time
+                  std^2 that keeps the plain log-ratio below 0, and each step's loss over its length: in time, or where
+                  the network predicts no velocity |d mu / d output|
     Flow-DPPO     limit=divergence: a transition gives no gradient once KL(old || theta) has passed `max_divergence` and
                   the gradient would go on that way; nothing is clipped
 
@@ -79,7 +80,6 @@ class GRPOConfig(BaseModel, frozen=True, extra="forbid"):
     def _check(self) -> GRPOConfig:
         if self.keep is not None and self.keep % 2:
             raise ValueError("keep takes as many of the best as of the worst, so it is even")
-        return self
         if self.limit == "clip":
             refuse_unused(self, "limit=divergence", "max_divergence")
         else:
@@ -88,6 +88,13 @@ class GRPOConfig(BaseModel, frozen=True, extra="forbid"):
             refuse_unused(self, "window", "window_moves", "window_every")
         elif self.window_moves == "stays":
             refuse_unused(self, "window_moves=forward or random", "window_every")
+        return self
+
+    @property
+    def asks(self) -> Asks:
+        """GRPO-Guard's ratio and the divergence are of means."""
+        means = self.ratio == "guard" or self.limit == "divergence"
+        return Asks(groups=True, keeps=self.keep, ratios=True, means=means, standardise="group_mean")
 
     def build(self) -> GRPO:
         """The objective."""
@@ -98,12 +105,6 @@ class GRPO(Objective):
     """Group-relative policy optimisation, see the head of this file."""
 
     config: GRPOConfig
-    @property
-    def asks(self) -> Asks:
-        """GRPO-Guard's ratio and the divergence are of means."""
-        means = self.ratio == "guard" or self.limit == "divergence"
-        return Asks(groups=True, keeps=self.keep, ratios=True, means=means, standardise="group_mean")
-
 
     def __init__(self, config: GRPOConfig) -> None:
         self.config, self._flat = config, float("nan")
@@ -147,7 +148,7 @@ class GRPO(Objective):
             log_ratio, length = plain, torch.ones_like(plain)
             if config.ratio == "guard":
                 log_ratio = (moved * (step.x_next - step.behaviour_mean) / step.std).flatten(1).mean(dim=1)
-                length = _length(policy.transitions, batch.steps[cols[piece]]).to(plain)
+                length = step_length(policy.transitions, batch.steps[cols[piece]]).to(plain)
             if config.limit == "clip":
                 surrogate, ended = clipped_surrogate(log_ratio, advantage, config.clip_range)
             else:
@@ -202,7 +203,9 @@ def divergence_limited(log_ratio: Tensor, advantage: Tensor, divergence: Tensor,
     return torch.where(ended, 0.0, -advantage * ratio), ended.float()
 
 
-def _length(transitions: Transitions, steps: Tensor) -> Tensor:
-    """How far steps `(n,)` go in flow matching's time, `(n,)`."""
+def step_length(transitions: Transitions, steps: Tensor) -> Tensor:
+    """How far steps `(n,)` go, `(n,)` float32: in time, or |d mean / d output| where no velocity is predicted."""
+    if transitions.prediction != "velocity":
+        return transitions.output_weight.abs()[steps]
     time = transitions.sigma / (transitions.signal + transitions.sigma)
-    return (time[:-1] - time[1:])[steps]
+    return (time[:-1] - time[1:])[steps].float()
