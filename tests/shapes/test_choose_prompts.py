@@ -1,4 +1,4 @@
-"""The rule by which prompts are chosen: where the best of eight gains most, and held-out combinations by a seed."""
+"""The rule by which prompts are chosen: two colours, and where the best image gains most; held-out ones by a seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 import shapes
 from shapes import choose_prompts
-from shapes.captions import KINDS, Caption, parse
+from shapes.captions import Caption, parse
 from shapes.render import render
 from shapes.worlds import WORLDS
 
@@ -43,12 +43,14 @@ def test_prompts_whose_best_images_are_far_better_than_most_are_chosen(
     monkeypatch.setattr(choose_prompts, "sample", sample)
     pipeline = SimpleNamespace(unet=SimpleNamespace(to=lambda **_: None))
     monkeypatch.setattr(choose_prompts.StableDiffusionPipeline, "from_pretrained", lambda *_, **__: pipeline)
-    words = ["--world", world, "--out", str(tmp_path), "--among", "2", "--samples", "4", "--best", "2"]
-    monkeypatch.setattr(sys, "argv", ["choose_prompts", *words, "--write", "2"])
+    words = ["--world", world, "--out", str(tmp_path), "--among", "2", "--samples", "4", "--best", "4"]
+    monkeypatch.setattr(sys, "argv", ["choose_prompts", *words, "--write", "4"])
     choose_prompts.main()
     lines = (tmp_path / f"{prefix}teachable.txt").read_text().splitlines()
     chosen = [parse(line, WORLDS[world]) for line in lines]
-    assert [caption.kind for caption in chosen] == [kind for kind in KINDS for _ in range(2)]
+    assert len(chosen) == 4
+    assert len({thing.colour for caption in chosen for thing in caption.things}) == 2
+    assert not any(caption.place for caption in chosen)
     assert not any(caption.held_out for caption in chosen)
     assert {right(caption) for caption in chosen} == {2}  # the best of two gains half of what there is to gain
     said = capsys.readouterr().out
