@@ -159,9 +159,18 @@ class Transitions:
         """The predicted noise less the predicted image, whatever the network predicts; arguments as in `clean`.
 
         At state T a model of noise is asked as at any other, though its image is the state.
+
+        Raises:
+            ValueError: Of a model of images, at a state without noise.
         """
         if self.prediction == "velocity":
             return prediction
+        if self.prediction == "sample" and not self.sigma[state.cpu()].all():
+            raise ValueError(
+                "A network that predicts images says nothing of the noise where there is "
+                "none, so its probability-flow ODE has no velocity at the image; set policy.final_sigma, to 0.02 for "
+                "example."
+            )
         of_state, of_output = (_at(table, state, x) for table in self._clean_tables)
         return self.noise(x, prediction, state) - (of_state * x + of_output * prediction)
 

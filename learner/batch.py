@@ -27,6 +27,8 @@ class Batch:
     version: int  # the oldest weights that acted
     keys: np.ndarray | None = None  # (B, 5) uint64, of the noise: `actors.rollout.chain` goes the same way again
     clean: Tensor | None = None  # (B, ...) float32, the final latents, where they were asked for
+    # (B, K, ...) float32, the behaviour policy's means of x_next where the learner took them again, NaN elsewhere
+    means: Tensor | None = None
     scores: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 of each reward, as it said them
 
     def take(self, rows: Tensor) -> Batch:
@@ -41,6 +43,7 @@ class Batch:
             rewards=self.rewards[rows],
             keys=None if self.keys is None else self.keys[rows.numpy()],
             clean=None if self.clean is None else self.clean[rows],
+            means=None if self.means is None else self.means[rows],
             scores={name: values[rows] for name, values in self.scores.items()},
         )
 
@@ -72,6 +75,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         version=min(batch.version for batch in batches),
         keys=np.concatenate([batch.keys for batch in batches if batch.keys is not None]),
         clean=None if first.clean is None else torch.cat([b.clean for b in batches if b.clean is not None]),
+        means=None if first.means is None else torch.cat([b.means for b in batches if b.means is not None]),
         scores={name: torch.cat([batch.scores[name] for batch in batches]) for name in first.scores},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import torch
@@ -17,7 +18,7 @@ class CompanionConfig(BaseModel, frozen=True, extra="forbid"):
     lr: float = Field(1e-3, gt=0, description="Learning rate of AdamW.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="Decay of AdamW's averages of gradient and square.")
     weight_decay: float = Field(1e-2, ge=0, description="Weight decay of AdamW.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="Gradients are clipped to this norm; null: not at all.")
 
 
 class Companion:
@@ -29,7 +30,7 @@ class Companion:
     """
 
     def __init__(self, network: nn.Module, config: CompanionConfig) -> None:
-        self.network, self._max_norm = network, config.max_grad_norm
+        self.network, self._max_norm = network, config.max_grad_norm or math.inf
         self.optimizer = torch.optim.AdamW(
             network.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )

@@ -119,6 +119,7 @@ class Learner:
         self._config, self._policy, self._objective, self._seed = config, policy, objective, seed
         objective.config.asks.check(objective.config.name, policy.transitions)
         judged = None if reward is None else Judged(reward)
+        objective.seed = seed
         objective.attach(policy, judged)
         plan = objective.plan(policy.transitions)
         self._acts_with, self._spending = plan.acts_with, Spending(policy, judged, plan.offline_batches)
@@ -155,15 +156,16 @@ class Learner:
         """
         started = time.time()
         self._spending.draw(len(batch.prompts), self.version)
+        history: dict[str, list[float]] = defaultdict(list)
+        older = self._objective.config.asks.older
         with self._in_memory():
             self._check_ratio(batch)  # as it was drawn: an objective may add older samples to it
+            if older:  # while there is the policy that drew them
+                batch = self._retaken(batch, history)
         batch = self._objective.begin(self._policy, batch, self.version)
-        history: dict[str, list[float]] = defaultdict(list)
         with self._in_memory():
-            if self._retakes(batch):
-                ahead = ((part.samples, part.columns) for part in self._parts(batch))
-                batch, spread = retaken(self._policy, batch, ahead, self._micro_batch, self.ranks)
-                history["ratio/spread"].append(spread)
+            if not older:
+                batch = self._retaken(batch, history)
         for number, part in enumerate(self._parts(batch)):
             self.optimizer.zero_grad(set_to_none=True)
             for module in self._objective.modules.values():
@@ -191,7 +193,7 @@ class Learner:
         self._objective.end(self._policy, len(history.get("grad_norm", ())))
         self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
-        metrics |= self._spending.total(self.ranks)
+        metrics |= self._objective.metrics() | self._spending.total(self.ranks)
         metrics["updates"] = float(len(history["grad_norm"]))
         if self._config.micro_batch == "auto" or self.ranks.fitting is not None:
             metrics["micro_batch"] = float(min(self._micro_batch, self.ranks.fitting or _EVERYTHING))
@@ -210,10 +212,19 @@ class Learner:
         """Whether the policy as it is sampled the batch, and there is a transition in it."""
         return batch.version == self.version and bool(batch.prompts) and bool(len(batch.steps))
 
-    def _retakes(self, batch: Batch) -> bool:
-        wanted = self._config.retake_log_probs
+    def _retaken(self, batch: Batch, history: dict[str, list[float]]) -> Batch:
+        """The batch with its log-probabilities taken again, where that is wanted and can be."""
+        asks, wanted = self._objective.config.asks, self._config.retake_log_probs
         wanted = self._policy.half_precision if wanted is None else wanted
-        return wanted and self._objective.config.asks.ratios and self._is_fresh(batch)
+        if not (wanted and asks.ratios and self._is_fresh(batch)):
+            return batch
+        parts, at_a_time = [(part.samples, part.columns) for part in self._parts(batch)], self._micro_batch
+        if asks.older:  # what later updates will draw is not known: all, and as many together as in the first of these
+            at_a_time = min(at_a_time, -(-len(parts[0][0]) // self.ranks.count))
+            parts = [(torch.arange(len(batch.prompts)), torch.arange(len(batch.steps)))]
+        batch, spread = retaken(self._policy, batch, parts, at_a_time, self.ranks, means=asks.means)
+        history["ratio/spread"].append(spread)
+        return batch
 
     @contextmanager
     def _in_memory(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from learner.ranks import ALONE, Ranks
 # snapshot in the adapter `REFERENCE_ADAPTER`.
 Reference = Literal["behaviour", "pretrained", "snapshot"]
 REFERENCE_ADAPTER = "reference"
+_EXCHANGED = 256  # means of transitions, at a time: all of an update are as large as its latents
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Transition:
     x_next: Tensor
     mean: Tensor  # with gradient
     std: Tensor  # (n, 1, ...)
-    behaviour_mean: Tensor  # of the policy that sampled: what was drawn, less the noise that its keys give
+    behaviour_mean: Tensor  # of the policy that sampled: taken again, or what was drawn less the noise of its keys
     pretrained_mean: Tensor | None  # where it was asked for
 
     @property
@@ -137,19 +138,18 @@ def transition_of(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, pret
         cols: Stored steps.
         pretrained: Whether the pretrained model's mean is wanted too.
     """
-    assert batch.keys is not None
-    x, x_next = (values[rows, cols].to(policy.device) for values in (batch.latents, batch.next_latents))
-    step, transitions = batch.steps[cols], policy.transitions
-    conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
     before = None
     if pretrained:
         with torch.no_grad(), policy.using(None):
-            before = transitions.mean(x, policy.predict(x, step, conditioning), step)
+            before = _step(policy, batch, rows, cols)[1]
+    x_next, mean, std = _step(policy, batch, rows, cols)
+    if batch.means is not None:
+        return Transition(x_next, mean, std, batch.means[rows, cols].to(mean.device), before)
+    assert batch.keys is not None
     keys = batch.keys[rows.numpy()]
-    drawn = [noise(keys[i : i + 1], int(number) + 1, policy.latent_shape) for i, number in enumerate(step)]
-    std = transitions.std_at(step, x)
-    mean = transitions.mean(x, policy.predict(x, step, conditioning), step)
-    return Transition(x_next, mean, std, x_next - std * torch.cat(drawn).to(x.device), before)
+    numbers = batch.steps[cols].tolist()
+    drawn = [noise(keys[i : i + 1], number + 1, policy.latent_shape) for i, number in enumerate(numbers)]
+    return Transition(x_next, mean, std, x_next - std * torch.cat(drawn).to(mean.device), before)
 
 
 def log_probs_of(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Tensor:
@@ -164,6 +164,8 @@ def retaken(
     parts: Iterable[tuple[Tensor, Tensor]],
     micro_batch: int,
     ranks: Ranks = ALONE,
+    *,
+    means: bool = False,
 ) -> tuple[Batch, float]:
     """A batch with the behaviour policy's log-probabilities as `backward` computes them, which a sampler need not.
 
@@ -176,27 +178,39 @@ def retaken(
         parts: Samples `(b,)` and columns `(k,)` of the updates to come; of one that comes again the first counts.
         micro_batch: Transitions that go through the network at a time.
         ranks: Who shares the work.
+        means: Whether the transitions' means are wanted too, which samplers do not store.
 
     Returns:
-        The batch, in which what no part trains on is as the sampler stored it; and the largest |difference| from what
-        it stored, nats per dimension.
+        The batch, in which what no part trains on is as the sampler stored it, without means; and the largest
+        |difference| from what it stored, nats per dimension.
     """
     own, known = batch.log_probs.clone(), torch.zeros_like(batch.log_probs, dtype=torch.bool)
+    own_means = torch.full_like(batch.next_latents, float("nan")) if means else None
     for samples, columns in parts:
         rows, cols = samples.repeat_interleave(len(columns)), columns.repeat(len(samples))
-        if known[rows, cols].all():
+        fresh = ~known[rows, cols]
+        if not fresh.any():
             continue
         values = torch.zeros(len(rows), device=policy.device)
+        centres = torch.zeros(len(rows) if means else 0, *policy.latent_shape)
 
-        def enter(piece: Tensor, rows: Tensor = rows, cols: Tensor = cols, values: Tensor = values) -> None:
-            found, _, _ = _evaluate(policy, batch, rows[piece], cols[piece], "behaviour", with_kl=False)
-            values[piece] = found.detach()
+        def enter(
+            piece: Tensor, rows: Tensor = rows, cols: Tensor = cols, values: Tensor = values, centres: Tensor = centres
+        ) -> None:
+            x_next, mean, std = _step(policy, batch, rows[piece], cols[piece])
+            values[piece] = log_prob(x_next, mean, std).detach()
+            if means:
+                centres[piece] = mean.detach().to(centres.device)
 
         pieces = ranks.pieces(len(rows), micro_batch)
         with torch.set_grad_enabled(len(pieces) == 1):  # as in `backward`; compiled networks round by it
             in_pieces(pieces, enter, ranks)
-        own[rows, cols], known[rows, cols] = ranks.sum_(values).to(own.device), True
-    return replace(batch, log_probs=own), float((own - batch.log_probs).abs().max())
+        own[rows[fresh], cols[fresh]] = ranks.sum_(values).to(own.device)[fresh]
+        if own_means is not None:
+            for some in torch.nonzero(fresh).flatten().split(_EXCHANGED):
+                own_means[rows[some], cols[some]] = ranks.sum_(centres[some].to(policy.device)).to(own.device)
+        known[rows, cols] = True
+    return replace(batch, log_probs=own, means=own_means), float((own - batch.log_probs).abs().max())
 
 
 @torch.no_grad()
@@ -223,28 +237,27 @@ def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int 
     return float(torch.stack([largest for _, largest in in_pieces(pieces, run, ranks)]).max())
 
 
+def _step(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Transitions `(n,)` as the acting adapter sees them: `x_next`, its mean and its standard deviation."""
+    x, x_next = (field[rows, cols].to(policy.device) for field in (batch.latents, batch.next_latents))
+    step = batch.steps[cols]
+    conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
+    mean = policy.transitions.mean(x, policy.predict(x, step, conditioning), step)
+    return x_next, mean, policy.transitions.std_at(step, x)
+
+
 def _evaluate(
     policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, reference: Reference, with_kl: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Log-probability, reference log-probability (`None`: the stored one) and KL of n transitions, `(n,)` each."""
-    x, x_next = (field[rows, cols].to(policy.device) for field in (batch.latents, batch.next_latents))
-    step = batch.steps[cols]
-    std = policy.transitions.std_at(step, x)
-    conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
 
-    def mean() -> Tensor:
-        return policy.transitions.mean(x, policy.predict(x, step, conditioning), step)
+    def seen_by(adapter: str | None) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad(), policy.using(adapter):
+            return _step(policy, batch, rows, cols)
 
-    pretrained_mean, reference_log_prob = None, None
-    if reference == "pretrained" or with_kl:
-        with torch.no_grad(), policy.using(None):
-            pretrained_mean = mean()
-    if reference == "pretrained" and pretrained_mean is not None:
-        reference_log_prob = log_prob(x_next, pretrained_mean, std)
-    elif reference == "snapshot":
-        with torch.no_grad(), policy.using(REFERENCE_ADAPTER):
-            reference_log_prob = log_prob(x_next, mean(), std)
-    policy_mean = mean()
-    log_probs = log_prob(x_next, policy_mean, std)
-    divergence = kl(policy_mean, pretrained_mean, std) if with_kl and pretrained_mean is not None else None
-    return log_probs, reference_log_prob, torch.zeros_like(log_probs) if divergence is None else divergence
+    pretrained = seen_by(None) if reference == "pretrained" or with_kl else None
+    other = seen_by(REFERENCE_ADAPTER) if reference == "snapshot" else pretrained if reference == "pretrained" else None
+    x_next, mean, std = _step(policy, batch, rows, cols)
+    log_probs = log_prob(x_next, mean, std)
+    divergence = kl(mean, pretrained[1], std) if with_kl and pretrained else torch.zeros_like(log_probs)
+    return log_probs, None if other is None else log_prob(*other), divergence

@@ -26,6 +26,7 @@ from actors.policy import Policy
 from actors.rollout import noise
 from learner.batch import Batch
 from learner.coupled import backward_coupled
+from learner.fitting import in_pieces
 from learner.likelihood import REFERENCE_ADAPTER, Loss, Reference, of_table
 from learner.ranks import ALONE, Ranks
 
@@ -115,16 +116,22 @@ def images_at_a_time(policy: Policy, micro_batch: int) -> int:
 
 
 @torch.no_grad()
-def ode_log_probs(policy: Policy, batch: Batch, at_a_time: int = 16) -> Tensor:
+def ode_log_probs(policy: Policy, batch: Batch, at_a_time: int = 16, ranks: Ranks = ALONE) -> Tensor:
     """Log-densities `(B,)` of a batch's images as `backward_ode` takes them, nats per dimension.
 
     Args:
         policy: Whose.
         batch: With `clean` and `keys`.
         at_a_time: Images that go through the network together.
+        ranks: Who shares the work.
     """
-    pieces = torch.arange(len(batch.prompts)).split(at_a_time)
-    return torch.cat([_of_rows(policy, batch, rows) for rows in pieces]) if len(batch.prompts) else torch.empty(0)
+    found = torch.zeros(len(batch.prompts), device=policy.device)
+
+    def enter(rows: Tensor) -> None:
+        found[rows] = _of_rows(policy, batch, rows)
+
+    in_pieces(ranks.pieces(len(found), at_a_time) if len(found) else [], enter, ranks)
+    return ranks.sum_(found)
 
 
 def _of_rows(policy: Policy, batch: Batch, rows: Tensor) -> Tensor:

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from actors.conditioning import Conditioning
 from actors.policy import Policy
-from learner.companion import Companion, CompanionConfig
+from learner.companion import Companion, CompanionConfig, Decay
 
 
 class ValueConfig(CompanionConfig, frozen=True, extra="forbid"):
-    """The value function; width and learning rate are DPOK's, the other numbers those of every companion."""
+    """The value function; its numbers are those of DPOK's released code, of AdamW torch's own, without clipping."""
 
     lr: float = Field(1e-4, gt=0, description="Learning rate of AdamW.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of AdamW's averages of gradient and square.")
+    max_grad_norm: float | None = Field(None, gt=0, description="Gradients are clipped to this norm; null: not at all.")
     width: int = Field(256, ge=1, description="Width of its three layers.")
 
 

@@ -1,14 +1,18 @@
 """For the prompt lists that `prompts/` ships: `python -m shapes.choose_prompts`, after `shapes.pretrain`.
 
-Prints, of each kind, the training prompts on which the base model scores worst without being hopeless and how well the
-scorer agrees with the gold score on them, and draws the held-out combinations of `held_out.txt`. With `--hardest`,
-the heads of these lists are written down; the shipped `hardest.txt` and `second_hardest.txt` have two of each kind.
-`hard.txt` was picked by hand from such lists.
+A policy can learn a prompt whose pictures the base model draws right now and then and whose faults the scorer sees:
+where the best image of eight by the scorer's word has a better gold score than most. And one small adapter can learn
+together what has words in common. So the composition where the best of eight gains most gives two colours, and of the
+training prompts in these colours, but for those of a place, whose words the base models hardly know, those are chosen
+that gain most. Both rankings are printed, and with `--write` the head of the second is written down; the shipped
+`teachable.txt` and `second_teachable.txt` have eight. The held-out combinations of `held_out.txt` are drawn at
+random, of all kinds. `hard.txt` was picked by hand.
 """
 
 from __future__ import annotations
 
 import random
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +27,6 @@ from shapes.pretrain import sample
 from shapes.scorer import Scorer
 from shapes.worlds import FIRST, WORLDS
 
-_HOPELESS = 0.25  # share of samples that are right; what chance gives of the four places, which no base knows
-
 
 def main() -> None:
     """The command line."""
@@ -32,12 +34,15 @@ def main() -> None:
     parser.add_argument("--world", choices=WORLDS, default=FIRST.name, help="default: %(default)s")
     parser.add_argument("--pipeline", type=Path, help="default: the world's own")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prompts")
-    parser.add_argument("--candidates", type=int, default=96, help="training prompts of each kind that are tried")
-    parser.add_argument("--samples", type=int, default=16, help="images of each; the worst get eight times as many")
-    parser.add_argument("--worst", type=int, default=12, help="prompts of each kind that get them, and are printed")
+    parser.add_argument("--candidates", type=int, default=96, help="compositions that are tried for their colours")
+    parser.add_argument("--samples", type=int, default=16, help="images of each; the best get eight times as many")
+    parser.add_argument("--best", type=int, default=12, help="prompts that get them, and are printed")
+    parser.add_argument("--among", type=int, default=8, help="images of which the scorer chooses the best")
     parser.add_argument("--held-out", type=int, default=8, help="held-out prompts of each kind")
-    parser.add_argument("--hardest", type=int, default=0, help="how many of each kind are written; 0 writes none")
+    parser.add_argument("--write", type=int, default=0, help="how many are written; 0 writes none")
     args = parser.parse_args()
+    if args.samples < args.among:
+        parser.error(f"--samples must be at least --among, which is {args.among}.")
 
     world, folder = WORLDS[args.world], args.pipeline or FOLDERS[args.world] / "pipeline"
     torch.manual_seed(0)
@@ -45,32 +50,46 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.unet.to(memory_format=torch.channels_last)
     scorer = Scorer.from_pretrained(SCORERS[world.name]).float().eval().requires_grad_(False)
-    hardest, held_out = [], []
+    training, tried, held_out = {}, {}, []
     for kind in KINDS:
         captions = all_captions(kind, backgrounds=False, world=world)
-        training = [caption for caption in captions if not caption.held_out]
-        ranked = rng.sample(training, min(args.candidates, len(training)))
-        # Twice, because the worst of many short samples are so by chance.
-        for samples in (args.samples, 8 * args.samples):
-            repeated = [caption for caption in ranked for _ in range(samples)]
-            images = sample(pipeline, repeated)
-            scores = np.array([gold_score(i, c) for i, c in zip(images, repeated, strict=True)])
-            scores = scores.reshape(len(ranked), samples)
-            means, right = scores.mean(axis=1), (scores == 1).mean(axis=1)
-            order = [i for i in means.argsort() if right[i] >= _HOPELESS][: args.worst]
-            table = [f"{kind:12s} gold {means[i]:.2f}, right {right[i]:.2f}  {ranked[i].text}" for i in order]
-            agreement = _correlation(scores, _judged(scorer, images, repeated).reshape(scores.shape))
-            ranked = [ranked[i] for i in order]
-        print("\n".join(table))
-        print(f"{kind:12s} correlation of gold and scorer within a prompt {agreement:.2f}", flush=True)
-        hardest += ranked[: args.hardest]
+        training[kind] = [caption for caption in captions if not caption.held_out]
+        tried[kind] = rng.sample(training[kind], min(args.candidates, len(training[kind])))
         others = [caption for caption in captions if caption.held_out]
         held_out += rng.sample(others, min(args.held_out, len(others)))
+
+    def ranked(captions: list[Caption]) -> list[Caption]:
+        """The captions that gain most, printed."""
+        # Twice, because the best of many short samples are so by chance.
+        for samples in (args.samples, 8 * args.samples):
+            repeated = [caption for caption in captions for _ in range(samples)]
+            images = sample(pipeline, repeated)
+            gold = np.array([gold_score(i, c) for i, c in zip(images, repeated, strict=True)])
+            gold = gold.reshape(len(captions), samples)
+            gain = gain_of_best(gold, _judged(scorer, images, repeated).reshape(gold.shape), args.among)
+            order = (-gain).argsort(kind="stable")[: args.best]
+            means, right = gold.mean(axis=1), (gold == 1).mean(axis=1)
+            head = f"best of {args.among}"
+            table = [
+                f"{head} {gain[i]:+.3f}, gold {means[i]:.2f}, right {right[i]:.2f}  {captions[i].text}" for i in order
+            ]
+            captions = [captions[i] for i in order]
+        print("\n".join(table), flush=True)
+        return captions
+
+    colours = _colours(ranked(tried["composition"])[0])
+    print(f"in {' and '.join(sorted(colours))}:")
+    known = [caption for kind in KINDS if kind != "location" for caption in training[kind]]
+    teachable = ranked([caption for caption in known if _colours(caption) <= colours])[: args.write]
     args.out.mkdir(exist_ok=True)
     prefix = "" if world is FIRST else f"{world.name}_"
-    for name, captions in (("hardest", hardest), ("held_out", held_out)):
+    for name, captions in (("teachable", teachable), ("held_out", held_out)):
         if captions:
             (args.out / f"{prefix}{name}.txt").write_text("".join(f"{caption.text}\n" for caption in captions))
+
+
+def _colours(caption: Caption) -> set[str]:
+    return {thing.colour for thing in caption.things}
 
 
 @torch.no_grad()
@@ -81,10 +100,24 @@ def _judged(scorer: Scorer, images: np.ndarray, captions: list[Caption]) -> np.n
     return torch.cat([scorer(p.float() / 255, w) for p, w in zip(pixels, words, strict=True)]).numpy()
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two arrays `(prompts, samples)`, around each prompt's means."""
-    a, b = (scores - scores.mean(axis=1, keepdims=True) for scores in (a, b))
-    return float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
+def gain_of_best(gold: np.ndarray, reward: np.ndarray, of: int) -> np.ndarray:
+    """How much better than all are the images that are best by a reward among so many, by the gold score.
+
+    The mean over all subsets (Nakano et al., WebGPT, arXiv 2112.09332, appendix I). It is small where the base model is
+    right already or always wrong, and where the reward does not see what is wrong.
+
+    Args:
+        gold: `(prompts, samples)`.
+        reward: The same.
+        of: Of how many the best is taken; at most `samples`.
+
+    Returns:
+        `(prompts,)`, in units of the gold score.
+    """
+    samples = gold.shape[1]
+    # A sample is the best of those subsets whose others all rank below it.
+    best = np.array([comb(below, of - 1) for below in range(samples)]) / comb(samples, of)
+    return np.take_along_axis(gold, reward.argsort(axis=1, kind="stable"), axis=1) @ best - gold.mean(axis=1)
 
 
 if __name__ == "__main__":

@@ -31,13 +31,14 @@ def figures_of(cell: Cell) -> dict[str, float]:
     """The figures of a finished cell, by name.
 
     Raises:
-        ConfigError: If it has not shown the reward as many images as it was to.
+        ConfigError: If it has shown the reward more images than it was to, or fewer than it may have dropped.
     """
     found = Records(cell.run).metrics()
     rewards = [name for name, reward in cell.config.rewards.items() if reward.weight]
     spent = found["reward_queries"][-1][1]
-    if spent != queries(cell.config):
-        raise ConfigError(f"{cell.name} showed the reward {spent:,.0f} images and not {queries(cell.config):,}.")
+    wanted, dropped = queries(cell.config), cell.config.failures.max_dropped_share
+    if not (1 - dropped) * wanted <= spent <= wanted:
+        raise ConfigError(f"{cell.name} showed the reward {spent:,.0f} images and not {wanted:,}.")
     figures = {"queries": spent, "evaluations": found["network_evaluations"][-1][1]}
     for split in SPLITS:
         for name, of in (("reward", f"{rewards[0]}"), ("gold", "shapes_gold"), ("diversity", "diversity")):

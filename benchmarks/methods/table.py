@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.methods.cells import failure, is_finished
 from benchmarks.methods.figures import changes, figures_of, mean_and_error
-from benchmarks.methods.grid import Cell, Grid
+from benchmarks.methods.grid import Cell, Grid, queries
 from cluster.errors import ConfigError
 from cluster.text import shown
 
@@ -26,18 +26,23 @@ _PANELS = ("kl", "KL to the pretrained model, nats of a chain"), ("train diversi
 
 
 def collect(cells: Sequence[Cell]) -> tuple[Results, list[str]]:
-    """The figures of finished cells, and a sentence on each of the others."""
+    """The figures of finished cells, and a sentence on each of the others and on each that dropped samples."""
     results: dict[tuple[str, str], list[Mapping[str, float]]] = {}
-    missing = []
+    notes = []
     for cell in cells:
         if not is_finished(cell):
-            missing.append(f"{cell.name}: {failure(cell) or 'not finished yet.'}")
+            notes.append(f"{cell.name}: {failure(cell) or 'not finished yet.'}")
             continue
         try:
-            results.setdefault((cell.world, cell.arm), []).append(changes(figures_of(cell)))
+            figures = figures_of(cell)
         except ConfigError as error:
-            missing.append(str(error))
-    return results, missing
+            notes.append(str(error))
+            continue
+        results.setdefault((cell.world, cell.arm), []).append(changes(figures))
+        if dropped := queries(cell.config) - figures["queries"]:
+            wanted = queries(cell.config)
+            notes.append(f"{cell.name} showed the reward {dropped:,.0f} of {wanted:,} images less, which were dropped.")
+    return results, notes
 
 
 def rows(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -59,7 +64,7 @@ def _shown(name: str, mean: float, error: float) -> str:
     return text if np.isnan(error) or (name in _WHOLE and not error) else f"{text} ± {error:,.{digits}f}"
 
 
-def write(grid: Grid, results: Results, missing: Sequence[str], folder: Path) -> None:
+def write(grid: Grid, results: Results, notes: Sequence[str], folder: Path) -> None:
     """Print the table, and write it as Markdown to `table.md`."""
     head, table = rows(results)
     printed = Table(*head, title=grid.question)
@@ -67,10 +72,10 @@ def write(grid: Grid, results: Results, missing: Sequence[str], folder: Path) ->
         printed.add_row(*row)
     console = Console(width=None if Console().is_terminal else 240)
     console.print(printed)
-    for line in missing:
+    for line in notes:
         console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
     lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *table)]
-    said = ["", *(f"- {line}" for line in missing)] if missing else []
+    said = ["", *(f"- {line}" for line in notes)] if notes else []
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n".join([grid.question, "", *lines, *said]) + "\n"
     (folder / "table.md").write_text(text, encoding="utf-8")

@@ -38,6 +38,15 @@ def groups_are_compared(config: Config) -> None:
         )
 
 
+def some_samples_are_left_out(config: Config) -> None:
+    keeps, samples = config.objective.asks.keeps, config.prompts.samples
+    if keeps is not None and keeps >= samples:
+        raise ValueError(
+            f"objective.keep is {keeps}, but a prompt has {samples} samples, of which it would leave none out; set it "
+            "to less, or to null"
+        )
+
+
 def samplers_are_enough(config: Config) -> None:
     if (least := config.samplers.min_count) and least > config.samplers.count:
         raise ValueError(f"samplers.min_count is {least}, but samplers.count is only {config.samplers.count}")
@@ -155,6 +164,14 @@ def ratios_begin_at_one(config: Config) -> None:
         )
 
 
+def images_are_of_the_policy(config: Config) -> None:
+    if config.objective.asks.images and config.samplers.max_staleness:
+        raise ValueError(
+            f"samplers.max_staleness is {config.samplers.max_staleness}, but {config.objective.name} takes the "
+            "likelihoods of images and the policy that a batch finds for the one that drew them; set it to 0"
+        )
+
+
 def prompts_are_remembered_whole(config: Config) -> None:
     samples, combination = config.prompts.samples, config.combination
     if config.standardise == "prompt" and combination.buffer < samples:
@@ -249,6 +266,7 @@ def requests_fill_the_batch(config: Config) -> None:
 
 RULES: tuple[Callable[[Config], None], ...] = (
     groups_are_compared,
+    some_samples_are_left_out,
     samplers_are_enough,
     rewards_have_plain_names,
     rewards_are_there,
@@ -261,6 +279,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     features_are_of_a_reward,
     learning_rate_is_sane,
     ratios_begin_at_one,
+    images_are_of_the_policy,
     prompts_are_remembered_whole,
     gpus_can_be_reserved,
     start_images_are_there,

@@ -82,8 +82,8 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
 
     train: PromptSource = Field(
         description="Text file, one prompt a line; or *.jsonl, whose lines are strings or objects with a `prompt` and "
-        "metadata for the rewards, or a table of the same, *.csv or *.parquet; or shapes:hard, shapes:hardest, "
-        "shapes:held_out, and of the second world shapes:second_hardest, shapes:second_held_out."
+        "metadata for the rewards, or a table of the same, *.csv or *.parquet; or shapes:hard, shapes:teachable, "
+        "shapes:held_out, and of the second world shapes:second_teachable, shapes:second_held_out."
     )
     held_out: PromptSource | None = Field(
         None, description="Prompts for evaluation alone, from the same kinds of sources; null: none."

@@ -24,7 +24,7 @@ from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.decoupled import backward_each
 from learner.likelihood import log_probs_of
-from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.objectives.objective import Asks, Objective, Part, Plan, refuse_unused
 from learner.policy_gradient import clipped_surrogate, ratio_metrics
 from learner.ranks import ALONE, Ranks
 from learner.subsample import noisy_steps, split_samples
@@ -47,6 +47,8 @@ class DDPOConfig(BaseModel, frozen=True, extra="forbid"):
     def _check(self) -> DDPOConfig:
         if self.gradient == "score" and self.updates * self.epochs > 1:
             raise ValueError("gradient=score is right on policy alone, so it needs updates=1 and epochs=1")
+        if self.gradient == "score":
+            refuse_unused(self, "gradient=importance", "clip_range")
         return self
 
     @property

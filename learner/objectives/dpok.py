@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from actors.policy import Policy
@@ -27,7 +27,7 @@ from learner.batch import Batch, joined
 from learner.decoupled import backward_each
 from learner.forward_process import mean_square
 from learner.likelihood import transition_of
-from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.objectives.objective import Asks, Objective, Part, Plan, refuse_unused
 from learner.policy_gradient import ratio_metrics
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -37,7 +37,7 @@ from learner.value_function import Value, ValueConfig
 class DPOKConfig(BaseModel, frozen=True, extra="forbid"):
     """Diffusion policy optimisation with KL regularisation."""
 
-    asks: ClassVar[Asks] = Asks(standardise="nothing")
+    asks: ClassVar[Asks] = Asks(ratios=True, older=True, standardise="nothing")
 
     name: Literal["dpok"] = "dpok"
     weight: float = Field(10.0, gt=0, description="w, of the reward; 10 for one prompt, 1000 for many.")
@@ -50,6 +50,12 @@ class DPOKConfig(BaseModel, frozen=True, extra="forbid"):
     updates: int = Field(5, ge=1, description="Optimizer steps of a batch.")
     transitions: int = Field(48, ge=1, description="Transitions of each, drawn without repeats from the buffer.")
     value: ValueConfig | None = Field(ValueConfig(), description="The value function; null is V = 0.")
+
+    @model_validator(mode="after")
+    def _check(self) -> DPOKConfig:
+        if not self.kl_weight:
+            refuse_unused(self, "kl_weight", "divergence")
+        return self
 
     def build(self) -> DPOK:
         """The objective."""

@@ -11,7 +11,8 @@ published recipes are settings:
     DanceGRPO     solver=dance_sde, or ddim on SD 1.4; A by the group; share_init_noise; step_sample=.6; no KL
     MixGRPO       window=4, window_moves=forward, window_every=25
     GRPO-Guard    ratio=guard: rho = exp(mean (mu_theta - mu_old) z), without the bias of -|mu_theta - mu_old|^2 / 2
-                  std^2 that keeps the plain log-ratio below 0, and each step's loss over its length in time
+                  std^2 that keeps the plain log-ratio below 0, and each step's loss over its length: in time, or where
+                  the network predicts no velocity |d mu / d output|
     Flow-DPPO     limit=divergence: a transition gives no gradient once KL(old || theta) has passed `max_divergence` and
                   the gradient would go on that way; nothing is clipped
 
@@ -23,7 +24,7 @@ chain here goes back to its start.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from actors.transitions import Transitions, kl
 from learner.batch import Batch
 from learner.decoupled import backward_each
 from learner.likelihood import transition_of
-from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.objectives.objective import Asks, Objective, Part, Plan, refuse_unused
 from learner.policy_gradient import clipped_surrogate, ratio_metrics
 from learner.ranks import ALONE, Ranks
 from learner.subsample import noisy_steps, share_of, split_groups
@@ -43,8 +44,6 @@ from learner.subsample import noisy_steps, share_of, split_groups
 
 class GRPOConfig(BaseModel, frozen=True, extra="forbid"):
     """Group-relative policy optimisation; the defaults are Flow-GRPO's."""
-
-    asks: ClassVar[Asks] = Asks(groups=True, ratios=True, standardise="group_mean")
 
     name: Literal["grpo"] = "grpo"
     ratio: Literal["plain", "guard"] = Field(
@@ -81,7 +80,21 @@ class GRPOConfig(BaseModel, frozen=True, extra="forbid"):
     def _check(self) -> GRPOConfig:
         if self.keep is not None and self.keep % 2:
             raise ValueError("keep takes as many of the best as of the worst, so it is even")
+        if self.limit == "clip":
+            refuse_unused(self, "limit=divergence", "max_divergence")
+        else:
+            refuse_unused(self, "limit=clip", "clip_range")
+        if self.window is None:
+            refuse_unused(self, "window", "window_moves", "window_every")
+        elif self.window_moves == "stays":
+            refuse_unused(self, "window_moves=forward or random", "window_every")
         return self
+
+    @property
+    def asks(self) -> Asks:
+        """GRPO-Guard's ratio and the divergence are of means."""
+        means = self.ratio == "guard" or self.limit == "divergence"
+        return Asks(groups=True, keeps=self.keep, ratios=True, means=means, standardise="group_mean")
 
     def build(self) -> GRPO:
         """The objective."""
@@ -94,7 +107,7 @@ class GRPO(Objective):
     config: GRPOConfig
 
     def __init__(self, config: GRPOConfig) -> None:
-        self.config, self._flat = config, 0.0
+        self.config, self._flat = config, float("nan")
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         steps, noisy = noisy_steps(chain.stochastic_steps, self.config.step_fraction), None
@@ -104,7 +117,7 @@ class GRPO(Objective):
             place = {
                 "stays": 0,
                 "forward": moved % places,
-                "random": int(np.random.default_rng(moved).integers(places)),
+                "random": int(np.random.default_rng((self.seed, moved)).integers(places)),
             }[self.config.window_moves]
             steps = steps[place : place + self.config.window]
             noisy = steps[0], steps[-1] + 1
@@ -135,7 +148,7 @@ class GRPO(Objective):
             log_ratio, length = plain, torch.ones_like(plain)
             if config.ratio == "guard":
                 log_ratio = (moved * (step.x_next - step.behaviour_mean) / step.std).flatten(1).mean(dim=1)
-                length = _length(policy.transitions, batch.steps[cols[piece]]).to(plain)
+                length = step_length(policy.transitions, batch.steps[cols[piece]]).to(plain)
             if config.limit == "clip":
                 surrogate, ended = clipped_surrogate(log_ratio, advantage, config.clip_range)
             else:
@@ -148,7 +161,10 @@ class GRPO(Objective):
                 value, metrics["kl/pretrained"] = value + config.kl_weight * away, away.detach()
             return value, metrics
 
-        return backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks) | {"groups/flat": self._flat}
+        return backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks)
+
+    def metrics(self) -> dict[str, float]:
+        return {"groups/flat": self._flat}
 
 
 def informative(rewards: Tensor, groups: Tensor, keep: int | None) -> tuple[Tensor, float]:
@@ -160,7 +176,7 @@ def informative(rewards: Tensor, groups: Tensor, keep: int | None) -> tuple[Tens
         keep: Of each group the `keep / 2` best and as many worst; `None` are all.
 
     Returns:
-        Rows int64, ascending; and the share of groups whose advantages are all the same.
+        Rows int64, ascending; and the share of groups whose rewards are all the same, NaN of no groups.
     """
     kept, flat, found = [], 0, groups.unique()
     for group in found:
@@ -173,7 +189,7 @@ def informative(rewards: Tensor, groups: Tensor, keep: int | None) -> tuple[Tens
             members = torch.cat([order[: keep // 2], order[-(keep // 2) :]])
         kept.append(members)
     rows = torch.cat(kept).sort().values if kept else torch.zeros(0, dtype=torch.int64)
-    return rows, flat / max(1, len(found))
+    return rows, flat / len(found) if len(found) else float("nan")
 
 
 def divergence_limited(log_ratio: Tensor, advantage: Tensor, divergence: Tensor, most: float) -> tuple[Tensor, Tensor]:
@@ -187,7 +203,9 @@ def divergence_limited(log_ratio: Tensor, advantage: Tensor, divergence: Tensor,
     return torch.where(ended, 0.0, -advantage * ratio), ended.float()
 
 
-def _length(transitions: Transitions, steps: Tensor) -> Tensor:
-    """How far steps `(n,)` go in flow matching's time, `(n,)`."""
+def step_length(transitions: Transitions, steps: Tensor) -> Tensor:
+    """How far steps `(n,)` go, `(n,)` float32: in time, or |d mean / d output| where no velocity is predicted."""
+    if transitions.prediction != "velocity":
+        return transitions.output_weight.abs()[steps]
     time = transitions.sigma / (transitions.signal + transitions.sigma)
-    return (time[:-1] - time[1:])[steps]
+    return (time[:-1] - time[1:])[steps].float()

@@ -6,11 +6,12 @@ there,
 
     x0+ = b x0_theta + (1 - b) x0_old          l+ = mean (x0+ - x0)^2 / w+,   w+ = mean |x0+ - x0|, not differentiated
     x0- = (1 + b) x0_old - b x0_theta          l- likewise
-    L   = a mean c ( (r / b) l+ + ((1 - r) / b) l- )  +  kl_weight mean |u_theta - u_pretrained|^2
+    L   = a mean c ( (r / b) l+ + ((1 - r) / b) l- )  +  kl_weight mean |o_theta - o_pretrained|^2
 
 Samples are drawn by the trailing adapter, old <- d old + (1 - d) theta after each batch, d growing with the optimizer
 steps. At theta = old the gradient is that of A |x0_theta - x0|^2 / w, free of b. c is 1 for a network of velocities;
-for others it makes an error of the output weigh what it weighs there, t = sigma / (signal + sigma).
+for others it makes an error of the output weigh what it weighs there, t = sigma / (signal + sigma). o is the network's
+output: the distance of velocities would hold a network of noise hundreds of times as much at the noisy end.
 
 Source: Zheng et al., "DiffusionNFT" (arXiv 2509.16117); numbers are the released code's. The loss at theta = old is
 a mean |x0_old - x0| / b and says nothing of progress; a is 5.
@@ -29,7 +30,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions, over
 from learner.batch import Batch
 from learner.decoupled import backward_each
-from learner.forward_process import draw_steps, flow_time, mean_square, noised, output_slope, velocity_error
+from learner.forward_process import draw_steps, flow_time, mean_square, noised, output_error, output_slope
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -47,7 +48,7 @@ class NFTConfig(BaseModel, frozen=True, extra="forbid"):
     name: Literal["nft"] = "nft"
     strength: float = Field(1.0, gt=0, description="b, how far good and bad are told apart; .1 for OCR in the paper.")
     max_advantage: float = Field(5.0, gt=0, description="Advantages are clipped to this, where r is 0 or 1.")
-    kl_weight: float = Field(1e-4, ge=0, description="Weight of the velocity's distance from the pretrained model.")
+    kl_weight: float = Field(1e-4, ge=0, description="Weight of the output's distance from the pretrained model.")
     updates: int = Field(1, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
     states: int = Field(9, ge=1, description="States to which each image is noised in an update, or all there are.")
     step_fraction: float = Field(
@@ -98,10 +99,10 @@ class NFT(Objective):
             losses = nft_loss(state.clean, new, old, good[piece], self.config.strength)
             losses = flow_time(chain, at, new) / output_slope(chain, at, new) * losses
             value = self.config.max_advantage * losses.sum() / len(rows)
-            moved = velocity_error(chain, new, old, at).sum() / len(rows)
+            moved = output_error(chain, new, old, at).sum() / len(rows)
             metrics = {"loss": value.detach(), "distance/behaviour": moved.detach()}
             if self.config.kl_weight:
-                away = velocity_error(chain, new, state.image_of(None, policy, guided), at).sum() / len(rows)
+                away = output_error(chain, new, state.image_of(None, policy, guided), at).sum() / len(rows)
                 value, metrics["distance/pretrained"] = value + self.config.kl_weight * away, away.detach()
             return value, metrics
 

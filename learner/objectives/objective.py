@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from actors.policy import Policy
@@ -28,7 +29,12 @@ class Asks:
     reward: Literal["scores", "images", "gradients"] = "scores"
     standardise: Standardise = "run"  # what scores are standardised by, unless the config says it
     groups: bool = False  # compares samples of one prompt, so there must be at least two
-    ratios: bool = False  # trains on ratios to the policy that drew the batch, and on no older samples
+    keeps: int | None = None  # trains on so many samples of a prompt and no more, so there must be more
+    ratios: bool = False  # trains on ratios to the policy that drew the samples
+    means: bool = False  # and on how far the means of transitions are from that policy's
+    older: bool = False  # trains on samples of earlier batches too
+    # Takes the likelihoods of images, by an ODE, and for the policy that drew them the one that a batch finds.
+    images: bool = False
     # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
     noise: Literal["nowhere", "somewhere", "everywhere", "posterior"] = "somewhere"
 
@@ -42,6 +48,9 @@ class Asks:
         Raises:
             ValueError: In one sentence.
         """
+        if self.images:
+            nothing = torch.zeros(1)
+            chain.velocity(nothing, nothing, torch.tensor([len(chain)]))
         if self.noise == "nowhere":
             return
         if chain.of_previous is not None:
@@ -124,10 +133,12 @@ class Objective(ABC):
     Attributes:
         config: Its settings.
         modules: Networks that it trains beside the policy, by name, each with an optimizer; made by `attach`.
+        seed: Of the run, for what is drawn before there is a batch; the learner sets it first of all.
     """
 
     config: Settings
     modules: Mapping[str, Companion] = {}
+    seed: int = 0
 
     @abstractmethod
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
@@ -168,6 +179,10 @@ class Objective(ABC):
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         """Cut a batch into the parts of successive optimizer steps. Asked more than once, so it remembers nothing."""
 
+    def metrics(self) -> dict[str, float]:
+        """What is logged of the last batch as a whole, also if it had no parts; the same on every rank."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What it keeps from batch to batch beside its modules, as tensors and plain values."""
         return {}
@@ -193,3 +208,19 @@ class Objective(ABC):
         Returns:
             Metrics of the part, the same on every rank; averaged over the parts of a batch before they are logged.
         """
+
+
+def refuse_unused(config: BaseModel, needs: str, *names: str) -> None:
+    """Refuse settings that do nothing: those that are not what they are by default, which a saved config says of all.
+
+    Args:
+        config: Of an objective, which its other settings keep from looking at these.
+        needs: What it would take.
+        names: The settings.
+
+    Raises:
+        ValueError: In one sentence.
+    """
+    for name in names:
+        if getattr(config, name) != (default := type(config).model_fields[name].default):
+            raise ValueError(f"{name} does nothing without {needs}; leave it out, or at {default}")

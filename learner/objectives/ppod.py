@@ -31,7 +31,7 @@ from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER, Likelihoods, Reference, backward
 from learner.objectives.objective import Asks, Objective, Part, Plan
-from learner.ode_likelihood import backward_ode, ode_log_probs
+from learner.ode_likelihood import backward_ode, images_at_a_time, ode_log_probs
 from learner.preferences import (
     Clip,
     LossKind,
@@ -91,6 +91,11 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
     def _check(self) -> PPODConfig:
         if self.likelihood == "ode" and (self.kl_weight or self.steps_per_update is not None):
             raise ValueError("likelihood=ode is of the whole image, so it needs kl_weight=0 and steps_per_update=null")
+        if self.likelihood == "ode" and self.offline_batches:
+            raise ValueError(
+                "likelihood=ode takes the policy that a batch finds for the one that drew it, so it needs "
+                "offline_batches=0"
+            )
         if self.form == "trajectory" and self.steps_per_update is not None:
             raise ValueError("form=trajectory sums over all steps of a chain, so it needs steps_per_update=null")
         if self.pairs == "ranking" and (self.loss != "bt" or self.clip == "one_sided"):
@@ -101,7 +106,7 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
     def asks(self) -> Asks:
         """An image has a density however it was sampled."""
         if self.likelihood == "ode":
-            return Asks(groups=True, noise="nowhere")
+            return Asks(groups=True, noise="nowhere", images=True)
         return Asks(groups=True, ratios=True)
 
     def build(self) -> PPOD:
@@ -116,6 +121,7 @@ class PPOD(Objective):
 
     def __init__(self, config: PPODConfig) -> None:
         self.config = config
+        self._behaviour: Tensor | None = None  # (B,), of `likelihood=ode`
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         of_image = self.config.likelihood == "ode"
@@ -125,8 +131,7 @@ class PPOD(Objective):
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._reference == "snapshot" and version % self.config.round_length == 0:
             policy.snapshot(REFERENCE_ADAPTER)
-        if self.config.likelihood == "ode":
-            self._behaviour = ode_log_probs(policy, batch)  # of the policy that the batch finds
+        self._behaviour = None
         return batch
 
     @property
@@ -157,6 +162,8 @@ class PPOD(Objective):
             return value + self.config.kl_weight * divergence, metrics | {"loss": float(value.detach())}
 
         if self.config.likelihood == "ode":
+            if self._behaviour is None:  # the first update, which finds the policy that drew the images
+                self._behaviour = ode_log_probs(policy, batch, images_at_a_time(policy, micro_batch), ranks)
             return backward_ode(
                 policy, batch, part.samples, self._behaviour, loss, micro_batch=micro_batch, reference=self._reference,
                 ranks=ranks,

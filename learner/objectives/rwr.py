@@ -1,16 +1,17 @@
 """Reward-weighted regression: denoising of one's own samples, each weighted by how good it is.
 
-    L = mean w_i m_i  +  distance_weight mean |u_theta - u_pretrained|^2
+    L = mean w_i m(x0_theta, x0)_i  +  distance_weight mean m(x0_theta, x0_pretrained)
 
-with m the mean square error at states to which the image is noised, and weights of mean 1 over a group or the batch
-(the distance is of samples that have a weight):
+with m the mean square error at states to which the image is noised, of the velocity or of what the network predicts,
+and weights of mean 1 over a group or the batch (the distance is of samples that have a weight):
 
     softmax       w_i = G softmax(A / temperature)_i        (RWR, the baseline of DDPO)
     best          w_i = G / k for the k best, else 0        (its sparse form; with k = 1 rejection sampling)
 
-The minimiser of the first term alone is the sampling policy times w, so that repeated it collapses on the best sample;
-the second bounds the Wasserstein distance to the pretrained model (ORW-CFM-W2, whose weights exp(tau r) have no scale
-of their own; here they are normalised).
+The minimiser of the first term alone is the sampling policy times w, so that repeated it collapses on the best sample.
+With the second it lies between that and the pretrained model, at every state in the same proportion, because both are
+errors of one kind; of the velocity it bounds the Wasserstein distance (ORW-CFM-W2, whose weights exp(tau r) have no
+scale of their own; here they are normalised).
 
 Source: Peters & Schaal (2007); Black et al., DDPO (arXiv 2305.13301), appendix, whose release calls temperature what it
 multiplies raw scores with; Fan et al., ORW-CFM-W2 (arXiv 2502.06061), whose release pairs weights with images that its
@@ -23,7 +24,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from actors.policy import Policy
@@ -31,7 +32,7 @@ from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.decoupled import backward_each
 from learner.forward_process import draw_steps, noised, output_error, velocity_error
-from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.objectives.objective import Asks, Objective, Part, Plan, refuse_unused
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
 from learner.subsample import split_samples
@@ -48,12 +49,19 @@ class RWRConfig(BaseModel, frozen=True, extra="forbid"):
     best: float = Field(0.1, gt=0, le=1, description="Share of the samples that `best` takes; .1 is DDPO's.")
     among: Literal["group", "batch"] = Field("batch", description="Whom a sample is compared with.")
     error: Literal["velocity", "output"] = Field(
-        "output", description="Of what m is the error: the velocity, as in ORW-CFM, or what the network predicts."
+        "output",
+        description="Of what m and the distance are: the velocity, as in ORW-CFM, or what the network predicts.",
     )
     distance_weight: float = Field(0.0, ge=0, description="Weight of the distance from the pretrained model; 1 in ORW.")
     updates: int = Field(4, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
     states: int = Field(4, ge=1, description="States to which each image is noised in an update, or all there are.")
     guided: bool = Field(False, description="Whether the loss is of the guided prediction.")
+
+    @model_validator(mode="after")
+    def _check(self) -> RWRConfig:
+        other = {"softmax": ("weights=best", "best"), "best": ("weights=softmax", "temperature")}
+        refuse_unused(self, *other[self.weights])
+        return self
 
     def build(self) -> RWR:
         """The objective."""
@@ -99,7 +107,7 @@ class RWR(Objective):
             metrics = {"loss": value.detach()}
             if self.config.distance_weight:
                 before = state.image_of(None, policy, guided)
-                away = velocity_error(policy.transitions, new, before, at).sum() / len(rows)
+                away = error(policy.transitions, new, before, at).sum() / len(rows)
                 value, metrics["distance/pretrained"] = value + self.config.distance_weight * away, away.detach()
             return value, metrics
 

@@ -18,7 +18,7 @@ from benchmarks.methods.__main__ import main
 from benchmarks.methods.cells import check_same, failure, is_finished, run_all
 from benchmarks.methods.figures import changes, mean_and_error
 from benchmarks.methods.grid import GRIDS, Cell, Grid, cells, load_grid, queries
-from benchmarks.methods.table import collect, rows
+from benchmarks.methods.table import collect, rows, write
 from cluster.config import read_config
 from cluster.errors import ConfigError
 from cluster.records.rundir import RunDirectory
@@ -147,11 +147,28 @@ def test_a_run_that_spent_something_else_is_no_result(tmp_path: Path, monkeypatc
     good, bad = cells(grid_of(arms={"good": [], "bad": []}), tmp_path)
     record(good, 2)
     record(bad, 2, reward_queries=7.0)
-    results, missing = collect([good, bad])
-    assert missing == [f"first/bad/0 showed the reward 7 images and not {queries(bad.config):,}."]
+    results, notes = collect([good, bad])
+    assert notes == [f"first/bad/0 showed the reward 7 images and not {queries(bad.config):,}."]
     (found,) = results["first", "good"]
     assert found["train gold change"] == pytest.approx(0.2)
     assert (found["kl"], found["seconds"], found["evaluations"]) == (3.0, 4.0, 20.0)
+
+
+def test_a_run_that_dropped_samples_is_a_result_and_the_table_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "chain_kl", lambda run: 3.0)
+    less, more = cells(grid_of(arms={"less": [], "more": []}), tmp_path)
+    wanted = queries(less.config)
+    record(less, 2, reward_queries=wanted - 2.0)
+    record(more, 2, reward_queries=wanted + 1.0)
+    results, notes = collect([less, more])
+    assert [found["queries"] for found in results["first", "less"]] == [wanted - 2]
+    assert ("first", "more") not in results
+    assert notes[0] == f"first/less/0 showed the reward 2 of {wanted:,} images less, which were dropped."
+    assert "first/more/0" in notes[1]
+    write(grid_of(), results, notes, tmp_path)
+    assert notes[0] in (tmp_path / "table.md").read_text()
 
 
 def test_the_table_has_means_and_standard_errors() -> None:

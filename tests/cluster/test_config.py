@@ -124,6 +124,22 @@ def test_unknown_key_is_refused_wherever_it_is_given(tmp_path: Path, base: list[
         (["objective.form=trajectory", "objective.steps_per_update=1"], ["objective", "steps_per_update=null"]),
         (["objective.name=d3po", "objective.clip_range=2"], ["'objective.clip_range'"]),
         (["prompts.samples=1"], ["prompts.samples is 1", "ppod", "at least 2"]),
+        (["objective.name=grpo", "objective.keep=4"], ["objective.keep is 4", "4 samples", "leave none out"]),
+        (["objective.name=grpo", "objective.limit=divergence", "objective.clip_range=1e-3"], ["limit=clip"]),
+        (["objective.name=grpo", "objective.max_divergence=1e-3"], ["limit=divergence"]),
+        (["objective.name=grpo", "objective.window_moves=random"], ["window_moves does nothing without window;"]),
+        (["objective.name=grpo", "objective.window_every=2"], ["window_every", "25"]),
+        (
+            ["objective.name=grpo", "objective.window=2", "objective.window_moves=stays", "objective.window_every=2"],
+            ["window_every does nothing without window_moves=forward or random"],
+        ),
+        (
+            ["objective.name=ddpo", "objective.gradient=score", "objective.updates=1", "objective.clip_range=1e-3"],
+            ["clip_range does nothing without gradient=importance", "0.0001"],
+        ),
+        (["objective.name=dpok", "objective.kl_weight=0", "objective.divergence=exact"], ["divergence", "kl_weight"]),
+        (["objective.name=rwr", "objective.best=0.5"], ["best does nothing without weights=best"]),
+        (["objective.name=rwr", "objective.weights=best", "objective.temperature=1"], ["weights=softmax"]),
         (["rewards.shapes_goldd.weight=1"], ["'shapes_goldd'", "'shapes_gold'"]),
         (["rewards.zzz.weight=1"], ["'zzz'", "shapes_agreement", "jpeg_compressibility"]),
         (["rewards.shapes_agreement.weight=0"], ["weight 0"]),
@@ -137,11 +153,22 @@ def test_unknown_key_is_refused_wherever_it_is_given(tmp_path: Path, base: list[
         (["learner.lr.x=3"], ["learner.lr"]),
         (["policy.model=/no/such/model"], ["/no/such/model", "policy.model"]),
         (["prompts.held_out=/no/such.txt"], ["/no/such.txt"]),
+        (
+            ["objective.likelihood=ode", "objective.kl_weight=0", "samplers.max_staleness=1"],
+            ["samplers.max_staleness is 1", "ppod", "set it to 0"],
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(make_config: Make, overrides: list[str], words: list[str]) -> None:
     message = refusal(make_config, *overrides)
     assert all(word in message for word in words), message
+
+
+def test_a_saved_config_says_of_all_settings_what_they_are_and_loads(make_config: Make, tmp_path: Path) -> None:
+    """Also of those that do nothing beside the others."""
+    config = make_config("objective.name=grpo", "objective.limit=divergence", "objective.keep=2")
+    config.save(tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
 
 
 def test_the_suggested_request_size_works(make_config: Make) -> None:

@@ -142,7 +142,7 @@ def test_embedded_lists_are_read_by_name() -> None:
     [
         (b"fine\n\xff\n", "line 2 is not UTF-8 (byte 0xff)"),
         (b"\n  \n", "holds no prompt"),
-        (None, "shapes:hard, shapes:hardest, shapes:held_out"),
+        (None, "shapes:hard, shapes:held_out, shapes:second_held_out"),
     ],
 )
 def test_an_unusable_prompt_file_is_refused_by_name(tmp_path: Path, content: bytes | None, words: str) -> None:

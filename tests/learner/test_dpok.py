@@ -37,6 +37,19 @@ def test_the_value_is_fitted_to_the_reward(policy: Policy, draw: Callable[..., B
     assert losses[-1] < 0.2 * losses[0]
 
 
+def test_the_values_optimizer_is_that_of_the_released_code(policy: Policy) -> None:
+    """AdamW as torch has it, with a rate of its own, and no clipping; other numbers are a setting."""
+    objective = DPOKConfig().build()
+    objective.attach(policy, None)
+    value = objective.modules["value"]
+    usual = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1e-4).defaults
+    assert value.optimizer.defaults == usual
+    (first, *_) = value.network.parameters()
+    first.grad = torch.full_like(first, 1e3)
+    value.step("value")
+    assert (first.grad == 1e3).all()
+
+
 def test_the_values_gradient_is_that_of_its_one_step_a_batch(policy: Policy, draw: Callable[..., Batch]) -> None:
     batch = draw(policy)
 

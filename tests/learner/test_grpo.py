@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from actors.noise_levels import NoiseLevels
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request
+from actors.transitions import make_transitions
 from learner.batch import Batch, collate
 from learner.learner import Learner, LearnerConfig
 from learner.likelihood import transition_of
-from learner.objectives.grpo import GRPOConfig, divergence_limited, informative
+from learner.objectives.grpo import GRPOConfig, divergence_limited, informative, step_length
 from learner.objectives.objective import Plan
 from learner.standardise import make_standardiser
 
@@ -47,6 +49,15 @@ def test_equal_groups_are_left_out_and_the_best_and_worst_kept() -> None:
     assert informative(torch.zeros(2), torch.zeros(2).long(), None)[0].shape == (0,)
 
 
+def test_a_batch_of_which_nobody_learns_says_so(policy: Policy, draw: Callable[..., Batch]) -> None:
+    metrics = (
+        Learner(LearnerConfig(), policy, GRPOConfig().build())
+        .step(replace(draw(policy), rewards=torch.ones(6)))
+        .metrics
+    )
+    assert (metrics["groups/flat"], metrics["updates"]) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("settings", "versions", "expected"),
     [
@@ -70,6 +81,17 @@ def test_a_random_window_is_everywhere_and_the_same_each_time(policy: Policy) ->
     plans = [objective.plan(policy.transitions, version) for version in range(60)]
     assert {plan.stored_steps for plan in plans} == {(0, 1), (1, 2), (2, 3), (3, 4)}
     assert plans == [objective.plan(policy.transitions, version) for version in range(60)]
+
+
+def test_random_windows_are_those_of_the_runs_seed(policy: Policy) -> None:
+    def windows(seed: int) -> list[tuple[int, ...]]:
+        objective = GRPOConfig(window=1, window_moves="random", window_every=3).build()
+        Learner(LearnerConfig(), policy, objective, seed)
+        return [objective.plan(policy.transitions, version).stored_steps for version in range(60)]
+
+    assert windows(1) == windows(1)
+    assert windows(1) != windows(0)
+    assert windows(1)[::3] == windows(1)[2::3]  # for three iterations each
 
 
 def windowed(policy: Policy, noisy: tuple[int, int]) -> Batch:
@@ -104,6 +126,15 @@ def test_guard_takes_the_bias_out_of_the_ratio() -> None:
     assert (float(plain), float(bias)) == (pytest.approx(0.03), pytest.approx(0.004375))
     assert float(q * (plain + bias)) == pytest.approx(float((moved * z).mean())) == pytest.approx(0.006875)
     assert exp(0.006875) == pytest.approx(1.0068986871)
+
+
+def test_a_step_is_as_long_as_it_passes_an_error_of_the_network_on(policy: Policy) -> None:
+    steps = torch.arange(5)
+    of_noise = policy.transitions
+    assert step_length(of_noise, steps).equal(of_noise.output_weight.abs())
+    sigma = torch.tensor([0.8, 0.7, 0.4]).double()
+    of_velocity = make_transitions(NoiseLevels(1000 * sigma[:-1].float(), 1 - sigma, sigma, "velocity"), "flow_sde")
+    assert step_length(of_velocity, steps[:2]).tolist() == pytest.approx([0.1, 0.3])
 
 
 @pytest.mark.parametrize(

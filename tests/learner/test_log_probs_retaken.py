@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from actors.config import PolicyConfig
 from actors.policy import Policy
 from learner.batch import Batch
 from learner.learner import Learner, LearnerConfig
-from learner.likelihood import retaken
+from learner.likelihood import retaken, transition_of
+from learner.objectives.dpok import DPOKConfig
+from learner.objectives.grpo import GRPOConfig
 from learner.objectives.ppod import PPODConfig
 from learner.ranks import Ranks
 from tests.learner.rank_process import CASES, Start, gradients
@@ -57,11 +60,9 @@ def test_a_sampler_that_disagrees_changes_nothing(policy: Policy, nudge: Nudge, 
     assert not torch.allclose(after(disagrees=True, retake=False), stored, atol=1e-4)
 
 
-@pytest.mark.parametrize("micro_batch", [5, 24])
-def test_ratios_of_bfloat16_begin_within_the_clip_range(
-    policy_config: PolicyConfig, nudge: Nudge, draw: Draw, monkeypatch: pytest.MonkeyPatch, micro_batch: int
-) -> None:
-    """Where a network rounds by the size of its batch, as a GPU's kernels do: by one of bfloat16's last bits."""
+@pytest.fixture
+def rounding(policy_config: PolicyConfig, nudge: Nudge, monkeypatch: pytest.MonkeyPatch) -> Policy:
+    """In bfloat16, with a network that rounds by the size of its batch, as a GPU's kernels do, by one of its bits."""
     policy = Policy.load(policy_config.model_copy(update={"dtype": "bfloat16"}))
     nudge(policy)
     predict = policy.predict
@@ -71,16 +72,65 @@ def test_ratios_of_bfloat16_begin_within_the_clip_range(
         return predict(x, *told) * (1 + sign * 2**-8 / len(x))
 
     monkeypatch.setattr(policy, "predict", rounded)
-    batch = draw(policy)
+    return policy
+
+
+@pytest.mark.parametrize("micro_batch", [5, 24])
+def test_ratios_of_bfloat16_begin_within_the_clip_range(rounding: Policy, draw: Draw, micro_batch: int) -> None:
+    batch = draw(rounding)
     steps = {"steps_per_update": 3, "prompts_per_update": 1}  # parts of 9 and of 3 transitions
     metrics = {
-        retake: learner(policy, retake, steps, lr=1e-12, micro_batch=micro_batch).step(batch).metrics
+        retake: learner(rounding, retake, steps, lr=1e-12, micro_batch=micro_batch).step(batch).metrics
         for retake in (None, False)
     }
     assert metrics[False]["ratio/max_log"] > CLIP_RANGE
     assert metrics[None]["ratio/spread"] > CLIP_RANGE
     assert metrics[None]["ratio/max_log"] < 0.01 * CLIP_RANGE  # of all updates: none moves a weight by a bit
     assert "ratio/spread" not in metrics[False]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ratio": "guard", "clip_range": 4e-6}, {"limit": "divergence", "max_divergence": 1e-7}]
+)
+def test_so_do_those_of_means(rounding: Policy, draw: Draw, settings: dict[str, Any]) -> None:
+    """GRPO-Guard's ratio and Flow-DPPO's limit: no gradient ends before anything is learned, and every one counts."""
+    config = GRPOConfig.model_validate({"kl_weight": 0.0, "prompts_per_update": 1, **settings})
+
+    def metrics(retake: bool | None) -> dict[str, float]:
+        learner = LearnerConfig(ratio_tolerance=1.0, retake_log_probs=retake, lr=1e-12, micro_batch=5)
+        return Learner(learner, rounding, config.build()).step(draw(rounding)).metrics
+
+    assert metrics(False)["clip/share"] > 0.1
+    again = metrics(None)
+    assert again["clip/share"] == 0
+    assert again["kl/behaviour"] < 1e-14
+
+
+def test_means_are_of_what_is_trained_on_and_without_keys(policy: Policy, nudge: Nudge, draw: Draw) -> None:
+    nudge(policy)
+    batch = draw(policy)
+    samples, columns = torch.tensor([4, 1]), torch.tensor([2, 0])
+    again, _ = retaken(policy, batch, [(samples, columns)], 3, means=True)
+    found = transition_of(policy, replace(again, keys=None), samples, columns)
+    torch.testing.assert_close(found.behaviour_mean, found.mean.detach(), rtol=1e-5, atol=1e-6)
+    assert again.means is not None
+    assert int(again.means.isfinite().flatten(2).all(dim=2).sum()) == 4
+    assert retaken(policy, batch, [(samples, columns)], 3)[0].means is None
+
+
+def test_those_of_a_buffer_are_taken_while_they_are_fresh(rounding: Policy, draw: Draw) -> None:
+    """DPOK: also what no update of its own batch draws; half of what the second's draw is the first's."""
+    config = DPOKConfig(value=None, kl_weight=0.0, transitions=21, updates=2, buffer=3)
+
+    def metrics(retake: bool | None) -> list[dict[str, float]]:
+        settings = LearnerConfig(ratio_tolerance=1.0, retake_log_probs=retake, lr=1e-12, micro_batch=3)
+        made = Learner(settings, rounding, config.build())
+        return [made.step(draw(rounding, version=version, iteration=version)).metrics for version in range(2)]
+
+    assert metrics(False)[1]["clip/share"] > 0.1
+    for again in metrics(None):
+        assert again["ratio/spread"] > CLIP_RANGE
+        assert again["clip/share"] == 0
 
 
 def test_a_float32_base_takes_nothing_again_unless_told_to(policy: Policy, draw: Draw) -> None:
@@ -111,14 +161,17 @@ def test_the_shares_of_ranks_add_up_to_one_learners(policy: Policy, nudge: Nudge
     trained = torch.zeros(6, 4, dtype=torch.bool)
     trained[samples[:, None], columns] = True
 
-    def own(ranks: Ranks) -> Tensor:
-        return retaken(policy, batch, [(samples, columns)], 2, ranks)[0].log_probs
+    def own(ranks: Ranks) -> tuple[Tensor, Tensor]:
+        found = retaken(policy, batch, [(samples, columns)], 2, ranks, means=True)[0]
+        assert found.means is not None
+        return found.log_probs, found.means
 
     alone, shares = own(Ranks()), [own(Silent(rank, count)) for rank in range(count)]
-    assert torch.equal(sum(share[trained] for share in shares), alone[trained])
-    assert all(0 < int((share[trained] != 0).sum()) < 12 for share in shares)
-    assert (alone[trained] != batch.log_probs[trained]).all()
-    assert torch.equal(alone[~trained], batch.log_probs[~trained])
+    for one, *others in zip(alone, *shares, strict=True):
+        assert torch.equal(sum(share[trained] for share in others), one[trained])
+        assert all(0 < int((share[trained] != 0).view(12, -1).any(dim=1).sum()) < 12 for share in others)
+    assert (alone[0][trained] != batch.log_probs[trained]).all()
+    assert torch.equal(alone[0][~trained], batch.log_probs[~trained])
 
 
 @pytest.fixture(scope="module")
@@ -130,5 +183,4 @@ def start(tiny_pipeline: Path) -> Start:
 def test_who_trains_on_ratios_says_so(start: Start, case: str) -> None:
     asks = start.learner(case)._objective.config.asks
     metrics = gradients(start, case, Ranks(), "few")["metrics"]
-    # DPOK's buffer has transitions of older weights, which cannot be taken again.
-    assert asks.ratios == (not case.startswith("dpok") and bool({"ratio/max_log", "kl/behaviour"} & metrics.keys()))
+    assert asks.ratios == bool({"ratio/max_log", "kl/behaviour"} & metrics.keys())

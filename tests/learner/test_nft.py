@@ -11,6 +11,7 @@ from torch import Tensor
 
 from actors.policy import Policy
 from learner.batch import Batch
+from learner.forward_process import noised
 from learner.learner import Learner, LearnerConfig
 from learner.objectives.nft import NFT, OLD, NFTConfig, nft_loss, optimality
 
@@ -89,3 +90,24 @@ def test_a_sample_as_bad_as_another_is_good_pushes_the_other_way(policy: Policy,
     wider = NFTConfig(states=5, step_fraction=1.0, kl_weight=0.0, max_advantage=20.0).build()
     wider.attach(policy, None)
     torch.testing.assert_close(gradient(1.0, wider), plain, rtol=1e-3, atol=1e-6)
+
+
+def test_a_network_of_noise_is_held_by_its_noise(
+    policy: Policy, draw: Callable[..., Batch], nudge: Callable[..., None]
+) -> None:
+    """Not by its velocity, whose distance at the noisy end counts many times as much."""
+    policy.snapshot(OLD)
+    nudge(policy)
+    batch = replace(draw(policy), clean=torch.randn(6, *policy.latent_shape))
+    objective = NFTConfig(states=5, step_fraction=1.0).build()
+    objective.attach(policy, None)
+    part = next(objective.parts(batch, torch.Generator().manual_seed(0)))
+    found = objective.backward(policy, batch, part, micro_batch=8)
+    rows, steps = part.samples.repeat_interleave(5), part.columns.flatten()
+    with torch.no_grad():
+        state = noised(policy, batch, rows, steps)
+        new = policy.predict(state.x, steps, state.conditioning, False)
+        with policy.using(None):
+            expected = (new - policy.predict(state.x, steps, state.conditioning, False)).square().mean()
+    assert found["distance/pretrained"] == pytest.approx(float(expected), rel=1e-4)
+    assert found["distance/behaviour"] == pytest.approx(float(expected), rel=1e-4)  # the adapter was not trained yet

@@ -25,6 +25,7 @@ from learner.batch import Batch, collate
 from learner.objectives.objective import Part
 from learner.objectives.ppod import PPOD, PPODConfig
 from learner.ode_likelihood import every_dimension, images_at_a_time, ode_log_prob, ode_log_probs, random_signs
+from learner.ranks import Ranks
 
 MEAN, VARIANCE = 0.5, 0.36  # of `benchmarks.analytic_world.GAUSSIAN`
 PLACES = torch.linspace(-2, 2, 9, dtype=torch.float64)
@@ -169,6 +170,46 @@ def test_preferences_reach_the_image(policy: Policy) -> None:
     assert moved[2] - moved[1] + moved[4] - moved[5] > 0
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_old_policys_are_shared_by_the_ranks(policy: Policy, count: int) -> None:
+    class Silent(Ranks):
+        def sum_(self, values: Tensor) -> Tensor:
+            return values
+
+    batch = images(policy)
+    before, alone = policy.evaluations, ode_log_probs(policy, batch, 1)
+    passes = policy.evaluations - before
+    shares = [ode_log_probs(policy, batch, 1, Silent(rank, count)) for rank in range(count)]
+    assert policy.evaluations - before == 2 * passes
+    assert torch.equal(sum(shares), alone)
+    assert all(0 < int((share != 0).sum()) < 6 for share in shares)
+
+
+def test_the_ratio_is_to_the_policy_that_each_batch_finds(policy: Policy, nudge: Callable[..., None]) -> None:
+    objective, part = PPOD(PPODConfig(likelihood="ode", kl_weight=0)), Part(EVERYONE, torch.zeros(1).long())
+
+    def largest() -> float:
+        return objective.backward(policy, batch, part, 1000)["ratio/max_log"]
+
+    for _ in range(2):
+        nudge(policy)
+        batch = objective.begin(policy, images(policy), 0)
+        assert largest() < 1e-5
+        nudge(policy)
+        assert largest() > 1e-3
+
+
+def test_images_predicted_say_nothing_of_noise_where_there_is_none() -> None:
+    signal, sigma = torch.tensor([0.6, 0.8, 1]).double(), torch.tensor([0.8, 0.6, 0]).double()
+    levels, asks = NoiseLevels(torch.arange(2), signal, sigma, "sample"), PPODConfig(likelihood="ode", kl_weight=0).asks
+    with pytest.raises(ValueError, match=r"no velocity at the image; set policy\.final_sigma"):
+        asks.check("ppod", make_transitions(levels))
+    asks.check("ppod", chain := make_transitions(levels, final_sigma=0.02))
+    x, image = torch.full((1, 2), 0.5), torch.full((1, 2), 0.3)
+    velocity = chain.velocity(x, image, torch.tensor([2]))
+    torch.testing.assert_close(chain.signal[2].float() * image + chain.sigma[2].float() * (velocity + image), x)
+
+
 def test_what_it_needs() -> None:
     policy = exact_flow(4)
     assert not policy.transitions.stochastic_steps  # and still there is something to train on
@@ -181,3 +222,5 @@ def test_what_it_needs() -> None:
     for wrong in ({}, {"kl_weight": 0, "steps_per_update": 2}):
         with pytest.raises(ValidationError, match="needs kl_weight=0 and steps_per_update=null"):
             PPODConfig(likelihood="ode", **wrong)
+    with pytest.raises(ValidationError, match="needs offline_batches=0"):
+        PPODConfig(likelihood="ode", kl_weight=0, offline_batches=2)

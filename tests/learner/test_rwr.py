@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 
 from actors.policy import Policy
 from learner.batch import Batch
-from learner.forward_process import noised, output_error
+from learner.forward_process import noised, output_error, velocity_error
 from learner.objectives.rwr import RWRConfig, sample_weights
 
 
@@ -23,7 +24,7 @@ def test_the_softmax_of_a_group() -> None:
 @pytest.mark.parametrize("kind", ["softmax", "best"])
 @pytest.mark.parametrize("among", ["group", "batch"])
 def test_weights_have_a_mean_of_one_over_those_that_were_judged(kind: str, among: str) -> None:
-    config = RWRConfig.model_validate({"weights": kind, "among": among, "best": 0.5})
+    config = RWRConfig.model_validate({"weights": kind, "among": among} | ({"best": 0.5} if kind == "best" else {}))
     rewards, groups = torch.tensor([1.0, 2, torch.nan, 9, 8, 8.5]), torch.tensor([0, 0, 0, 1, 1, 1])
     found = sample_weights(rewards, groups, config)
     assert found[2] == 0
@@ -71,3 +72,21 @@ def test_the_mean_is_over_those_without_a_weight_too(policy: Policy, draw: Calla
     judged = rewards.isfinite()
     assert found["loss"] == pytest.approx(float((weights[:, None] * errors)[judged].mean()), rel=1e-4)
     assert found["samples/effective"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("kind", ["output", "velocity"])
+def test_the_distance_is_an_error_of_the_same_kind(
+    policy: Policy, draw: Callable[..., Batch], nudge: Callable[..., None], kind: Literal["output", "velocity"]
+) -> None:
+    nudge(policy)
+    batch = replace(draw(policy), clean=torch.randn(6, *policy.latent_shape))
+    objective = RWRConfig(distance_weight=1.0, updates=1, states=5, error=kind).build()
+    objective.attach(policy, None)
+    (part,) = objective.parts(batch, torch.Generator().manual_seed(0))
+    found = objective.backward(policy, batch, part, micro_batch=8)
+    rows, steps = torch.arange(6).repeat_interleave(5), torch.arange(5).repeat(6)
+    error = output_error if kind == "output" else velocity_error
+    with torch.no_grad():
+        state = noised(policy, batch, rows, steps)
+        away = error(policy.transitions, state.image(policy, False), state.image_of(None, policy, False), steps)
+    assert found["distance/pretrained"] == pytest.approx(float(away.mean()), rel=1e-4)

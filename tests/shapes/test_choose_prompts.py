@@ -1,10 +1,11 @@
-"""The rule by which prompts are chosen: the worst that are not hopeless, and held-out combinations by a seed."""
+"""The rule by which prompts are chosen: two colours, and where the best image gains most; held-out ones by a seed."""
 
 from __future__ import annotations
 
 import random
 import sys
 import zlib
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 
 import shapes
 from shapes import choose_prompts
-from shapes.captions import KINDS, Caption, parse
+from shapes.captions import Caption, parse
 from shapes.render import render
 from shapes.worlds import WORLDS
 
@@ -21,8 +22,8 @@ SHIPPED = Path(shapes.__file__).parent / "prompts"
 
 
 def right(caption: Caption) -> int:
-    """How many of two samples of a caption are right, made up."""
-    return zlib.crc32(caption.text.encode()) % 3
+    """How many of four samples of a caption are right, made up."""
+    return zlib.crc32(caption.text.encode()) % 5
 
 
 def sample(pipeline: object, captions: list[Caption]) -> np.ndarray:
@@ -30,28 +31,39 @@ def sample(pipeline: object, captions: list[Caption]) -> np.ndarray:
     rng = random.Random(0)
     pictures = [render(caption, rng) for caption in captions]
     for i, caption in enumerate(captions):
-        if i % 2 >= right(caption):
+        if i % 4 >= right(caption):
             pictures[i] = np.full_like(pictures[i], pictures[i][0, 0])
     return np.stack(pictures)
 
 
 @pytest.mark.parametrize(("world", "prefix"), [("first", ""), ("second", "second_")])
-def test_the_worst_that_are_not_hopeless_become_the_hard_prompts(
+def test_prompts_whose_best_images_are_far_better_than_most_are_chosen(
     world: str, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(choose_prompts, "sample", sample)
     pipeline = SimpleNamespace(unet=SimpleNamespace(to=lambda **_: None))
     monkeypatch.setattr(choose_prompts.StableDiffusionPipeline, "from_pretrained", lambda *_, **__: pipeline)
-    words = ["--world", world, "--out", str(tmp_path), "--samples", "2", "--worst", "2", "--hardest", "2"]
-    monkeypatch.setattr(sys, "argv", ["choose_prompts", *words])
+    words = ["--world", world, "--out", str(tmp_path), "--among", "2", "--samples", "4", "--best", "4"]
+    monkeypatch.setattr(sys, "argv", ["choose_prompts", *words, "--write", "4"])
     choose_prompts.main()
-    lines = (tmp_path / f"{prefix}hardest.txt").read_text().splitlines()
-    hard = [parse(line, WORLDS[world]) for line in lines]
-    assert [caption.kind for caption in hard] == [kind for kind in KINDS for _ in range(2)]
-    assert not any(caption.held_out for caption in hard)
-    assert {right(caption) for caption in hard} == {1}  # 0 would be hopeless, and so many have 1
+    lines = (tmp_path / f"{prefix}teachable.txt").read_text().splitlines()
+    chosen = [parse(line, WORLDS[world]) for line in lines]
+    assert len(chosen) == 4
+    assert len({thing.colour for caption in chosen for thing in caption.things}) == 2
+    assert not any(caption.place for caption in chosen)
+    assert not any(caption.held_out for caption in chosen)
+    assert {right(caption) for caption in chosen} == {2}  # the best of two gains half of what there is to gain
     said = capsys.readouterr().out
-    assert all(f"gold 0.50, right 0.50  {line}" in said for line in lines)
+    assert all(f"right 0.50  {line}" in said for line in lines)
     # The images play no part in which combinations are held out, so the shipped lists come back.
     name = f"{prefix}held_out.txt"
     assert (tmp_path / name).read_text() == (SHIPPED / name).read_text()
+
+
+def test_the_gain_of_the_best_is_the_mean_over_all_subsets() -> None:
+    rng = np.random.default_rng(0)
+    gold, reward = rng.random((2, 6)), rng.normal(size=(2, 6))
+    subsets = [list(subset) for subset in combinations(range(6), 3)]
+    best = [[gold[i, subset][reward[i, subset].argmax()] for subset in subsets] for i in range(2)]
+    expected = np.mean(best, axis=1) - gold.mean(axis=1)
+    np.testing.assert_allclose(choose_prompts.gain_of_best(gold, reward, of=3), expected, atol=1e-12)

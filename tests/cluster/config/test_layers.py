@@ -60,7 +60,7 @@ def test_the_second_world_has_its_own_prompts_and_judges_and_the_firsts_numbers(
     assert {name: reward.weight for name, reward in second.rewards.items()} == {
         name: reward.weight for name, reward in first.rewards.items()
     }
-    assert (second.prompts.train, second.prompts.held_out) == ("shapes:second_hardest", "shapes:second_held_out")
+    assert (second.prompts.train, second.prompts.held_out) == ("shapes:second_teachable", "shapes:second_held_out")
     same = first.model_copy(
         update={
             "policy": first.policy.model_copy(update={"model": "shapes_second"}),
