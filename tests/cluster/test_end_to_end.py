@@ -270,3 +270,20 @@ def test_gradients_from_reward_actors_are_those_of_the_learners_own_rewards(sett
     for name, values in found[0].items():
         np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-5)
     assert any(values.any() for name, values in found[0].items() if "lora_B" in name or "up" in name)
+
+
+def test_a_gradient_informed_run_resumes_with_its_flow_function(settings: Path, tmp_path: Path) -> None:
+    config, run = make_run(
+        settings,
+        tmp_path,
+        "objective={name: residual_nabla_db, step_fraction: 0.5, flow: {widths: [8], heads: 2, groups: 4}}",
+        "rewards={jpeg_compressibility: {weight: 0}, shapes_agreement: {weight: 1}}",
+    )
+    finals = []
+    for _ in range(2):
+        crew = make_crew(config, PLACEMENT)
+        finals.append(carry_out(config, run, crew))
+        dismiss(crew)
+        early = go_back(run, checkpoints=1)
+    assert same(*finals)
+    assert not same(finals[0], early)

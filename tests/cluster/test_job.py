@@ -1,7 +1,4 @@
-"""A job on a Ray head in its own processes, with token authentication: submitted and watched, as documented.
-
-`tests/cluster/test_nodes.py` stops one.
-"""
+"""A job on a Ray head in its own processes, with token authentication: submitted, watched, stopped, as documented."""
 
 from __future__ import annotations
 
@@ -82,6 +79,22 @@ def test_a_job_trains_exports_every_documented_metric_and_leaves_its_artefacts(
     assert len(re.findall(r"^iteration +\d+/20 ", log, flags=re.MULTILINE)) == 20
     assert "it/s]" not in log
     assert f"report: {run.path}/report.html" in log
+
+
+def test_a_stopped_job_leaves_a_checkpoint_and_says_how_to_go_on(submit: Submit, head: Cluster, tmp_path: Path) -> None:
+    job = submit("stopped", ["iterations=100000", "checkpoints.every=99999"])
+    for line in job.stdout:  # type: ignore[union-attr]
+        if line.startswith("iteration") and "7/" in line:
+            break
+    assert head.ray("job", "stop", "stopped").returncode == 0
+    rest = job.communicate(timeout=60)[0]
+    said = re.findall(r"^stopped by SIGTERM at (.*); continue with: (.*)$", rest, flags=re.MULTILINE)
+    assert len(said) == 1, rest
+    (newest,) = said
+    assert newest[1] == f"python -m cluster.train --resume {tmp_path}/stopped"
+    done = checkpoint.verify(Path(newest[0]))
+    assert done >= 7
+    assert [iteration for iteration, _ in Records(tmp_path / "stopped").metrics()["loss"]] == [*range(1, done + 1)]
 
 
 def test_a_client_without_the_token_is_refused(head: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
