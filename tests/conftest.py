@@ -10,6 +10,8 @@ import pytest
 
 # Before torch is imported, and for every process that a test starts: networks this small are slower on two threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers are not to starve (its niceness is 15) while the tests of another process compute.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -61,3 +63,19 @@ def nudge() -> Callable[[Policy], None]:
 def signals_are_heeded() -> None:
     """Let Ctrl-C and hang-ups reach the commands that tests start, also where the tests run in the background."""
     heed()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for folders, where there are two cores; a file or `-k` begins sooner in one."""
+    folders = all(Path(config.invocation_params.dir, argument).is_dir() for argument in config.args)
+    return 2 if folders and not config.option.keyword and (os.cpu_count() or 1) > 1 else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let processes that share the work begin with the files of slow tests, so that none ends with one alone.
+
+    By their names, which mixes those that wait for Ray with those that compute.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: (item.path not in slow, item.path.name))

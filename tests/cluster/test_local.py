@@ -61,7 +61,7 @@ def test_a_run_ends_in_a_sentence_and_leaves_nothing(how: str, tmp_path: Path) -
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | {"RAY_TMPDIR": str(rays), "RAY_worker_niceness": "0"},
+        env=os.environ | {"RAY_TMPDIR": str(rays)},
     )
     try:
         while not (tmp_path / "run" / "metrics.parquet" / "000003.parquet").exists():

@@ -112,13 +112,17 @@ def begun(made: Learner, policy: Policy) -> tuple[Batch, Part]:
 
 
 def gradients(start: Start, case: str, ranks: Ranks, kind: str) -> dict[str, Any]:
-    """Gradients of an update as they reach the optimizer, and its metrics.
+    """Gradients of an update as they reach the optimizer, and its metrics; see `backward`."""
+    made = start.learner(case)
+    return backward(made, start.policy, *begun(made, start.policy), ranks, kind)
+
+
+def backward(made: Learner, policy: Policy, batch: Batch, part: Part, ranks: Ranks, kind: str) -> dict[str, Any]:
+    """Gradients of one part, and its metrics.
 
     `kind` is `parts` (the last of the batch, in micro-batches of 4), `whole` (it fits into one micro-batch) or `few`
     (fewer micro-batches than there can be ranks).
     """
-    made, policy = start.learner(case), start.policy
-    batch, part = begun(made, policy)
     objective, micro_batch = made._objective, MICRO_BATCH
     if kind == "whole":
         micro_batch = 99
@@ -162,7 +166,10 @@ def main(pipeline: str, folder: Path, rank: int, count: int) -> None:
     torch.set_num_threads(1)
     start = Start(PolicyConfig(model=pipeline, device="cpu", steps=5, lora_rank=2, lora_alpha=2))
     ranks = ALONE if count == 1 else together(folder / "port", rank, count)
-    found = {(kind, case): gradients(start, case, ranks, kind) for kind in ("parts", "whole", "few") for case in CASES}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for case in CASES:
+        of_case = (made := start.learner(case)), start.policy, *begun(made, start.policy)
+        found |= {(kind, case): backward(*of_case, ranks, kind) for kind in ("parts", "whole", "few")}
     for case in STEPPED:
         (inner := folder / f"{case} {rank}").mkdir()
         found["steps", case] = steps(start, case, ranks, inner)

@@ -35,8 +35,10 @@ def test_checkpointing_changes_no_gradient(tiny_pipeline: Path, dtype: str) -> N
             runs[start] += 1
 
         start.policy.network.up_blocks[-1].resnets[-1].register_forward_pre_hook(count)
-    for case in CASES if dtype == "float32" else CASES[:1]:
-        kept, computed = (gradients(start, case, ALONE, "parts") for start in runs)
+    # Half precision is slow on a CPU: one sample of the first case goes through denoiser and decoder there.
+    cases, kind = (CASES, "parts") if dtype == "float32" else (CASES[:1], "few")
+    for case in cases:
+        kept, computed = (gradients(start, case, ALONE, kind) for start in runs)
         assert kept["policy"].abs().max() > 0
         assert torch.equal(kept["policy"], computed["policy"])
         assert torch.equal(kept["flow"], computed["flow"])

@@ -29,7 +29,9 @@ def test_the_clamp_of_six_ratios() -> None:
 
 
 def test_the_value_is_fitted_to_the_reward(policy: Policy, draw: Callable[..., Batch]) -> None:
-    objective = DPOKConfig.model_validate({"value": {"lr": 1e-2, "width": 16}, "buffer": 1}).build()
+    objective = DPOKConfig.model_validate(
+        {"value": {"lr": 1e-2, "width": 16}, "buffer": 1, "transitions": 1, "updates": 1}
+    ).build()
     learner, batch = Learner(LearnerConfig(lr=1e-6), policy, objective), draw(policy)
     losses = [learner.step(batch).metrics["loss/value"] for _ in range(30)]
     assert losses[-1] < 0.2 * losses[0]
@@ -87,7 +89,7 @@ def test_what_was_drawn_has_ratio_one_whatever_is_in_the_buffer(policy: Policy, 
 
 def test_a_checkpoint_has_the_buffer(policy: Policy, draw: Callable[..., Batch], tmp_path: Path) -> None:
     def make() -> tuple[Learner, DPOK]:
-        objective = DPOKConfig.model_validate({"value": {"width": 4}, "transitions": 6}).build()
+        objective = DPOKConfig.model_validate({"value": {"width": 4}, "transitions": 6, "updates": 1}).build()
         return Learner(LearnerConfig(lr=1e-3, ratio_tolerance=1.0), policy, objective), objective
 
     learner, _ = make()

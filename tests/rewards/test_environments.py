@@ -64,7 +64,7 @@ def test_a_reward_equals_its_package_in_its_environment(name: str, tmp_path: Pat
     installed = {folder.name.partition("-")[0].replace("_", "-") for folder in packages.glob("*.dist-info")}
     named = {line.partition("==")[0] for line in locate(name).read_text().splitlines() if not line.startswith("#")}
     assert installed == named  # in particular no torch
-    options = ["-p", "no:cacheprovider", "--import-mode=prepend", f"--confcutdir={ISOLATED}"]
+    options = ["-p", "no:cacheprovider", "-o", "addopts=", f"--confcutdir={ISOLATED}"]
     command = [python, "-m", "pytest", *options, ISOLATED / f"check_{name}.py"]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr

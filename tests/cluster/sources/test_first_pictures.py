@@ -35,9 +35,9 @@ def brightness(images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
     return images.mean((1, 2, 3))
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts a sampler of noise and one reward actor, which holds functions as rewards."""
+@pytest.fixture(scope="module")
+def sampler(ray_cluster: None) -> Iterator[Any]:
+    """An actor that samples noise; all tests share it, since none harms it and a process takes its time to start."""
 
     class Noise:  # local, so that Ray ships it by value
         def ready(self) -> None:
@@ -47,16 +47,25 @@ def start() -> Iterator[Start]:
             pixels = np.random.default_rng(0).integers(0, 256, (len(request.prompts), 8, 8, 3), np.uint8)
             return {"version": version, "started": 0.0, "seconds": 1.0}, pixels, None
 
+    actor = act(Noise)
+    yield actor
+    ray.kill(actor)
+
+
+def act(role: type, *args: Any) -> Any:
+    kind: Any = ray.remote(role)
+    return kind.options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote(*args)
+
+
+@pytest.fixture
+def start(sampler: Any) -> Iterator[Start]:
+    """Starts one reward actor, which holds functions as rewards, beside the sampler."""
     actors: list[Any] = []
 
-    def pool(role: type, *args: Any) -> Pool:
-        kind: Any = ray.remote(role)
-        actors.append(kind.options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote(*args))
-        return Pool(role.__name__, actors[-1:], max_deaths=0)
-
     def make(**functions: Callable[[], Reward]) -> tuple[Rollouts, dict[tuple[str, ...], Pool]]:
-        rewards = {tuple(functions): pool(RewardActor, functions)}
-        return Rollouts(pool(Noise), rewards), rewards
+        actors.append(act(RewardActor, functions))
+        rewards = {tuple(functions): Pool("RewardActor", actors[-1:], max_deaths=0)}
+        return Rollouts(Pool("Noise", [sampler], max_deaths=0), rewards), rewards
 
     yield make
     for actor in actors:
