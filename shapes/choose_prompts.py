@@ -50,6 +50,7 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.unet.to(memory_format=torch.channels_last)
     scorer = Scorer.from_pretrained(SCORERS[world.name]).float().eval().requires_grad_(False)
+    # All draws come first and from one stream, so that the shipped held-out lists stay whatever is measured.
     training, tried, held_out = {}, {}, []
     for kind in KINDS:
         captions = all_captions(kind, backgrounds=False, world=world)
