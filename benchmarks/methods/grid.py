@@ -1,13 +1,13 @@
 """A grid: which runs answer a question. The files are `benchmarks/methods/grids/*.yaml`.
 
     question    a sentence
-    base        a config file, or nothing: the embedded world's own
     common      settings of all runs, `key=value`
     worlds      settings of each world, by name
     seeds       numbers
     arms        settings of each arm, by name
 
-A cell is a run: one arm in one world with one seed. Settings count in the order common, world, arm.
+A cell is a run: one arm in one world with one seed. Settings count in the order common, world, arm. One of them may be a
+config file, named from the repository's root, which counts before the others.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ class Grid(BaseModel, frozen=True, extra="forbid"):
     """See the head of this file."""
 
     question: str
-    base: str | None = None
     common: Settings = ()
     worlds: dict[Name, Settings] = Field(min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
@@ -126,9 +125,12 @@ def cells(
 
 
 def _cell(grid: Grid, folder: Path, world: str, arm: str, seed: int) -> Cell:
-    base = [] if grid.base is None else [str(_ROOT / grid.base)]
     settings = (*grid.common, *grid.worlds[world], *grid.arms[arm])
-    words = (*base, *settings, f"folder={folder.absolute() / world / arm}", f"name=seed{seed}", f"seed={seed}")
+    files = [word for word in settings if word.endswith((".yaml", ".yml")) and "=" not in word]
+    if len(files) > 1:
+        raise ConfigError(f"{world}/{arm} names {len(files)} config files, {' and '.join(files)}; leave one.")
+    given = [str(_ROOT / name) for name in files] + [word for word in settings if word not in files]
+    words = (*given, f"folder={folder.absolute() / world / arm}", f"name=seed{seed}", f"seed={seed}")
     try:
         return Cell(world, arm, seed, words, load_words(words))
     except ConfigError as error:

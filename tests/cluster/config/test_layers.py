@@ -92,18 +92,15 @@ def test_the_embedded_models_names_are_not_taken_for_folders(
 def test_the_embedded_world_has_the_numbers_that_its_page_measured() -> None:
     config = load_config(None)
     objective, learner = config.objective, config.learner
-    assert (config.iterations, config.batch_size, config.samplers.request_size) == (4, 1344, 96)
-    assert (config.policy.steps, config.policy.guidance, config.policy.eta, config.policy.lora_rank) == (
-        12,
-        2.0,
-        None,
-        4,
-    )
-    assert (objective.beta, objective.clip_range, objective.kl_weight, objective.min_gap) == (100, 1e-2, 1.5, 0.7)
-    assert (objective.step_fraction, objective.pairs, objective.clip) == (0.17, "all_pairs", "pessimistic")
-    assert (learner.lr, learner.lr_schedule, learner.micro_batch, learner.weight_decay) == (4e-3, "linear", 192, 1e-4)
-    assert (config.evaluation.every, config.evaluation.samples, config.evaluation.held_out_samples) == (2, 32, 9)
-    assert (config.prompts.train, config.prompts.held_out) == ("shapes:hard", "shapes:held_out")
+    policy = config.policy
+    assert (config.iterations, config.batch_size, config.samplers.request_size) == (12, 192, 96)
+    assert (policy.steps, policy.guidance, policy.eta, policy.lora_rank, policy.lora_alpha) == (12, 2.0, None, 8, 8)
+    assert (objective.beta, objective.clip_range, objective.kl_weight, objective.min_gap) == (100, 1e-3, 0.3, 0.7)
+    assert (objective.step_fraction, objective.steps_per_update) == (0.5, 2)
+    assert (objective.pairs, objective.clip) == ("all_pairs", "pessimistic")
+    assert (learner.lr, learner.lr_schedule, learner.micro_batch, learner.weight_decay) == (1e-3, "constant", 192, 1e-4)
+    assert (config.evaluation.every, config.evaluation.samples, config.evaluation.held_out_samples) == (6, 32, 9)
+    assert (config.prompts.train, config.prompts.held_out) == ("shapes:teachable", "shapes:held_out")
 
 
 def test_the_shortest_file_of_ones_own_has_nothing_of_the_embedded_world(tmp_path: Path, shortest: str) -> None:
@@ -184,7 +181,7 @@ def test_held_out_prompts_and_features_can_be_none(name: str) -> None:
 
 def test_nothing_of_the_embedded_file_is_beneath_another_model() -> None:
     assert stack(OTHER, lists_rewards=False) == {"objective": {"name": "ppod"}, **OTHER}
-    assert stack({"objective": [1], "policy": 3}, lists_rewards=False)["prompts"]["train"] == "shapes:hard"
+    assert stack({"objective": [1], "policy": 3}, lists_rewards=False)["prompts"]["train"] == "shapes:teachable"
 
 
 def test_merging_changes_neither_side() -> None:

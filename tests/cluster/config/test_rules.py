@@ -15,7 +15,7 @@ from cluster.errors import ConfigError
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("samplers.request_size=1000000000000", "1344 does"),
+        ("samplers.request_size=1000000000000", "192 does"),
         ("prompts.samples=1000000000", "images an iteration"),
         ("seed=20000000000000", "'seed'"),
         ("seed=-1", "'seed'"),
@@ -161,4 +161,4 @@ def test_a_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path: Path) -> Non
     (tmp_path / "lr=3.yaml").write_text("iterations: 7\n")
     assert load_words([str(tmp_path / "lr=3.yaml"), "seed=2"]).iterations == 7
     assert load_words(["iterations=3"]).iterations == 3
-    assert load_words([]).iterations == 4
+    assert load_words([]).iterations == 12
