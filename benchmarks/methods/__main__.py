@@ -4,7 +4,7 @@
 
 GRID is a file, or one of benchmarks/methods/grids: methods (the default), claims, flow_twin, search. It may run for
 hours and be broken off: finished runs are passed over, begun ones go on. What fails is named in the table. The runs,
-the table (table.md) and the pictures (WORLD.png) are in runs/GRID, or in --folder.
+the table (table.md) and the pictures (WORLD.png, curves/ARM.png) are in runs/GRID, or in --folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.methods.cells import check_same, run_all
+from benchmarks.methods.curves import draw_curves
 from benchmarks.methods.grid import cells, load_grid
 from benchmarks.methods.table import collect, draw, write
 from benchmarks.signals import ended_by_sigterm, heed
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results, missing = collect(made)
             write(grid, results, missing, folder)
             draw(results, folder)
+            draw_curves(made, folder)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130

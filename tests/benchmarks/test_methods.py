@@ -16,6 +16,7 @@ from benchmarks.methods import cells as running
 from benchmarks.methods import figures
 from benchmarks.methods.__main__ import main
 from benchmarks.methods.cells import check_same, failure, is_finished, run_all
+from benchmarks.methods.curves import draw_curves, learned
 from benchmarks.methods.figures import changes, mean_and_error
 from benchmarks.methods.grid import GRIDS, Cell, Grid, cells, load_grid, queries
 from benchmarks.methods.table import collect, rows, write
@@ -91,8 +92,8 @@ def record(cell: Cell, iterations: int, **metrics: float) -> None:
         )
         if iteration:
             spent = float(cell.config.batch_size * iteration)
-            found |= {"time/iteration": 2.0, "network_evaluations": 10.0 * iteration, "reward_queries": spent}
-        run.record(iteration, found | metrics, {})
+            found |= {"time/iteration": 2.0, "network_evaluations": 10.0 * iteration, "reward_queries": spent} | metrics
+        run.record(iteration, found, {})
 
 
 def test_finished_cells_are_passed_over_and_begun_ones_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +190,18 @@ def test_the_table_has_means_and_standard_errors() -> None:
     assert dict(zip(head, alone, strict=True))["train gold change"] == "+0.100"
 
 
+def test_a_curve_is_each_batchs_gold_score_over_the_images_so_far(tmp_path: Path) -> None:
+    made = cells(grid_of(arms={"one": []}, seeds=[0, 1]), tmp_path)
+    for cell, gold in zip(made, (0.5, 0.7), strict=True):
+        record(cell, 2, **{"score/shapes_gold": gold})
+    queries_, scores, name = learned(made)
+    size = made[0].config.batch_size
+    assert (queries_.tolist(), scores.tolist()) == ([size, 2 * size], [[0.5, 0.5], [0.7, 0.7]])
+    assert name == "score/shapes_gold"
+    draw_curves(made, tmp_path)
+    assert (tmp_path / "curves" / "one.png").is_file()
+
+
 @pytest.mark.slow
 def test_a_grid_runs_and_runs_again(tmp_path: Path, capsys: Texts) -> None:
     config = write_config(tmp_path)
@@ -206,6 +219,7 @@ def test_a_grid_runs_and_runs_again(tmp_path: Path, capsys: Texts) -> None:
     assert "| tiny | ppod | 1 |" in table
     assert "| tiny | rwr | 1 |" in table
     assert (tmp_path / "runs" / "tiny.png").is_file()
+    assert {path.stem for path in (tmp_path / "runs" / "curves").glob("*.png")} == {"ppod", "rwr"}
     made = cells(load_grid(words[0]), tmp_path / "runs")
     before = [cell.run.stat().st_mtime_ns for cell in made]
     assert main(words) == 0
