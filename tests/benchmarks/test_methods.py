@@ -45,7 +45,7 @@ def test_every_grid_of_the_repository_loads_at_equal_queries(name: str, tmp_path
     grid = load_grid(name)
     made = cells(grid, tmp_path, seeds=[0])
     assert len(made) == len(grid.worlds) * len(grid.arms)
-    assert {queries(cell.config) for cell in made} == {480 if name in ("search", "claims") else 960}
+    assert {queries(cell.config) for cell in made} == {480 if name in ("search", "claims", "likelihood") else 960}
 
 
 @pytest.mark.parametrize(
