@@ -98,7 +98,7 @@ def test_the_embedded_world_has_the_numbers_that_its_page_measured() -> None:
     assert (objective.beta, objective.clip_range, objective.kl_weight, objective.min_gap) == (100, 1e-3, 0.3, 0.7)
     assert (objective.step_fraction, objective.steps_per_update) == (0.5, 2)
     assert (objective.pairs, objective.clip) == ("all_pairs", "pessimistic")
-    assert (learner.lr, learner.lr_schedule, learner.micro_batch, learner.weight_decay) == (1e-3, "constant", 192, 1e-4)
+    assert (learner.lr, learner.lr_schedule, learner.micro_batch, learner.weight_decay) == (1e-3, "constant", 384, 1e-4)
     assert (config.evaluation.every, config.evaluation.samples, config.evaluation.held_out_samples) == (6, 32, 9)
     assert (config.prompts.train, config.prompts.held_out) == ("shapes:teachable", "shapes:held_out")
 
