@@ -23,7 +23,7 @@ from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import EVALUATION
 from cluster.arguments import Parser
-from cluster.errors import sentence
+from cluster.errors import ConfigError, sentence
 from cluster.prompts import make_requests, read_prompts
 from cluster.trained import find
 from learner.batch import Batch, collate
@@ -97,21 +97,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("benchmarks.exact_likelihood", __doc__ or "")
     parser.add_argument("run", help="a run's folder, or a checkpoint")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the policy that differ")
-    parser.add_argument("--images", type=positive, default=48, help="how many, over the run's training prompts")
+    parser.add_argument("--images", type=positive, default=48, help="how many, from 8 on, over the training prompts")
     parser.add_argument("--ode-steps", type=positive, default=48, help="steps of the integral")
     parser.add_argument("--probes", type=_probes, default=None, help="random signs of an image, or all: exact")
     args = parser.parse_intermixed_args(arguments)
+    if args.images < 8:
+        parser.error("--images must be at least 8, of which a correlation says something")
     try:
         model = find(args.run, args.settings)
         if model.run is None:
-            parser.error(f"{args.run} is in no run's folder, so there are no prompts.")
+            parser.error(f"{args.run} is in no run's folder, so there are no prompts")
         policy = Policy.load(model.policy)
-        fine = Policy.load(model.policy.model_copy(update={"steps": args.ode_steps}))
+        if not policy.transitions.stochastic_steps:
+            raise ConfigError(
+                "No step of the run's chain adds noise, so a chain has no likelihood to compare with; set policy.eta=1 "
+                "with policy.solver=ddim, or policy.solver=flow_sde for a flow model."
+            )
+        fine = Policy.load(model.policy.model_copy(update={"steps": args.ode_steps, "noisy_steps": None}))
         batch = _draw(policy, read_prompts(model.run.prompts.train), args.images, model.run.seed)
+        ratios = chain_log_ratio(policy, batch), image_log_ratio(fine, batch, args.probes)
+    except KeyboardInterrupt:
+        print("stopped; nothing is kept", file=sys.stderr)
+        return 130
     except Exception as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
-    found = agreement(chain_log_ratio(policy, batch), image_log_ratio(fine, batch, args.probes), batch.groups.numpy())
+    found = agreement(*ratios, batch.groups.numpy())
     print(f"{len(batch.prompts)} images of {model.name}, {policy.latent_shape} latents, {args.ode_steps} steps")
     print("\n".join(f"{name:38s} {value:9.3f}" for name, value in found.items()))
     return 0

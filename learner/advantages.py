@@ -42,7 +42,7 @@ class Advantages:
     def of(
         self, scores: Mapping[str, np.ndarray], groups: np.ndarray, prompts: Sequence[str]
     ) -> tuple[np.ndarray, dict[str, float]]:
-        """The advantages of a batch; its scores enter the statistics first.
+        """The advantages of a batch; its scores enter the statistics first, but for those of dropped samples.
 
         Args:
             scores: `(B,)` of each reward by name, NaN where a sample could not be judged.
@@ -63,9 +63,12 @@ class Advantages:
                     f"The scores of the reward {name!r} have shape {shape}; {len(prompts)} samples need shape "
                     f"({len(prompts)},)."
                 )
+        table = np.array([scores[name] for name in self._weights], np.float64)
+        # What one reward could not judge is dropped, so nobody is to be measured by what the others said of it.
+        table[:, ~np.isfinite(table).all(axis=0)] = np.nan
         parts = {
-            name: weight * self._standardisers[name].apply(np.asarray(scores[name], np.float64), groups, prompts)
-            for name, weight in self._weights.items()
+            name: weight * self._standardisers[name].apply(of, groups, prompts)
+            for (name, weight), of in zip(self._weights.items(), table, strict=True)
         }
         total = np.sum(list(parts.values()), axis=0)
         shares = {f"share/{name}": share for name, share in _shares(parts, total, groups).items()}

@@ -5,7 +5,7 @@ where the best image of eight by the scorer's word has a better gold score than 
 together what has words in common. So the composition where the best of eight gains most gives two colours, and of the
 training prompts in these colours, but for those of a place, whose words the base models hardly know, those are chosen
 that gain most. Both rankings are printed, and with `--write` the head of the second is written down; the shipped
-`teachable.txt` and `second_teachable.txt` have eight. The held-out combinations of `held_out.txt` are drawn at
+`teachable.txt` and `second_teachable.txt` have eight. With it go the held-out combinations of `held_out.txt`, drawn at
 random, of all kinds. `hard.txt` was picked by hand.
 """
 
@@ -20,7 +20,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from shapes import FOLDERS, SCORERS
-from shapes.arguments import Parser
+from shapes.arguments import Parser, positive
 from shapes.captions import KINDS, Caption, all_captions
 from shapes.judge import gold_score
 from shapes.pretrain import sample
@@ -34,15 +34,17 @@ def main() -> None:
     parser.add_argument("--world", choices=WORLDS, default=FIRST.name, help="default: %(default)s")
     parser.add_argument("--pipeline", type=Path, help="default: the world's own")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prompts")
-    parser.add_argument("--candidates", type=int, default=96, help="compositions that are tried for their colours")
-    parser.add_argument("--samples", type=int, default=16, help="images of each; the best get eight times as many")
-    parser.add_argument("--best", type=int, default=12, help="prompts that get them, and are printed")
-    parser.add_argument("--among", type=int, default=8, help="images of which the scorer chooses the best")
-    parser.add_argument("--held-out", type=int, default=8, help="held-out prompts of each kind")
-    parser.add_argument("--write", type=int, default=0, help="how many are written; 0 writes none")
+    parser.add_argument("--candidates", type=positive, default=96, help="compositions that are tried for their colours")
+    parser.add_argument("--samples", type=positive, default=16, help="images of each; the best get eight times as many")
+    parser.add_argument("--best", type=positive, default=12, help="prompts that get them, and are printed")
+    parser.add_argument("--among", type=positive, default=8, help="images of which the scorer chooses the best")
+    parser.add_argument("--held-out", type=positive, default=8, help="held-out prompts of each kind")
+    parser.add_argument("--write", type=positive, metavar="N", help="write both lists, the first of N prompts")
     args = parser.parse_args()
     if args.samples < args.among:
         parser.error(f"--samples must be at least --among, which is {args.among}.")
+    if (args.write or 0) > args.best:
+        parser.error(f"--write must be at most --best, which is {args.best}.")
 
     world, folder = WORLDS[args.world], args.pipeline or FOLDERS[args.world] / "pipeline"
     torch.manual_seed(0)
@@ -81,12 +83,13 @@ def main() -> None:
     colours = _colours(ranked(tried["composition"])[0])
     print(f"in {' and '.join(sorted(colours))}:")
     known = [caption for kind in KINDS if kind != "location" for caption in training[kind]]
-    teachable = ranked([caption for caption in known if _colours(caption) <= colours])[: args.write]
-    args.out.mkdir(exist_ok=True)
+    teachable = ranked([caption for caption in known if _colours(caption) <= colours])
+    if args.write is None:
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
     prefix = "" if world is FIRST else f"{world.name}_"
-    for name, captions in (("teachable", teachable), ("held_out", held_out)):
-        if captions:
-            (args.out / f"{prefix}{name}.txt").write_text("".join(f"{caption.text}\n" for caption in captions))
+    for name, captions in (("teachable", teachable[: args.write]), ("held_out", held_out)):
+        (args.out / f"{prefix}{name}.txt").write_text("".join(f"{caption.text}\n" for caption in captions))
 
 
 def _colours(caption: Caption) -> set[str]:

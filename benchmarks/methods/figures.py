@@ -16,6 +16,7 @@ from actors.transitions import kl
 from benchmarks.methods.grid import Cell, queries
 from cluster.errors import ConfigError
 from cluster.prompts import make_requests, read_prompts
+from cluster.records.files import replacing
 from cluster.records.reading import Records
 from cluster.trained import find
 from learner.batch import collate
@@ -50,10 +51,12 @@ def figures_of(cell: Cell) -> dict[str, float]:
 
 
 def divergence(cell: Cell) -> float:
-    """KL(trained || pretrained) of whole chains, nats, see `chain_kl`; kept beside the run, and measured once."""
-    kept = cell.run.with_suffix(".kl.json")
+    """KL(trained || pretrained) of whole chains, nats, see `chain_kl`; kept in the run's folder, and measured once."""
+    kept = cell.run / "chain_kl.json"
     if not kept.exists():
-        kept.write_text(json.dumps({"kl": chain_kl(cell.run)}) + "\n")
+        found = chain_kl(cell.run)
+        with replacing(kept) as file:
+            file.write(json.dumps({"kl": found}).encode())
     return float(json.loads(kept.read_text())["kl"])
 
 

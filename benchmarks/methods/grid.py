@@ -12,13 +12,14 @@ a config file, named from the repository's root, which counts before the others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from cluster.config import Config, load_words
 from cluster.config.yaml_text import read
@@ -38,7 +39,7 @@ class Grid(BaseModel, frozen=True, extra="forbid"):
     question: str
     common: Settings = ()
     worlds: dict[Name, Settings] = Field(min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = Field(min_length=1)
     arms: dict[Name, Settings] = Field(min_length=1)
 
 
@@ -100,16 +101,19 @@ def cells(
         seeds: These instead of the grid's.
 
     Raises:
-        ConfigError: In one sentence: if there is no such world or arm, if a configuration cannot work, or if the
-            runs would not show the reward equally many images.
+        ConfigError: In one sentence: if there is no such world or arm, if a seed is there twice, if a configuration
+            cannot work, or if the runs would not show the reward equally many images.
     """
+    seeds = grid.seeds if seeds is None else seeds
+    if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
+        raise ConfigError(f"The seed {twice[0]} is given twice; a run counts once, so leave one out.")
     for kind, chosen, known in (("world", worlds, grid.worlds), ("arm", arms, grid.arms)):
         if unknown := sorted(set(chosen or ()) - known.keys()):
             raise ConfigError(f"The grid has no {kind} {unknown[0]!r}; it has {', '.join(known)}.")
     make = partial(_cell, grid, folder)
     made = [
         make(world, arm, seed)
-        for seed in (grid.seeds if seeds is None else seeds)
+        for seed in seeds
         for world in grid.worlds
         for arm in grid.arms
         if world in (worlds or grid.worlds) and arm in (arms or grid.arms)

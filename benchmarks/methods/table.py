@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.methods.cells import failure, is_finished
@@ -65,20 +66,20 @@ def _shown(name: str, mean: float, error: float) -> str:
 
 
 def write(grid: Grid, results: Results, notes: Sequence[str], folder: Path) -> None:
-    """Print the table, and write it as Markdown to `table.md`."""
+    """Write the table as Markdown to `table.md`, and print it."""
     head, table = rows(results)
-    printed = Table(*head, title=grid.question)
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *table)]
+    said = ["", *(f"- {line}" for line in notes)] if notes else []
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([grid.question, "", *lines, *said]) + "\n"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    printed = Table(*head, title=escape(grid.question))
     for row in table:
         printed.add_row(*row)
     console = Console(width=None if Console().is_terminal else 240)
     console.print(printed)
     for line in notes:
         console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *table)]
-    said = ["", *(f"- {line}" for line in notes)] if notes else []
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([grid.question, "", *lines, *said]) + "\n"
-    (folder / "table.md").write_text(text, encoding="utf-8")
 
 
 def draw(results: Results, folder: Path) -> None:

@@ -6,12 +6,18 @@ from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any
 
+_LEAST, _MOST = 1e-37, 3e38  # of float32, below which numbers lose digits and above which there are none
+
 
 def check_numbers(settings: Mapping[str, Any]) -> None:
-    """Raises `ValueError` with the key of the first number that is not finite, or has more than 63 bits."""
+    """Raises `ValueError` with the key of the first number that is not one in float32, or has more than 63 bits."""
     for key, value in _leaves(settings):
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"the setting {key!r} is {value}, which is not a finite number")
+        if isinstance(value, float) and value and not _LEAST <= abs(value) <= _MOST:
+            raise ValueError(
+                f"the setting {key!r} is {value}, beyond what single precision can hold ({_LEAST:.0e} to {_MOST:.0e})"
+            )
         if isinstance(value, int) and value.bit_length() > 63:
             raise ValueError(f"the setting {key!r} is a number of {value.bit_length()} bits, more than 63")
 

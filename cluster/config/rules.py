@@ -38,6 +38,20 @@ def groups_are_compared(config: Config) -> None:
         )
 
 
+def standards_have_others(config: Config) -> None:
+    by, samples = config.standardise, config.prompts.samples
+    if by in ("group", "group_mean") and samples < 2:
+        raise ValueError(
+            f"prompts.samples is {samples}, but combination.standardise={by} measures a sample by the others of its "
+            "prompt; give at least 2"
+        )
+    if by == "batch" and config.batch_size < 2:
+        raise ValueError(
+            "combination.standardise=batch measures a sample by the others of its batch, which is one alone; raise "
+            "prompts.samples"
+        )
+
+
 def some_samples_are_left_out(config: Config) -> None:
     keeps, samples = config.objective.asks.keeps, config.prompts.samples
     if keeps is not None and keeps >= samples:
@@ -164,11 +178,11 @@ def ratios_begin_at_one(config: Config) -> None:
         )
 
 
-def images_are_of_the_policy(config: Config) -> None:
-    if config.objective.asks.images and config.samplers.max_staleness:
+def batches_are_of_the_policy(config: Config) -> None:
+    if config.objective.asks.current and config.samplers.max_staleness:
         raise ValueError(
-            f"samplers.max_staleness is {config.samplers.max_staleness}, but {config.objective.name} takes the "
-            "likelihoods of images and the policy that a batch finds for the one that drew them; set it to 0"
+            f"samplers.max_staleness is {config.samplers.max_staleness}, but {config.objective.name} takes the policy "
+            "that a batch finds for the one that drew it; set it to 0"
         )
 
 
@@ -266,6 +280,7 @@ def requests_fill_the_batch(config: Config) -> None:
 
 RULES: tuple[Callable[[Config], None], ...] = (
     groups_are_compared,
+    standards_have_others,
     some_samples_are_left_out,
     samplers_are_enough,
     rewards_have_plain_names,
@@ -279,7 +294,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     features_are_of_a_reward,
     learning_rate_is_sane,
     ratios_begin_at_one,
-    images_are_of_the_policy,
+    batches_are_of_the_policy,
     prompts_are_remembered_whole,
     gpus_can_be_reserved,
     start_images_are_there,

@@ -53,8 +53,9 @@ class DDPOConfig(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def asks(self) -> Asks:
-        """The score function is taken where the policy sampled, so it has no ratio."""
-        return Asks(ratios=self.gradient == "importance", standardise="prompt")
+        """The score function is taken where the policy sampled, so it has no ratio, and no older samples."""
+        score = self.gradient == "score"
+        return Asks(ratios=not score, current=score, standardise="prompt")
 
     def build(self) -> DDPO:
         """The objective."""

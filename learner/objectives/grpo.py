@@ -94,7 +94,8 @@ class GRPOConfig(BaseModel, frozen=True, extra="forbid"):
     def asks(self) -> Asks:
         """GRPO-Guard's ratio and the divergence are of means."""
         means = self.ratio == "guard" or self.limit == "divergence"
-        return Asks(groups=True, keeps=self.keep, ratios=True, means=means, standardise="group_mean")
+        window = None if self.window is None else (self.window, self.step_fraction)
+        return Asks(groups=True, keeps=self.keep, ratios=True, means=means, window=window, standardise="group_mean")
 
     def build(self) -> GRPO:
         """The objective."""
@@ -112,7 +113,7 @@ class GRPO(Objective):
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         steps, noisy = noisy_steps(chain.stochastic_steps, self.config.step_fraction), None
         if self.config.window is not None:
-            places = max(1, len(steps) - self.config.window + 1)
+            places = len(steps) - self.config.window + 1
             moved = version // self.config.window_every
             place = {
                 "stays": 0,

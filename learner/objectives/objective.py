@@ -18,6 +18,7 @@ from learner.companion import Companion
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
 from learner.standardise import Standardise
+from learner.subsample import noisy_steps
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Asks:
     ratios: bool = False  # trains on ratios to the policy that drew the samples
     means: bool = False  # and on how far the means of transitions are from that policy's
     older: bool = False  # trains on samples of earlier batches too
-    # Takes the likelihoods of images, by an ODE, and for the policy that drew them the one that a batch finds.
-    images: bool = False
+    current: bool = False  # takes the policy that a batch finds for the one that drew it, so there may be no older ones
+    images: bool = False  # takes the likelihoods of images, by an ODE
+    window: tuple[int, float] | None = None  # trains so many steps at a time of this share of those with noise
     # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
     noise: Literal["nowhere", "somewhere", "everywhere", "posterior"] = "somewhere"
 
@@ -64,6 +66,13 @@ class Asks:
                 f"No step of the chain adds noise, so none has the density that {name} trains on; set policy.eta above "
                 "0 (1 is as stochastic as DDPM) with policy.solver=ddim, and policy.steps to at least 2."
             )
+        if self.window is not None:
+            size, there = self.window[0], len(noisy_steps(chain.stochastic_steps, self.window[1]))
+            if size > there:
+                raise ValueError(
+                    f"objective.window is {size}, but the share objective.step_fraction of the steps with noise is "
+                    f"{there}; set it to at most that, or to null."
+                )
         if self.noise != "somewhere" and (
             still := set(range(chain.first_step, len(chain))) - set(chain.stochastic_steps)
         ):

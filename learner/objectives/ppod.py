@@ -30,7 +30,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.likelihood import REFERENCE_ADAPTER, Likelihoods, Reference, backward
-from learner.objectives.objective import Asks, Objective, Part, Plan
+from learner.objectives.objective import Asks, Objective, Part, Plan, refuse_unused
 from learner.ode_likelihood import backward_ode, images_at_a_time, ode_log_probs
 from learner.preferences import (
     Clip,
@@ -68,7 +68,12 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
     reference: Literal["pretrained", "round"] = Field(
         "round", description="Reference policy: the pretrained model, or a snapshot taken at the start of each round."
     )
-    round_length: int = Field(1, ge=1, description="Iterations of a round, for reference=round.")
+    round_length: int = Field(
+        1,
+        ge=1,
+        description="Iterations of a round, for reference=round. A round of one has no snapshot: its reference is the "
+        "policy that drew the batch, also where that is an older one.",
+    )
     kl_weight: float = Field(0.01, ge=0, description="Weight of KL(policy || pretrained) per step; DPOK's by default.")
     pairs: Literal["consecutive", "best_worst", "all_pairs", "ranking"] = Field(
         "all_pairs", description="Who is compared with whom among the samples of a prompt."
@@ -100,13 +105,15 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("form=trajectory sums over all steps of a chain, so it needs steps_per_update=null")
         if self.pairs == "ranking" and (self.loss != "bt" or self.clip == "one_sided"):
             raise ValueError("pairs=ranking is Plackett-Luce: it goes with loss=bt and any clip but one_sided")
+        if self.pairs == "ranking":
+            refuse_unused(self, "pairs=consecutive, best_worst or all_pairs", "ties")
         return self
 
     @property
     def asks(self) -> Asks:
         """An image has a density however it was sampled."""
         if self.likelihood == "ode":
-            return Asks(groups=True, noise="nowhere", images=True)
+            return Asks(groups=True, noise="nowhere", images=True, current=True)
         return Asks(groups=True, ratios=True)
 
     def build(self) -> PPOD:
@@ -233,4 +240,4 @@ def _ranking_loss(config: PPODConfig, g: Tensor, anchor: Tensor, rewards: Tensor
                 return plackett_luce(config.beta * ratios, of, config.min_gap)
 
             losses.append(proximal(loss, (g[members],), (clipped[members],), config.clip).mean())
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean() if losses else 0.0 * g.sum()

@@ -21,7 +21,7 @@ optimal-transport coupling has reordered. Here a weight, its image and its noise
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -40,8 +40,6 @@ from learner.subsample import split_samples
 
 class RWRConfig(BaseModel, frozen=True, extra="forbid"):
     """Reward-weighted regression."""
-
-    asks: ClassVar[Asks] = Asks(noise="nowhere")
 
     name: Literal["rwr"] = "rwr"
     weights: Literal["softmax", "best"] = Field("softmax", description="How good samples are preferred.")
@@ -62,6 +60,11 @@ class RWRConfig(BaseModel, frozen=True, extra="forbid"):
         other = {"softmax": ("weights=best", "best"), "best": ("weights=softmax", "temperature")}
         refuse_unused(self, *other[self.weights])
         return self
+
+    @property
+    def asks(self) -> Asks:
+        """Among samples of a prompt there have to be others."""
+        return Asks(groups=self.among == "group", noise="nowhere")
 
     def build(self) -> RWR:
         """The objective."""
@@ -132,6 +135,9 @@ def sample_weights(rewards: Tensor, groups: Tensor, config: RWRConfig) -> Tensor
         if config.weights == "softmax":
             weights[members] = len(members) * torch.softmax(rewards[members] / config.temperature, dim=0)
         else:
-            taken = max(1, round(config.best * len(members)))
-            weights[members[rewards[members].topk(taken).indices]] = len(members) / taken
+            taken, scores = max(1, round(config.best * len(members))), rewards[members]
+            last = scores.sort(descending=True).values[taken - 1]
+            above, tied = scores > last, scores == last  # who are as good as the last one share what is left
+            share = above + tied * (taken - above.sum()) / tied.sum()
+            weights[members] = len(members) / taken * share
     return weights

@@ -67,6 +67,10 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         load_grid("method")
     with pytest.raises(ConfigError, match="no arm 'two'; it has one, other"):
         cells(grid_of(), tmp_path, arms=["two"])
+    with pytest.raises(ConfigError, match="seed 3 is given twice"):
+        cells(grid_of(), tmp_path, seeds=[3, 3])
+    with pytest.raises(ConfigError, match="seed 0 is given twice"):
+        cells(grid_of(seeds=[0, 0]), tmp_path)
     (tmp_path / "grid.yaml").write_text("question: Which?\nworld: {}\n")
     with pytest.raises(ConfigError, match="cannot be read: of worlds, field required"):
         load_grid(str(tmp_path / "grid.yaml"))
@@ -169,7 +173,7 @@ def test_a_run_that_dropped_samples_is_a_result_and_the_table_says_so(
     assert ("first", "more") not in results
     assert notes[0] == f"first/less/0 showed the reward 2 of {wanted:,} images less, which were dropped."
     assert "first/more/0" in notes[1]
-    write(grid_of(), results, notes, tmp_path)
+    write(grid_of(question="[bold]Which?[/nope]"), results, notes, tmp_path)
     assert notes[0] in (tmp_path / "table.md").read_text()
 
 

@@ -175,6 +175,16 @@ def test_swapping_winners_and_losers_negates_the_margin(settings: dict[str, Any]
     assert swapped["margin/accuracy"] == pytest.approx(1 - metrics["margin/accuracy"], abs=1e-6)
 
 
+def test_a_ranking_of_equals_teaches_nothing_and_goes_through() -> None:
+    """Float32's .1 is above a gap of .1 for pairs, and not for a ranking: then there are pairs and no ranked group."""
+    g = torch.zeros(2, 3, requires_grad=True)
+    value, metrics = preference_objective(
+        make(pairs="ranking", min_gap=0.1), given_likelihoods(g), torch.tensor([0.0, 0.1]), torch.zeros(2)
+    )
+    value.backward()
+    assert (float(value.detach()), float(g.grad.abs().sum()), metrics["pairs"]) == (0, 0, 1)
+
+
 @pytest.mark.parametrize("settings", [*KINDS, {"pairs": "consecutive", "ties": "keep"}], ids=str)
 def test_a_dropped_sample_is_as_if_never_drawn(settings: dict[str, Any]) -> None:
     config, these = make(**settings), scattered()

@@ -39,6 +39,13 @@ def test_the_best_alone_are_taken() -> None:
     assert found.tolist() == [2, 0, 0, 2]
 
 
+def test_who_are_equally_good_share_the_last_places() -> None:
+    config = RWRConfig(weights="best", best=0.5)
+    assert sample_weights(torch.ones(4), torch.zeros(4).long(), config).tolist() == [1, 1, 1, 1]
+    found = sample_weights(torch.tensor([3.0, 1, 1, 0]), torch.zeros(4).long(), config)
+    assert found.tolist() == [2, 1, 1, 0]
+
+
 def test_the_minimiser_is_the_weighted_mean_held_by_the_distance() -> None:
     """F15: two targets with weights e^(tau r), and the pretrained model at .2."""
     weights = torch.tensor([0.5, -0.5]).exp().double()

@@ -60,6 +60,33 @@ def test_prompts_whose_best_images_are_far_better_than_most_are_chosen(
     assert (tmp_path / name).read_text() == (SHIPPED / name).read_text()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--write", "0"], "'0' is not a whole number"),
+        (["--write", "9", "--best", "4"], "--write must be at most --best, which is 4"),
+        (["--candidates", "0"], "not a whole number"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_is_drawn(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["choose_prompts", *words])
+    with pytest.raises(SystemExit):
+        choose_prompts.main()
+    assert said in capsys.readouterr().err
+
+
+def test_without_write_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose_prompts, "sample", sample)
+    pipeline = SimpleNamespace(unet=SimpleNamespace(to=lambda **_: None))
+    monkeypatch.setattr(choose_prompts.StableDiffusionPipeline, "from_pretrained", lambda *_, **__: pipeline)
+    words = ["--out", str(tmp_path / "new"), "--among", "2", "--samples", "2", "--best", "2", "--held-out", "3"]
+    monkeypatch.setattr(sys, "argv", ["choose_prompts", "--candidates", "4", *words])
+    choose_prompts.main()
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_gain_of_the_best_is_the_mean_over_all_subsets() -> None:
     rng = np.random.default_rng(0)
     gold, reward = rng.random((2, 6)), rng.normal(size=(2, 6))

@@ -14,6 +14,8 @@ from cluster.config.numbers import check_numbers
     [
         ({"a": {"b": [1, float("nan")]}}, r"'a\.b\.1' is nan"),
         ({"a": float("inf")}, "'a' is inf, which is not a finite number"),
+        ({"a": 1e300}, r"'a' is 1e\+300, beyond what single precision can hold"),
+        ({"a": {"b": -1e-44}}, r"'a\.b' is -1e-44, beyond"),
         ({"a": ({"b": -(2**70)},)}, r"'a\.0\.b' is a number of 71 bits"),
     ],
 )
@@ -23,4 +25,4 @@ def test_the_key_is_named(settings: dict[str, Any], said: str) -> None:
 
 
 def test_all_others_pass() -> None:
-    check_numbers({"a": [2**63 - 1, -(2**63) + 1, 1e308, True, "nan", None], "b": {}})
+    check_numbers({"a": [2**63 - 1, -(2**63) + 1, 3e38, -1e-37, True, "nan", None], "b": {}})

@@ -47,6 +47,10 @@ from cluster.errors import ConfigError
         ("learner.ranks=1000000", "'learner.ranks' is 1000000"),
         ("learner.rank_timeout=1e300", "'learner.rank_timeout'"),
         ("failures.patience.learn=1e12", "'failures.patience.learn'"),
+        ("objective={name: grpo, window: 13}", "objective.window is 13, but the share objective.step_fraction of the"),
+        ("objective={name: grpo, window: 3, step_fraction: 0.1}", "of the steps with noise is 1; set it to at most"),
+        ("objective={name: rwr, temperature: 1e-44}", "'objective.temperature' is 1e-44, beyond"),
+        ("objective={pairs: ranking, ties: keep}", "ties does nothing without pairs=consecutive"),
         ("objective={name: dag_db, flow: {groups: 7}}", "no multiple of groups=7"),
         ("objective={name: dag_db, flow: {betas: [0.9, 1]}}", "flow.betas.1"),
     ],
@@ -55,6 +59,30 @@ def test_what_cannot_work_is_refused_before_anything_starts(override: str, words
     with pytest.raises(ConfigError) as caught:
         load_config(None, [override])
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("objective.name=ddpo combination.standardise=group", "measures a sample by the others of its prompt"),
+        ("objective.name=dpok combination.standardise=group_mean", "measures a sample by the others of its prompt"),
+        ("objective={name: rwr, among: group}", "compares samples of the same prompt"),
+        ("objective.name=ddpo combination.standardise=batch prompts.per_iteration=1", "the others of its batch"),
+    ],
+)
+def test_a_sample_is_not_measured_by_itself(overrides: str, words: str) -> None:
+    alone = ["prompts.samples=1", "samplers.request_size=1"]
+    given = [overrides] if overrides.startswith("objective={") else overrides.split()
+    with pytest.raises(ConfigError, match=words):
+        load_config(None, [*given, *alone])
+    load_config(None, ["objective.name=ddpo", *alone])
+
+
+def test_the_score_function_wants_todays_samples() -> None:
+    settings = ["objective={name: ddpo, gradient: score, updates: 1}", "samplers.max_staleness=1"]
+    with pytest.raises(ConfigError, match="ddpo takes the policy that a batch finds for the one that drew it"):
+        load_config(None, settings)
+    assert load_config(None, [settings[0]]).objective.name == "ddpo"
 
 
 def test_half_precision_is_not_compiled_for_a_cpu() -> None:
