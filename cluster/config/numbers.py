@@ -10,11 +10,15 @@ _LEAST, _MOST = 1e-37, 3e38  # of float32, below which numbers lose digits and a
 
 
 def check_numbers(settings: Mapping[str, Any]) -> None:
-    """Raises `ValueError` with the key of the first number that is not one in float32, or has more than 63 bits."""
+    """Raises `ValueError` with the key of the first number that is not one in float32, or has more than 63 bits.
+
+    A reward's own options may be beyond float32.
+    """
     for key, value in _leaves(settings):
         if isinstance(value, float) and not isfinite(value):
             raise ValueError(f"the setting {key!r} is {value}, which is not a finite number")
-        if isinstance(value, float) and value and not _LEAST <= abs(value) <= _MOST:
+        theirs = key.startswith("rewards.") and ".options." in key  # a reward may count as it likes
+        if isinstance(value, float) and value and not theirs and not _LEAST <= abs(value) <= _MOST:
             raise ValueError(
                 f"the setting {key!r} is {value}, beyond what single precision can hold ({_LEAST:.0e} to {_MOST:.0e})"
             )

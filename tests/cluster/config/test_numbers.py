@@ -25,4 +25,10 @@ def test_the_key_is_named(settings: dict[str, Any], said: str) -> None:
 
 
 def test_all_others_pass() -> None:
-    check_numbers({"a": [2**63 - 1, -(2**63) + 1, 3e38, -1e-37, True, "nan", None], "b": {}})
+    check_numbers(
+        {
+            "a": [2**63 - 1, -(2**63) + 1, 3e38, -1e-37, True, "nan", None],
+            "b": {},
+            "rewards": {"mine": {"options": {"x": [1e300]}}},
+        }
+    )
