@@ -97,12 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("benchmarks.exact_likelihood", __doc__ or "")
     parser.add_argument("run", help="a run's folder, or a checkpoint")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of the policy that differ")
-    parser.add_argument("--images", type=positive, default=48, help="how many, from 8 on, over the training prompts")
+    parser.add_argument("--images", type=positive, default=48, help="how many, at least 8, over the training prompts")
     parser.add_argument("--ode-steps", type=positive, default=48, help="steps of the integral")
     parser.add_argument("--probes", type=_probes, default=None, help="random signs of an image, or all: exact")
     args = parser.parse_intermixed_args(arguments)
     if args.images < 8:
-        parser.error("--images must be at least 8, of which a correlation says something")
+        parser.error("--images must be at least 8; of fewer a correlation says nothing")
     try:
         model = find(args.run, args.settings)
         if model.run is None:

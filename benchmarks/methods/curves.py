@@ -31,9 +31,11 @@ def learned(cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray, str]:
     """
     metrics = [Records(cell.run).metrics() for cell in cells]
     name = _GOLD if all(_GOLD in found for found in metrics) else "reward/mean"
-    queries, scores = (
-        np.array([[value for _, value in found[key]] for found in metrics]) for key in ("reward_queries", name)
-    )
+    spent, scored = ([dict(found[key]) for found in metrics] for key in ("reward_queries", name))
+    iterations = sorted(spent[0])
+    queries = np.array([[of[iteration] for iteration in iterations] for of in spent])
+    # A batch that nobody could judge has no score.
+    scores = np.array([[of.get(iteration, np.nan) for iteration in iterations] for of in scored])
     return queries.mean(0), scores, name
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any
 
-_LEAST, _MOST = 1e-37, 3e38  # of float32, below which numbers lose digits and above which there are none
+_LEAST, _MOST = 1e-37, 3e38  # of float32, rounded inwards
 
 
 def check_numbers(settings: Mapping[str, Any]) -> None:
@@ -20,7 +20,8 @@ def check_numbers(settings: Mapping[str, Any]) -> None:
         theirs = key.startswith("rewards.") and ".options." in key  # a reward may count as it likes
         if isinstance(value, float) and value and not theirs and not _LEAST <= abs(value) <= _MOST:
             raise ValueError(
-                f"the setting {key!r} is {value}, beyond what single precision can hold ({_LEAST:.0e} to {_MOST:.0e})"
+                f"the setting {key!r} is {value}, outside of what single precision can hold ({_LEAST:.0e} to "
+                f"{_MOST:.0e})"
             )
         if isinstance(value, int) and value.bit_length() > 63:
             raise ValueError(f"the setting {key!r} is a number of {value.bit_length()} bits, more than 63")

@@ -47,8 +47,8 @@ def standards_have_others(config: Config) -> None:
         )
     if by == "batch" and config.batch_size < 2:
         raise ValueError(
-            "combination.standardise=batch measures a sample by the others of its batch, which is one alone; raise "
-            "prompts.samples"
+            "combination.standardise=batch measures a sample by the others of its batch, but a batch is a single "
+            "image; raise prompts.samples or prompts.per_iteration"
         )
 
 

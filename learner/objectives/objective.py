@@ -70,8 +70,8 @@ class Asks:
             size, there = self.window[0], len(noisy_steps(chain.stochastic_steps, self.window[1]))
             if size > there:
                 raise ValueError(
-                    f"objective.window is {size}, but the share objective.step_fraction of the steps with noise is "
-                    f"{there}; set it to at most that, or to null."
+                    f"objective.window is {size}, but objective.step_fraction leaves {there} of the steps with noise "
+                    "to train; set it to at most that, or to null."
                 )
         if self.noise != "somewhere" and (
             still := set(range(chain.first_step, len(chain))) - set(chain.stochastic_steps)

@@ -240,4 +240,5 @@ def _ranking_loss(config: PPODConfig, g: Tensor, anchor: Tensor, rewards: Tensor
                 return plackett_luce(config.beta * ratios, of, config.min_gap)
 
             losses.append(proximal(loss, (g[members],), (clipped[members],), config.clip).mean())
+    # Pairs may differ by more than min_gap where no group does, in another precision.
     return torch.stack(losses).mean() if losses else 0.0 * g.sum()

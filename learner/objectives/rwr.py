@@ -63,7 +63,7 @@ class RWRConfig(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def asks(self) -> Asks:
-        """Among samples of a prompt there have to be others."""
+        """Comparing within a prompt needs a second sample."""
         return Asks(groups=self.among == "group", noise="nowhere")
 
     def build(self) -> RWR:
