@@ -6,8 +6,8 @@
     seeds       numbers
     arms        settings of each arm, by name
 
-A cell is a run: one arm in one world with one seed. Settings count in the order common, world, arm. One of them may be
-a config file, named from the repository's root, which counts before the others.
+A cell is a run: one arm in one world with one seed. Settings count in the order common, world, arm. At most one
+of them is a config file, named from the repository's root, which counts before the others.
 """
 
 from __future__ import annotations
