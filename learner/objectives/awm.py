@@ -16,7 +16,7 @@ Source: Xue et al., "Advantage Weighted Matching" (arXiv 2509.25050); numbers ar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, Field
@@ -40,8 +40,6 @@ _LEAST = 1e-10
 class AWMConfig(BaseModel, frozen=True, extra="forbid"):
     """Advantage-weighted matching."""
 
-    asks: ClassVar[Asks] = Asks(groups=True, standardise="group_mean", noise="nowhere")
-
     name: Literal["awm"] = "awm"
     power: float = Field(0.25, gt=0, le=1, description="p of the likelihood's stand-in; 1 is -t m, .25 the code's.")
     error: Literal["velocity", "output"] = Field(
@@ -59,6 +57,11 @@ class AWMConfig(BaseModel, frozen=True, extra="forbid"):
         0.85, gt=0, le=1, description="Share of the chain's states that they are drawn from, from the noisy end."
     )
     guided: bool = Field(False, description="Whether the loss is of the guided prediction; the paper has no guidance.")
+
+    @property
+    def asks(self) -> Asks:
+        """From the second update on, ratios are to the policy that the batch found; no older one may have drawn it."""
+        return Asks(groups=True, standardise="group_mean", noise="nowhere", current=self.updates > 1)
 
     def build(self) -> AWM:
         """The objective."""

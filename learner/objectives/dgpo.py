@@ -79,7 +79,8 @@ class DGPO(Objective):
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         shares = split_groups(batch.groups, 1, self.config.prompts_per_update, None, generator)
-        for number, (samples, _) in enumerate(shares):
+        judged = (samples for samples, _ in shares if batch.rewards[samples].isfinite().any())  # not all were dropped
+        for number, samples in enumerate(judged):
             yield Part(samples, draw_steps(1, self._states, self.config.states, generator)[0], number)
 
     def backward(
@@ -109,8 +110,6 @@ class DGPO(Objective):
             metrics["distance/pretrained"] = float(away.detach().mean())
             return value + self.config.kl_weight * away.mean(), metrics
 
-        if not len(samples):
-            return {"loss": 0.0}
         return backward_coupled(
             len(rows), 4, evaluate, loss, micro_batch=micro_batch, device=policy.device, ranks=ranks
         )

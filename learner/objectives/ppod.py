@@ -107,6 +107,10 @@ class PPODConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("pairs=ranking is Plackett-Luce: it goes with loss=bt and any clip but one_sided")
         if self.pairs == "ranking":
             refuse_unused(self, "pairs=consecutive, best_worst or all_pairs", "ties")
+        if self.loss != "soft":
+            refuse_unused(self, "loss=soft", "label_temperature")
+        if self.reference != "round":
+            refuse_unused(self, "reference=round", "round_length")
         return self
 
     @property

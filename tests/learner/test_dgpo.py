@@ -79,3 +79,14 @@ def test_the_distance_is_of_what_the_error_is_of(
     chain = policy.transitions
     slope = float((chain.signal[0] + chain.sigma[0]) / chain.signal[0])  # d velocity / d noise
     assert distance["velocity"] == pytest.approx(slope**2 * distance["output"], rel=1e-4)
+
+
+def test_a_group_of_which_nothing_is_left_is_no_update(policy: Policy, draw: Callable[..., Batch]) -> None:
+    batch = draw(policy)
+    batch = replace(batch, rewards=torch.where(batch.groups == batch.groups[0], torch.nan, batch.rewards))
+    objective = DGPOConfig.model_validate({"prompts_per_update": 1}).build()
+    objective.attach(policy, None)
+    parts = list(objective.parts(batch, torch.Generator().manual_seed(0)))
+    assert len(parts) == len(batch.groups.unique()) - 1
+    assert [part.number for part in parts] == list(range(len(parts)))
+    assert all((batch.groups[part.samples] != batch.groups[0]).all() for part in parts)

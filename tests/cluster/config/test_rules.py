@@ -51,6 +51,8 @@ from cluster.errors import ConfigError
         ("objective={name: grpo, window: 3, step_fraction: 0.1}", "leaves 1 of the steps with noise to train; set it"),
         ("objective={name: rwr, temperature: 1e-44}", "'objective.temperature' is 1e-44, outside of"),
         ("objective={pairs: ranking, ties: keep}", "ties does nothing without pairs=consecutive"),
+        ("objective={label_temperature: 2}", "label_temperature does nothing without loss=soft"),
+        ("objective={reference: pretrained, round_length: 2}", "round_length does nothing without reference=round"),
         ("objective={name: dag_db, flow: {groups: 7}}", "no multiple of groups=7"),
         ("objective={name: dag_db, flow: {betas: [0.9, 1]}}", "flow.betas.1"),
     ],
@@ -78,11 +80,12 @@ def test_a_sample_is_not_measured_by_itself(overrides: str, words: str) -> None:
     load_config(None, ["objective.name=ddpo", *alone])
 
 
-def test_the_score_function_wants_todays_samples() -> None:
-    settings = ["objective={name: ddpo, gradient: score, updates: 1}", "samplers.max_staleness=1"]
-    with pytest.raises(ConfigError, match="ddpo takes the policy that a batch finds for the one that drew it"):
-        load_config(None, settings)
-    assert load_config(None, [settings[0]]).objective.name == "ddpo"
+@pytest.mark.parametrize("settings", ["{name: ddpo, gradient: score, updates: 1}", "{name: awm, updates: 2}"])
+def test_who_takes_the_policy_of_the_batch_for_the_samples_wants_todays(settings: str) -> None:
+    with pytest.raises(ConfigError, match="takes the policy that a batch finds for the one that drew it"):
+        load_config(None, [f"objective={settings}", "samplers.max_staleness=1"])
+    load_config(None, [f"objective={settings}"])
+    load_config(None, ["objective={name: awm}", "samplers.max_staleness=1"])  # one update: its ratio is 1
 
 
 def test_half_precision_is_not_compiled_for_a_cpu() -> None:
