@@ -62,9 +62,9 @@ def noised(
         keys[:, 3] = 0
     transitions = policy.transitions
     numbers = (_FIRST + draw * len(transitions) + steps).tolist()
-    drawn = torch.cat(
-        [noise(keys[i : i + 1], number, policy.latent_shape) for i, number in enumerate(numbers)]
-    ).to(policy.device)
+    drawn = torch.cat([noise(keys[i : i + 1], number, policy.latent_shape) for i, number in enumerate(numbers)]).to(
+        policy.device
+    )
     clean = batch.clean[rows].to(policy.device)
     signal, sigma = (over(table.float()[steps], clean) for table in (transitions.signal, transitions.sigma))
     conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
