@@ -25,6 +25,7 @@ from cluster.config import Config, load_words
 from cluster.config.yaml_text import read
 from cluster.errors import ConfigError
 from learner.objectives.detailed_balance import DetailedBalanceConfig
+from learner.objectives.draft_lv import DRaFTLVConfig
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.subsample import Strata
 
@@ -150,6 +151,6 @@ def queries(config: Config) -> int:
         forward = isinstance(objective, NablaDBConfig) and (objective.no_flow or not objective.reverse_weight)
         images += drawn * (1 if forward else 2)
     elif objective.asks.reward != "scores":
-        images += 1
+        images += objective.noises if isinstance(objective, DRaFTLVConfig) else 1
     batches = getattr(objective, "offline_batches", 0) or config.iterations
     return images * config.batch_size * min(batches, config.iterations)
