@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from learner.objectives.adjoint_matching import AdjointMatchingConfig
 from learner.objectives.awm import AWMConfig
 from learner.objectives.d3po import D3POConfig
 from learner.objectives.dag_db import DAGDBConfig
@@ -36,7 +37,8 @@ ObjectiveConfig = Annotated[
     | NablaDBConfig
     | ResidualDBConfig
     | DAGDBConfig
-    | ReFLConfig,
+    | ReFLConfig
+    | AdjointMatchingConfig,
     Field(discriminator="name"),
 ]
 

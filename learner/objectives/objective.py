@@ -37,8 +37,9 @@ class Asks:
     current: bool = False  # takes the policy that a batch finds for the one that drew it, so there may be no older ones
     images: bool = False  # takes the likelihoods of images, by an ODE
     window: tuple[int, float] | None = None  # trains so many steps at a time of this share of those with noise
-    # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
-    noise: Literal["nowhere", "somewhere", "everywhere", "posterior"] = "somewhere"
+    # Which steps of the chain must have a density; or all, as the posterior of the noising chain; or all, with so much
+    # noise that the image does not remember where the chain began.
+    noise: Literal["nowhere", "somewhere", "everywhere", "posterior", "memoryless"] = "somewhere"
 
     def check(self, name: str, chain: Transitions) -> None:
         """Refuse a chain that cannot be trained on.
@@ -90,6 +91,12 @@ class Asks:
             raise ValueError(
                 f"The objective {name} balances the chain against the noising chain, which only DDPM's noise reverses; "
                 f"set policy.solver=ddpm, or objective.name=residual_{name}, which takes any noise."
+            )
+        if self.noise == "memoryless" and not chain.is_memoryless:
+            raise ValueError(
+                f"The objective {name} learns no start of the chain, so the image may not remember where it began: "
+                "that takes all of DDPM's noise (policy.solver=ddpm, or ddim with policy.eta=1, or flow_sde with "
+                "policy.eta=1.4142), and prompts without start images."
             )
 
 

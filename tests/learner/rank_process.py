@@ -44,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "residual_db": {"name": "residual_db", **FLOW},
     "dag_db": {"name": "dag_db", **FLOW, "updates": 2},
     "refl": {"name": "refl", "step_fraction": 1.0},
+    "adjoint_matching": {"name": "adjoint_matching", "step_fraction": 0.6, "beta": 2.0},
     "ddpo": {"name": "ddpo", "clip_range": 0.2, "updates": 1},
     "ddpo, score": {"name": "ddpo", "gradient": "score", "updates": 1},
     "grpo": {"name": "grpo", "clip_range": 0.2},
