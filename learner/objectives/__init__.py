@@ -21,6 +21,7 @@ from learner.objectives.residual_db import ResidualDBConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from learner.objectives.residual_nabla_db_release import ResidualNablaDBReleaseConfig
 from learner.objectives.rwr import RWRConfig
+from learner.objectives.vgg_flow import VGGFlowConfig
 
 ObjectiveConfig = Annotated[
     PPODConfig
@@ -38,7 +39,8 @@ ObjectiveConfig = Annotated[
     | ResidualDBConfig
     | DAGDBConfig
     | ReFLConfig
-    | AdjointMatchingConfig,
+    | AdjointMatchingConfig
+    | VGGFlowConfig,
     Field(discriminator="name"),
 ]
 

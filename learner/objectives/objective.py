@@ -38,8 +38,8 @@ class Asks:
     images: bool = False  # takes the likelihoods of images, by an ODE
     window: tuple[int, float] | None = None  # trains so many steps at a time of this share of those with noise
     # Which steps of the chain must have a density; or all, as the posterior of the noising chain; or all, with so much
-    # noise that the image does not remember where the chain began.
-    noise: Literal["nowhere", "somewhere", "everywhere", "posterior", "memoryless"] = "somewhere"
+    # noise that the image does not remember where the chain began. `none` is a chain that adds no noise at all.
+    noise: Literal["nowhere", "none", "somewhere", "everywhere", "posterior", "memoryless"] = "somewhere"
 
     def check(self, name: str, chain: Transitions) -> None:
         """Refuse a chain that cannot be trained on.
@@ -55,6 +55,13 @@ class Asks:
             nothing = torch.zeros(1)
             chain.velocity(nothing, nothing, torch.tensor([len(chain)]))
         if self.noise == "nowhere":
+            return
+        if self.noise == "none":
+            if chain.std.any() or chain.of_previous is not None or chain.first_step:
+                raise ValueError(
+                    f"The objective {name} controls the probability-flow ODE, from noise alone and in steps of first "
+                    "order; set policy.solver=ddim and policy.eta=0, and give the prompts no start images."
+                )
             return
         if chain.of_previous is not None:
             raise ValueError(
