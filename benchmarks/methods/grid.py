@@ -27,6 +27,7 @@ from cluster.errors import ConfigError
 from learner.objectives.detailed_balance import DetailedBalanceConfig
 from learner.objectives.draft_lv import DRaFTLVConfig
 from learner.objectives.nabla_db import NablaDBConfig
+from learner.objectives.vgg_flow import VGGFlowConfig
 from learner.subsample import Strata
 
 GRIDS, _ROOT = Path(__file__).with_name("grids"), Path(__file__).parents[2]
@@ -150,6 +151,9 @@ def queries(config: Config) -> int:
         # At both ends of a transition; a forward loss alone asks at its end.
         forward = isinstance(objective, NablaDBConfig) and (objective.no_flow or not objective.reverse_weight)
         images += drawn * (1 if forward else 2)
+    elif isinstance(objective, VGGFlowConfig):
+        drawn = len(Strata(config.policy.steps, objective.step_fraction).weights)
+        images += drawn * (1 if objective.value is None else 2)
     elif objective.asks.reward != "scores":
         images += objective.noises if isinstance(objective, DRaFTLVConfig) else 1
     batches = getattr(objective, "offline_batches", 0) or config.iterations

@@ -77,7 +77,17 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["ppod", "residual_nabla_db", "residual_nabla_db, no flow", "dag_db", "refl", "draft_lv"]
+    "case",
+    [
+        "ppod",
+        "residual_nabla_db",
+        "residual_nabla_db, no flow",
+        "dag_db",
+        "refl",
+        "draft_lv",
+        "adjoint_matching",
+        "vgg_flow",
+    ],
 )
 def test_what_a_run_is_to_spend_is_what_the_learner_counts(tiny_pipeline: Path, case: str) -> None:
     policy = PolicyConfig(model=str(tiny_pipeline), device="cpu", steps=5, lora_rank=2, lora_alpha=2)
