@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,21 +19,7 @@ from learner.objectives.adjoint_matching import AdjointMatching, AdjointMatching
 from learner.objectives.objective import Part, Plan
 from learner.objectives.residual_nabla_db import ResidualNablaDB, ResidualNablaDBConfig
 from tests.support.analytic_flow import AnalyticFlow, flow_chain, moments
-
-
-class Curved:
-    """A reward whose gradient depends on the image; what it cannot judge is named by number."""
-
-    def __init__(self, *unjudged: int) -> None:
-        self.unjudged = list(unjudged)
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.sin(3 * images).flatten(1).sum(dim=1)
-
-    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        gradient = 3 * torch.cos(3 * images)
-        gradient[self.unjudged, 0, 0, 0] = torch.nan
-        return self.score(images, prompts), gradient
+from tests.support.curved import Curved
 
 
 def slopes(policy: AnalyticPolicy) -> list[float]:

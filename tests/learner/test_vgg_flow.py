@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from learner.learner import Learner, LearnerConfig
 from learner.objectives.objective import Part, Plan
 from learner.objectives.vgg_flow import VGGFlow, VGGFlowConfig, replay
 from tests.support.analytic_flow import AnalyticFlow, flow_chain, moments
+from tests.support.curved import Curved
 
 
 def world(steps: int, prediction: Prediction = "velocity", dimensions: int = 1) -> AnalyticFlow:
@@ -138,21 +139,6 @@ def test_training_finds_the_control_and_the_value_gradient() -> None:
     for step in range(8):
         found = policy.drift(x, torch.full((3,), step)).flatten()
         torch.testing.assert_close(found, -beta * carried(policy)[step].expand(3), atol=0.03, rtol=0)
-
-
-class Curved:
-    """A reward whose gradient depends on the image; what it cannot judge is named by number."""
-
-    def __init__(self, *unjudged: int) -> None:
-        self.unjudged = list(unjudged)
-
-    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.sin(3 * images).flatten(1).sum(dim=1)
-
-    def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        gradient = 3 * torch.cos(3 * images)
-        gradient[self.unjudged, 0, 0, 0] = torch.nan
-        return self.score(images, prompts), gradient
 
 
 @pytest.fixture
