@@ -77,7 +77,7 @@ class DAGDB(DetailedBalance):
             guess = predicted_score(policy, self._reward, x, state, conditioning, prompts)
             return flow(x, state, conditioning) + scale * guess
 
-        final = (step == len(transitions) - 1).to(policy.device)
+        final = (step == transitions.adapted_steps - 1).to(policy.device)
         reward = scale * batch.rewards[rows].to(policy.device)
         imbalance = log_flow(x, step) + forward - other - torch.where(final, reward, log_flow(x_next, step + 1))
         judged = imbalance.isfinite()

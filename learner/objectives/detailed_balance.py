@@ -67,7 +67,7 @@ class DetailedBalance(Objective):
             self.flow = make_flow(self.config.flow, policy, self.kind)
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        return Plan(chain.stochastic_steps)
+        return Plan(chain.trainable_steps)
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._regularised:

@@ -146,7 +146,7 @@ class NablaDB(DetailedBalance):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, transitions = self.config, policy.transitions
         piece = predict_piece(policy, batch, rows, cols)
-        final = piece.step == len(transitions) - 1
+        final = piece.step == transitions.adapted_steps - 1
         state, next_state = piece.step, piece.step + 1
         weights, final = weights.to(piece.x.device), final.to(piece.x.device)
         scale = piece.std if config.weighting == "variance" else 1.0
@@ -194,7 +194,7 @@ class NablaDB(DetailedBalance):
         gamma = policy.transitions.alpha_bar.to(x.device)[state.to(x.device)]
         gamma = {"alpha_bar": gamma, "sqrt_alpha_bar": gamma.sqrt(), "one": torch.ones_like(gamma)}[self.config.gamma]
         if not self.config.fade_image:
-            gamma = torch.where((state == len(policy.transitions)).to(x.device), 1.0, gamma)
+            gamma = torch.where((state == policy.transitions.adapted_steps).to(x.device), 1.0, gamma)
         gradient, judged = reward_gradient(self._reward, images, x, prompts, keep_graph=keep_graph)
         guess = self.config.beta * over(gamma, gradient) * gradient
         if self.config.max_drift is not None:
