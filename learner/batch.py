@@ -50,10 +50,14 @@ class Batch:
             prompts=tuple(self.prompts[row] for row in rows.tolist()),
             groups=self.groups[rows],
             rewards=self.rewards[rows],
-            keys=None if self.keys is None else self.keys[rows.numpy()],
+            keys=self.keys_of(rows),
             **optional,
             scores={name: values[rows] for name, values in self.scores.items()},
         )
+
+    def keys_of(self, rows: Tensor) -> np.ndarray | None:
+        """The keys `(n, 5)` of samples `(n,)`, where there are any."""
+        return None if self.keys is None else self.keys[rows.numpy()]
 
     def state_dict(self) -> dict[str, Any]:
         """All of it as tensors and plain values, for objectives that keep batches; prompts without their metadata."""

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from cluster.config import Config, load_words
@@ -26,7 +27,7 @@ from cluster.config.yaml_text import read
 from cluster.errors import ConfigError
 from learner.objectives.detailed_balance import DetailedBalanceConfig
 from learner.objectives.nabla_db import NablaDBConfig
-from learner.subsample import Strata
+from learner.subsample import share_of, split_samples
 
 GRIDS, _ROOT = Path(__file__).with_name("grids"), Path(__file__).parents[2]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]  # of a folder
@@ -142,14 +143,31 @@ def _cell(grid: Grid, folder: Path, world: str, arm: str, seed: int) -> Cell:
 
 
 def queries(config: Config) -> int:
-    """How many images a run shows to the reward, as `learner.spending` will count them if none is dropped."""
-    objective, images = config.objective, 1
+    """How many images a run shows to the reward, as `learner.spending` will count them if none is dropped.
+
+    Raises:
+        ConfigError: If that depends on what is drawn.
+    """
+    objective, batch = config.objective, config.batch_size
+    asked = 0
     if isinstance(objective, DetailedBalanceConfig):
-        drawn = len(Strata(config.policy.steps, objective.step_fraction).weights)
-        # At both ends of a transition; a forward loss alone asks at its end.
-        forward = isinstance(objective, NablaDBConfig) and (objective.no_flow or not objective.reverse_weight)
-        images += drawn * (1 if forward else 2)
+        if objective.subsample == "steps" and objective.step_fraction < 1:
+            raise ConfigError(
+                "objective.subsample=steps asks the reward about as many states as happen to be drawn; runs are "
+                "compared at equal reward queries, which objective.subsample=chains has."
+            )
+        shares = split_samples(batch, objective.updates, torch.Generator())
+        share = objective.step_fraction if objective.subsample == "chains" else 1.0
+        asked = sum(share_of(len(samples), share) for samples in shares) * _of_a_chain(objective, config.policy.steps)
     elif objective.asks.reward != "scores":
-        images += 1
-    batches = getattr(objective, "offline_batches", 0) or config.iterations
-    return images * config.batch_size * min(batches, config.iterations)
+        asked = batch
+    batches = min(getattr(objective, "offline_batches", 0) or config.iterations, config.iterations)
+    return batch * batches + asked * max(0, batches - getattr(objective, "lag", 0))
+
+
+def _of_a_chain(objective: DetailedBalanceConfig, steps: int) -> int:
+    """Images that a detailed balance asks the reward about for a whole chain that no micro-batch cuts."""
+    if not isinstance(objective, NablaDBConfig):
+        return steps  # states with noise
+    forward = objective.no_flow or not objective.reverse_weight  # asks where transitions end
+    return (steps if forward else steps + 1) * objective.smoothing
