@@ -7,7 +7,7 @@ the same way again, with a graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
@@ -44,6 +44,10 @@ def noise(keys: np.ndarray, step: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.stack(draws))
 
 
+# The guided prediction `(B, ...)` at states `(B, ...)` and steps `(B,)`, as `Policy.predict`.
+Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
+
+
 class Step(NamedTuple):
     """One transition of B samples."""
 
@@ -62,6 +66,7 @@ def chain(
     keys: np.ndarray,
     first_step: int = 0,
     noisy_steps: tuple[int, int] | None = None,
+    predict: Predict | None = None,
 ) -> Iterator[Step]:
     """The steps of a chain from a state on; whether there is a graph is the caller's.
 
@@ -72,13 +77,14 @@ def chain(
         keys: `(B, 5)`, see `Trajectories.keys`: the same keys add the same noise.
         first_step: Where to begin.
         noisy_steps: The first step that adds noise and the one after the last; `None` is the policy's own chain.
+        predict: In the place of `policy.predict`, for who says what is kept of its graph.
     """
     transitions, previous = policy.transitions, None
     if noisy_steps is not None:
         transitions = transitions.noisy_within(*noisy_steps)
     for number in range(first_step, len(transitions)):
         index = torch.full((len(x),), number)
-        prediction = policy.predict(x, index, conditioning)
+        prediction = (predict or policy.predict)(x, index, conditioning)
         mean, std = transitions.mean(x, prediction, index, previous), transitions.std_at(index, x)
         if transitions.of_previous is not None:
             previous = transitions.clean(x, prediction, index)
@@ -107,7 +113,9 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
         for step in chain(policy, x, conditioning, keys, request.first_step, request.noisy_steps):
             x = step.x_next
             if step.number in request.stored_steps:
-                stored.append((step.x, step.x_next, log_prob(step.x_next, step.mean, step.std)))
+                noisy = step.std.flatten() > 0
+                density = torch.where(noisy, log_prob(step.x_next, step.mean, step.std), 0.0)
+                stored.append((step.x, step.x_next, density))
             if watched is not None:
                 watched.see(step)
     images = policy.decode(x)

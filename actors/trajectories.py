@@ -70,7 +70,8 @@ class Trajectories:
 
     latents: np.ndarray  # (B, K, ...) float32, x_t
     next_latents: np.ndarray  # (B, K, ...) float32, the sampled x_next
-    log_probs: np.ndarray  # (B, K) float32, of x_next under the behaviour policy, nats per dimension
+    # (B, K) float32, of x_next under the behaviour policy, nats per dimension; 0 where the step adds no noise
+    log_probs: np.ndarray
     steps: np.ndarray  # (K,) int64, sampler step of each transition
     prompts: tuple[str, ...]  # (B,)
     prompt_index: np.ndarray  # (B,) int64

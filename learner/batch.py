@@ -22,7 +22,7 @@ class Batch:
 
     latents: Tensor  # (B, K, ...) float32, x_t
     next_latents: Tensor  # (B, K, ...) float32, the sampled x_next
-    log_probs: Tensor  # (B, K) float32, behaviour policy, nats per dimension
+    log_probs: Tensor  # (B, K) float32, behaviour policy, nats per dimension; 0 where the step adds no noise
     steps: Tensor  # (K,) int64, sampler step of each transition
     prompts: tuple[str, ...]  # (B,)
     groups: Tensor  # (B,) int64

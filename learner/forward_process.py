@@ -42,7 +42,7 @@ class Noised(NamedTuple):
 
 
 def noised(
-    policy: Policy, batch: Batch, rows: Tensor, steps: Tensor, draw: int = 0, *, per_group: bool = False
+    policy: Policy, batch: Batch, rows: Tensor, steps: Tensor, draw: int | Tensor = 0, *, per_group: bool = False
 ) -> Noised:
     """A batch's images, noised to states of the chain; the same arguments give the same noise.
 
@@ -51,7 +51,8 @@ def noised(
         batch: With `clean`.
         rows: `(n,)` int64, samples of the batch.
         steps: `(n,)` int64, states of the chain, by the step that starts there.
-        draw: Which of the noises that are independent of each other; each step has its own in each.
+        draw: Which of the noises that are independent of each other, one for all or `(n,)`; each step has its own in
+            each.
         per_group: All samples of a group get the same noise at the same step.
     """
     assert batch.clean is not None
@@ -59,10 +60,11 @@ def noised(
     keys = batch.keys[rows.numpy()].copy()
     if per_group:
         keys[:, 3] = 0
-    number, transitions = _FIRST + draw * len(policy.transitions), policy.transitions
-    drawn = torch.cat(
-        [noise(keys[i : i + 1], number + int(step), policy.latent_shape) for i, step in enumerate(steps)]
-    ).to(policy.device)
+    transitions = policy.transitions
+    numbers = (_FIRST + draw * len(transitions) + steps).tolist()
+    drawn = torch.cat([noise(keys[i : i + 1], number, policy.latent_shape) for i, number in enumerate(numbers)]).to(
+        policy.device
+    )
     clean = batch.clean[rows].to(policy.device)
     signal, sigma = (over(table.float()[steps], clean) for table in (transitions.signal, transitions.sigma))
     conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])

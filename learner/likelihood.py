@@ -217,7 +217,7 @@ def retaken(
 def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int = 4, ranks: Ranks = ALONE) -> float:
     """The largest |log pi_theta - log pi_old|, nats per dimension, over the stored steps of a batch's first samples.
 
-    NaN if one of them is.
+    NaN if one of them is; 0 if no stored step adds noise, so that none has a density.
 
     Args:
         policy: Whose log-probabilities.
@@ -226,7 +226,10 @@ def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int 
         rows: How many samples.
         ranks: Remembers how many transitions fit into memory.
     """
-    pairs = torch.cartesian_prod(torch.arange(min(rows, len(batch.prompts))), torch.arange(len(batch.steps)))
+    noisy = torch.nonzero(policy.transitions.std[batch.steps] > 0).flatten()
+    if not len(noisy):
+        return 0.0
+    pairs = torch.cartesian_prod(torch.arange(min(rows, len(batch.prompts))), noisy)
 
     def run(piece: Tensor) -> Tensor:
         row, col = pairs[piece].T

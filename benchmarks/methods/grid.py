@@ -26,6 +26,7 @@ from cluster.config import Config, load_words
 from cluster.config.yaml_text import read
 from cluster.errors import ConfigError
 from learner.objectives.detailed_balance import DetailedBalanceConfig
+from learner.objectives.draft_lv import DRaFTLVConfig
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.subsample import share_of, split_samples
 
@@ -160,7 +161,7 @@ def queries(config: Config) -> int:
         share = objective.step_fraction if objective.subsample == "chains" else 1.0
         asked = sum(share_of(len(samples), share) for samples in shares) * _of_a_chain(objective, config.policy.steps)
     elif objective.asks.reward != "scores":
-        asked = batch
+        asked = batch * (objective.noises if isinstance(objective, DRaFTLVConfig) else 1)
     batches = min(getattr(objective, "offline_batches", 0) or config.iterations, config.iterations)
     return batch * batches + asked * max(0, batches - getattr(objective, "lag", 0))
 

@@ -4,12 +4,16 @@ from typing import Annotated
 
 from pydantic import Field
 
+from learner.objectives.alignprop import AlignPropConfig
 from learner.objectives.awm import AWMConfig
 from learner.objectives.d3po import D3POConfig
 from learner.objectives.dag_db import DAGDBConfig
 from learner.objectives.ddpo import DDPOConfig
 from learner.objectives.dgpo import DGPOConfig
 from learner.objectives.dpok import DPOKConfig
+from learner.objectives.draft import DRaFTConfig
+from learner.objectives.draft_lv import DRaFTLVConfig
+from learner.objectives.drtune import DRTuneConfig
 from learner.objectives.grpo import GRPOConfig
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.objectives.nft import NFTConfig
@@ -36,6 +40,10 @@ ObjectiveConfig = Annotated[
     | NablaDBConfig
     | ResidualDBConfig
     | DAGDBConfig
+    | DRaFTConfig
+    | DRaFTLVConfig
+    | AlignPropConfig
+    | DRTuneConfig
     | ReFLConfig,
     Field(discriminator="name"),
 ]

@@ -37,6 +37,7 @@ class Asks:
     current: bool = False  # takes the policy that a batch finds for the one that drew it, so there may be no older ones
     images: bool = False  # takes the likelihoods of images, by an ODE
     window: tuple[int, float] | None = None  # trains so many steps at a time of this share of those with noise
+    first_order: bool = False  # begins the chain again within it, which a solver that looks back cannot
     # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
     noise: Literal["nowhere", "somewhere", "everywhere", "posterior"] = "somewhere"
 
@@ -59,6 +60,11 @@ class Asks:
         if self.images:
             nothing = torch.zeros(1)
             chain.velocity(nothing, nothing, torch.tensor([len(chain)]))
+        if self.first_order and chain.of_previous is not None:
+            raise ValueError(
+                f"A solver of second order looks back one step, so its chain cannot begin again within, as {name} has "
+                "it do; set policy.solver to one of first order, such as ddim, with policy.eta=0 for one without noise."
+            )
         if self.noise == "nowhere":
             return
         if chain.of_previous is not None:

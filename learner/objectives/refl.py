@@ -1,11 +1,12 @@
 """ReFL: maximise the reward of the predicted image, directly. It has no target distribution; it is the contrast.
 
-    L = -r( decode( x0_theta(x_t) ) )      at one late step t of each chain, drawn evenly from the last `step_fraction`
+    L = -r( decode( x0_theta(x_t) ) )               at one late step t of each chain, drawn evenly from the last
+    L = scale relu( threshold - r( ... ) )          `step_fraction`; the second with a `threshold`
 
 The gradient runs through the decoder and one evaluation of the UNet, the way to x_t is not differentiated.
 
-Source: Xu et al., ImageReward (NeurIPS 2023, arXiv 2304.05977), section 3; the released script's relu(2 - r) and its
-factor 1e-3 are left out: AdamW does not see a factor, and the clamp belongs to one reward's scale.
+Source: Xu et al., ImageReward (NeurIPS 2023, arXiv 2304.05977), section 3. The released script has threshold=2, on
+ImageReward's scale, scale=1e-3 and guided=false, and samples without guidance as well (policy.guidance=1).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from actors.policy import Policy
-from actors.transitions import Transitions, over
+from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.decoupled import backward_each
+from learner.direct_gradient import climbed
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -34,6 +36,18 @@ class ReFLConfig(BaseModel, frozen=True, extra="forbid"):
 
     name: Literal["refl"] = "refl"
     step_fraction: float = Field(0.25, gt=0, le=1, description="Share of the steps, from the image's end.")
+    threshold: float | None = Field(
+        None, description="Images whose reward is above this teach nothing; null: all do. ImageReward's script has 2."
+    )
+    scale: float = Field(
+        1.0,
+        gt=0,
+        description="Factor of the loss, which AdamW sees through learner.max_grad_norm alone; 1e-3 as released.",
+    )
+    guided: bool = Field(
+        True,
+        description="Whether the image is predicted with guidance, as it is sampled; the released script has none.",
+    )
     updates: int = Field(1, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
 
     def build(self) -> ReFL:
@@ -68,12 +82,12 @@ class ReFL(Objective):
             rows, cols = part.samples[piece], part.columns.flatten()[piece]
             prompts = [batch.prompts[row] for row in rows.tolist()]
             x = batch.latents[rows, cols].to(policy.device)
-            images = policy.decode(policy.clean(x, batch.steps[cols], policy.encode(prompts)))
-            scores, gradient = self._reward.score_and_grad(images.detach(), prompts)
-            judged = scores.isfinite() & gradient.flatten(1).isfinite().all(dim=1)
-            gradient = torch.where(over(judged, gradient), gradient, 0.0).to(images.device)
-            # Its gradient is the reward's, wherever the reward was computed.
-            surrogate = (images * (-gradient / len(part.samples))).sum()
-            return surrogate, {"loss": -float(scores.nansum()) / len(part.samples)}
+            images = policy.decode(policy.clean(x, batch.steps[cols], policy.encode(prompts), self.config.guided))
+            value, scores = climbed(self._reward, images, prompts)
+            cost = -scores
+            if self.config.threshold is not None:
+                value, cost = value * (scores < self.config.threshold), (self.config.threshold - scores).relu()
+            share = self.config.scale / len(part.samples)
+            return -share * value.sum(), {"loss": share * float(cost.nansum())}
 
         return backward_each(len(part.samples), loss, micro_batch=micro_batch, ranks=ranks)

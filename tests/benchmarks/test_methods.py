@@ -76,7 +76,9 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         load_grid(str(tmp_path / "grid.yaml"))
 
 
-@pytest.mark.parametrize("case", ["ppod", "residual_nabla_db", "residual_nabla_db, no flow", "dag_db", "refl"])
+@pytest.mark.parametrize(
+    "case", ["ppod", "residual_nabla_db", "residual_nabla_db, no flow", "dag_db", "refl", "draft_lv"]
+)
 def test_what_a_run_is_to_spend_is_what_the_learner_counts(tiny_pipeline: Path, case: str) -> None:
     policy = PolicyConfig(model=str(tiny_pipeline), device="cpu", steps=5, lora_rank=2, lora_alpha=2)
     settings = [f"objective={json.dumps(CASES[case])}", "policy.steps=5", "iterations=1", "prompts.per_iteration=1"]

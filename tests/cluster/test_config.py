@@ -294,7 +294,20 @@ def test_a_tracker_that_could_never_know_enough_is_refused(make_config: Make) ->
 
 @pytest.mark.parametrize(
     "name",
-    ["ppod", "d3po", "residual_nabla_db", "residual_nabla_db_release", "nabla_db", "residual_db", "dag_db", "refl"],
+    [
+        "ppod",
+        "d3po",
+        "residual_nabla_db",
+        "residual_nabla_db_release",
+        "nabla_db",
+        "residual_db",
+        "dag_db",
+        "refl",
+        "draft",
+        "draft_lv",
+        "alignprop",
+        "drtune",
+    ],
 )
 def test_every_objective_can_be_chosen_by_its_name(make_config: Make, tmp_path: Path, name: str) -> None:
     config = make_config(f"objective.name={name}")

@@ -57,7 +57,9 @@ class Frozen:
                 return function(*arguments, **settings)
             if self._kept is not None:
                 return next(self._answers)
+            self._holds = False  # what a gradient detaches on its way, as checkpointing does, is held with it
             answer = function(*arguments, **settings)
+            self._holds = True
             self._seen.append(answer)
             return answer
 

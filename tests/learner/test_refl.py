@@ -60,6 +60,28 @@ def test_the_gradient_climbs_the_reward_of_the_predicted_image(
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_threshold_ends_the_gradient_of_what_is_good_enough(
+    policy: Policy, draw: Callable[..., Batch], nudge: Callable[..., None], guided: bool
+) -> None:
+    """The released script's scale relu(threshold - r), with guidance and without."""
+    nudge(policy)
+    batch, rows = draw(policy, steps=(3, 4)), torch.arange(6)
+    x, step, text = batch.latents[:, 0], batch.steps[:1].expand(6), policy.encode(batch.prompts)
+    scores = Redness().score(policy.decode(policy.clean(x, step, text, guided)), batch.prompts)
+    threshold = float(scores.detach().median()) + 1e-6
+    objective = ReFLConfig(threshold=threshold, scale=0.1, guided=guided).build()
+    objective.attach(policy, Redness())
+    before = policy.evaluations
+    metrics = objective.backward(policy, batch, Part(rows, torch.zeros(6, 1, dtype=torch.int64)), 4)
+    assert policy.evaluations - before == 6 * (2 if guided else 1)
+    found = torch.cat([p.grad.flatten() for p in policy.parameters if p.grad is not None])
+    loss = 0.1 * (threshold - scores).relu().mean()
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, policy.parameters)])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-8)
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-4)
+
+
 def test_dropped_samples_take_no_part(policy: Policy, draw: Callable[..., Batch]) -> None:
     batch = draw(policy, steps=(3, 4))
     rewards = batch.rewards.clone()
