@@ -24,6 +24,7 @@ from torch import Tensor
 
 from actors.chains import SOLVERS
 from actors.chains.ddim import ddim
+from actors.chains.flow_sde import flow_sde
 from actors.chains.tables import Tables
 from actors.noise_levels import NoiseLevels, Prediction
 
@@ -94,12 +95,25 @@ class Transitions:
     @property
     def reverses_noising(self) -> bool:
         """Whether each step is the exact posterior of `noising`, given the image: DDPM's chain, and no other."""
-        posterior = ddim(self.signal, self.sigma, 1.0)
+        return self._is(ddim(self.signal, self.sigma, 1.0))
+
+    @property
+    def is_memoryless(self) -> bool:
+        """Whether the image is independent of where the chain began, as far as that is pure noise, in many steps.
+
+        DDPM's chain is, taken from its first step on, and so is Flow-SDE's with eta = sqrt(2), the same process by
+        Euler-Maruyama's method (Domingo-Enrich et al., arXiv 2409.08861).
+        """
+        if self.first_step:
+            return False
+        return self.reverses_noising or self._is(flow_sde(self.signal, self.sigma, math.sqrt(2)), 1e-3)
+
+    def _is(self, tables: Tables, tolerance: float = 1e-5) -> bool:
         looks_back = self.of_previous is not None and bool(self.of_previous.any())
         return (
             not looks_back
-            and torch.allclose(self.std, posterior.std)
-            and torch.allclose(self.of_state, posterior.of_state)
+            and torch.allclose(self.std, tables.std, rtol=tolerance)
+            and torch.allclose(self.of_state, tables.of_state, rtol=tolerance, atol=tolerance * 1e-3)
         )
 
     def noisy_within(self, first: int, end: int) -> Transitions:

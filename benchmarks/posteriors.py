@@ -32,6 +32,7 @@ from benchmarks.analytic_world import (
 from cluster.arguments import Parser
 from learner.flow_function import FlowConfig
 from learner.learner import Learner, LearnerConfig
+from learner.objectives.adjoint_matching import AdjointMatching, AdjointMatchingConfig
 from learner.objectives.dag_db import DAGDB
 from learner.objectives.objective import Objective
 from learner.objectives.ppod import PPOD, PPODConfig
@@ -75,6 +76,11 @@ def release(world: World, policy: AnalyticPolicy, **options: object) -> Residual
     settings = {"step_fraction": 1.0, "updates": 1, "lag": 0, "regularisation": 0.0, **options}
     config = ResidualNablaDBReleaseConfig(beta=world.beta, flow=FlowConfig(), **settings)
     return ResidualNablaDB(config, make_flow(policy, FLOW, world.knots))
+
+
+def adjoint(world: World, policy: AnalyticPolicy) -> AdjointMatching:
+    """Adjoint Matching on every transition."""
+    return AdjointMatching(AdjointMatchingConfig(beta=world.beta, step_fraction=1.0))
 
 
 def train(
@@ -124,11 +130,14 @@ def linear_sections() -> list[tuple[str, World, AnalyticPolicy]]:
     """The linear-Gaussian worlds."""
     rows = [("residual_nabla_db, linear, N = 10", LINEAR_10, train(LINEAR_10, nabla, 1500, lr=5e-2))]
     rows += [("residual_nabla_db, linear, N = 50", LINEAR_50, train(LINEAR_50, nabla, 4000, samples=32, lr=1e-2))]
+    rows += [("adjoint_matching, linear, N = 10", LINEAR_10, train(LINEAR_10, adjoint, 150, lr=5e-2))]
+    rows += [("adjoint_matching, linear, N = 50", LINEAR_50, train(LINEAR_50, adjoint, 600, samples=32, lr=1e-2))]
     for name, make in (
         ("residual_nabla_db", nabla),
         ("the release, reverse loss on every transition", lambda w, p: release(w, p, reverse_on_last=True)),
         ("the release as it is", release),
         ("no_flow, gamma = alpha_bar", lambda w, p: nabla(w, p, no_flow=True)),
+        ("adjoint_matching", adjoint),
     ):
         rows.append((f"{name}, quadratic, N = 10", QUADRATIC_10, train(QUADRATIC_10, make, 2000, lr=5e-2)))
     return rows
@@ -148,6 +157,7 @@ def mixture_sections() -> list[tuple[str, World, AnalyticPolicy]]:
 
     return [
         ("residual_nabla_db", world, train(world, nabla, 4000, samples=32, lr=1e-2)),
+        ("adjoint_matching", world, train(world, adjoint, 600, samples=32, lr=2e-2)),
         (
             "no_flow, gamma = 1",
             world,

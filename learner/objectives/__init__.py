@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from learner.objectives.adjoint_matching import AdjointMatchingConfig
 from learner.objectives.alignprop import AlignPropConfig
 from learner.objectives.awm import AWMConfig
 from learner.objectives.d3po import D3POConfig
@@ -24,6 +25,7 @@ from learner.objectives.residual_db import ResidualDBConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from learner.objectives.residual_nabla_db_release import ResidualNablaDBReleaseConfig
 from learner.objectives.rwr import RWRConfig
+from learner.objectives.vgg_flow import VGGFlowConfig
 
 ObjectiveConfig = Annotated[
     PPODConfig
@@ -44,7 +46,9 @@ ObjectiveConfig = Annotated[
     | DRaFTLVConfig
     | AlignPropConfig
     | DRTuneConfig
-    | ReFLConfig,
+    | ReFLConfig
+    | AdjointMatchingConfig
+    | VGGFlowConfig,
     Field(discriminator="name"),
 ]
 

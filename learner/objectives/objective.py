@@ -38,8 +38,9 @@ class Asks:
     images: bool = False  # takes the likelihoods of images, by an ODE
     window: tuple[int, float] | None = None  # trains so many steps at a time of this share of those with noise
     first_order: bool = False  # begins the chain again within it, which a solver that looks back cannot
-    # Which steps of the chain must have a density; or all, as the posterior of the noising chain.
-    noise: Literal["nowhere", "somewhere", "everywhere", "posterior"] = "somewhere"
+    # Which steps of the chain must have a density; or all, as the posterior of the noising chain; or all, with so much
+    # noise that the image does not remember where the chain began. `none` is a chain that adds no noise at all.
+    noise: Literal["nowhere", "none", "somewhere", "everywhere", "posterior", "memoryless"] = "somewhere"
 
     def check(self, name: str, chain: Transitions) -> None:
         """Refuse a chain that cannot be trained on.
@@ -66,6 +67,13 @@ class Asks:
                 "it do; set policy.solver to one of first order, such as ddim, with policy.eta=0 for one without noise."
             )
         if self.noise == "nowhere":
+            return
+        if self.noise == "none":
+            if chain.std.any() or chain.of_previous is not None or chain.first_step:
+                raise ValueError(
+                    f"The objective {name} controls the probability-flow ODE, from noise alone and in steps of first "
+                    "order; set policy.solver=ddim and policy.eta=0, and give the prompts no start images."
+                )
             return
         if chain.of_previous is not None:
             raise ValueError(
@@ -113,6 +121,12 @@ class Asks:
             raise ValueError(
                 f"The objective {name} balances the chain against the noising chain, which only DDPM's noise reverses; "
                 f"set policy.solver=ddpm, or objective.name={residual}, which takes any noise."
+            )
+        if self.noise == "memoryless" and not chain.is_memoryless:
+            raise ValueError(
+                f"The objective {name} learns no start of the chain, so the image may not remember where it began: "
+                "that takes all of DDPM's noise (policy.solver=ddpm, or ddim with policy.eta=1, or flow_sde with "
+                "policy.eta=1.4142), and prompts without start images."
             )
 
 

@@ -19,7 +19,9 @@ from actors.config import PolicyConfig
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request
+from actors.transitions import make_transitions
 from learner.batch import Batch, collate
+from learner.flow_function import Flow
 from learner.learner import Learner, LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.objective import Part
@@ -59,6 +61,8 @@ CASES: dict[str, dict[str, Any]] = {
     "draft_lv": {"name": "draft_lv", "level": 2},
     "alignprop": {"name": "alignprop", "least": 3, "checkpointing": False},
     "drtune": {"name": "drtune", "steps": 2, "early_stop": 2, "checkpointing": False},
+    "adjoint_matching": {"name": "adjoint_matching", "step_fraction": 0.6, "beta": 2.0},
+    "vgg_flow": {"name": "vgg_flow", "value": FLOW["flow"], "step_fraction": 0.6, "beta": 2.0, "max_gradient": 0.1},
     "ddpo": {"name": "ddpo", "clip_range": 0.2, "updates": 1},
     "ddpo, score": {"name": "ddpo", "gradient": "score", "updates": 1},
     "grpo": {"name": "grpo", "clip_range": 0.2},
@@ -94,24 +98,29 @@ class Start:
             for parameter in self.policy.parameters:
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
         self._weights = self.policy.weights()
+        self._noisy = self.policy.transitions
+        self._still = make_transitions(self.policy._family.levels, "ddim", 0.0)
 
     def learner(self, case: str, **settings: Any) -> Learner:
-        """A learner at its start, with a flow function that is not zero."""
+        """A learner at its start, with a flow function that is not zero and the chain that its objective needs."""
         self.policy.load_weights(*self._weights)
         objective = TypeAdapter(ObjectiveConfig).validate_python(CASES[case]).build()
+        self.policy.transitions = self._still if objective.config.asks.noise == "none" else self._noisy
         made = Learner(
             LearnerConfig(**{"micro_batch": MICRO_BATCH, **settings}), self.policy, objective, reward=Curved()
         )
-        if "flow" in objective.modules:
-            torch.manual_seed(0)
-            torch.nn.init.normal_(objective.modules["flow"].network.unet.conv_out.weight, std=0.1)
+        for module in objective.modules.values():
+            if isinstance(module, Flow):
+                torch.manual_seed(0)
+                torch.nn.init.normal_(module.network.unet.conv_out.weight, std=0.1)
         return made
 
 
 def draw(policy: Policy, iteration: int = 0) -> Batch:
-    """Every transition and the images of seven samples, four of one prompt and three of another."""
+    """Every transition with noise and the images of seven samples, four of one prompt and three of another."""
     prompts = ("a red circle",) * 4 + ("two blue squares",) * 3
-    request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, (0, 1, 2, 3, 0, 1, 2), (0, 1, 2, 3, 4), clean=True)
+    stored = policy.transitions.stochastic_steps
+    request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, (0, 1, 2, 3, 0, 1, 2), stored, clean=True)
     rewards = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4, np.nan], np.float32)
     return collate([rollout(policy, request, iteration)[1]], rewards)
 

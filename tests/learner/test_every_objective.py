@@ -166,8 +166,8 @@ def test_a_checkpoint_in_mid_run_has_all_that_an_objective_keeps(start: Start, c
         modules = {name: module.state_dict() for name, module in made._objective.modules.items()}
         return {"adapters": adapters, "modules": modules, "version": made.version, **kept}
 
-    batches = [draw(start.policy, iteration) for iteration in range(4)]
     straight = make()
+    batches = [draw(start.policy, iteration) for iteration in range(4)]
     for batch in batches[:2]:
         straight.step(batch)
     (tmp_path / "saved").mkdir()
