@@ -297,7 +297,8 @@ class Learner:
             self._policy.snapshot(name)
             self._policy.load_weights(flat.cpu().numpy(), self._policy.weights()[1], name)
         saved = json.loads((folder / "state.json").read_text())
-        self.version, self._spending.spent = saved["version"], saved["spent"]
+        self.version = saved["version"]
+        self._spending.spent |= saved["spent"]
         return saved["extra"]
 
     def _averaged(self) -> _Averaged:
