@@ -32,6 +32,20 @@ def kl_shares(transitions: Transitions) -> Tensor:
     return weights / weights.sum()
 
 
+def describe_steps(transitions: Transitions) -> str:
+    """Where the adapter acts, and what share of the chain's KL weight these steps and the heaviest have: a line."""
+    steps, adapted = len(transitions), transitions.adapted_steps
+    acts = "every step" if adapted == steps else f"the first {adapted} of {steps} steps, and is trained there alone"
+    weights = transitions.kl_weights
+    if transitions.of_previous is not None or not weights.any():
+        return f"the adapter acts in {acts}"
+    shares = weights / weights.sum()
+    heaviest = int(shares.argmax())
+    own = "" if adapted == steps else f"these have {float(shares[:adapted].sum()):.0%} of the chain's KL weight, "
+    of = " of the chain's KL weight" if adapted == steps else ""
+    return f"the adapter acts in {acts}; {own}step {heaviest} alone (counted from 0) {float(shares.max()):.0%}{of}"
+
+
 def draw_kl_steps(transitions: Transitions, keys: np.ndarray) -> Tensor:
     """A step `(B,)` int64 of each chain, drawn by its share.
 

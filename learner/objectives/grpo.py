@@ -125,7 +125,8 @@ class GRPO(Objective):
         return Plan(steps, self.config.share_init_noise, noisy_steps=noisy)
 
     def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
-        return noisy_steps(chain.trainable_steps, self.config.step_fraction)  # where a window moves, one after another
+        steps = noisy_steps(chain.trainable_steps, self.config.step_fraction)
+        return steps[: self.config.window] if self.config.window_moves == "stays" else steps
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         kept, self._flat = informative(batch.rewards, batch.groups, self.config.keep)

@@ -102,7 +102,7 @@ class Asks:
             if size > there:
                 raise ValueError(
                     f"objective.window is {size}, but objective.step_fraction leaves {there} of the steps with noise "
-                    "and adapter to train; set it to at most that, or to null."
+                    "to train; set it to at most that, or to null."
                 )
         if self.noise != "somewhere" and (
             still := set(range(chain.first_step, len(chain))) - set(chain.stochastic_steps)
