@@ -131,7 +131,7 @@ def linear_sections() -> list[tuple[str, World, AnalyticPolicy]]:
     rows = [("residual_nabla_db, linear, N = 10", LINEAR_10, train(LINEAR_10, nabla, 1500, lr=5e-2))]
     rows += [("residual_nabla_db, linear, N = 50", LINEAR_50, train(LINEAR_50, nabla, 4000, samples=32, lr=1e-2))]
     rows += [("adjoint_matching, linear, N = 10", LINEAR_10, train(LINEAR_10, adjoint, 150, lr=5e-2))]
-    rows += [("adjoint_matching, linear, N = 50", LINEAR_50, train(LINEAR_50, adjoint, 600, samples=32, lr=1e-2))]
+    rows += [("adjoint_matching, linear, N = 50", LINEAR_50, train(LINEAR_50, adjoint, 300, samples=32, lr=2e-2))]
     for name, make in (
         ("residual_nabla_db", nabla),
         ("the release, reverse loss on every transition", lambda w, p: release(w, p, reverse_on_last=True)),

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.noise_levels import NoiseLevels
 from actors.policy import Policy
 from actors.rollout import chain as steps_of
-from actors.transitions import Transitions, make_transitions
+from actors.transitions import Transitions
 from benchmarks.analytic_world import AnalyticPolicy, AnalyticReward, chain, draw, make_flow
 from learner.batch import Batch
 from learner.flow_function import FlowConfig
 from learner.objectives.adjoint_matching import AdjointMatching, AdjointMatchingConfig, matched_predictions
 from learner.objectives.objective import Part, Plan
 from learner.objectives.residual_nabla_db import ResidualNablaDB, ResidualNablaDBConfig
+from tests.support.analytic_flow import AnalyticFlow, flow_chain, moments
 
 
 class Curved:
@@ -127,8 +127,8 @@ def test_exact_pairing_finds_the_mean_and_the_released_one_misses_it(
 
 
 def test_the_optimum_of_a_quadratic_reward_is_the_regression_of_the_adjoint() -> None:
-    """On-policy at the exact control, over 400,000 samples, 50 steps (6.5 of the derivation)."""
-    policy, beta, centre = AnalyticPolicy(50, dimensions=4000), 4.0, 1.5
+    """On-policy at the exact control, over 50,000 samples, 50 steps (6.5 of the derivation)."""
+    policy, beta, centre = AnalyticPolicy(50, dimensions=500), 4.0, 1.5
     carried, offset, spread = 1.0, 0.0, 0.0  # x_0 given the next state is N(carried x + offset, spread)
     exact = []
     for factor, shift, variance in reversed(chain(policy)):
@@ -146,7 +146,7 @@ def test_the_optimum_of_a_quadratic_reward_is_the_regression_of_the_adjoint() ->
         x, u = batch.latents[:, 50 - t].flatten().double(), found[:, 50 - t].flatten().double()
         fitted = float(((x - x.mean()) * (u - u.mean())).mean() / x.var(correction=0))
         assert fitted == pytest.approx(slope, abs=0.01)
-        assert float(u.mean() - fitted * x.mean()) == pytest.approx(constant, abs=0.015)
+        assert float(u.mean() - fitted * x.mean()) == pytest.approx(constant, abs=0.02)
 
 
 def test_its_gradient_is_residual_nabla_dbs_where_the_flow_function_is_exact() -> None:
@@ -202,49 +202,56 @@ def test_samples_that_cannot_be_judged_take_no_part(
 # ---------------------------------------------------------------------- memoryless chains
 
 
-def flow_chain(steps: int, solver: str, eta: float | None = None, **settings: object) -> Transitions:
-    sigma = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    levels = NoiseLevels(1000 * sigma[:-1].float(), 1 - sigma, sigma, "velocity")
-    return make_transitions(levels, solver, eta, final_sigma=1e-3, **settings)
-
-
 def memory(transitions: Transitions) -> float:
-    """Correlation of x_0 with x_T where the network knows that the data are N(.5, .36)."""
+    """Correlation of x_0 with x_T where the network knows the data."""
     carried, variance = 1.0, 0.0
-    for step in range(len(transitions)):
-        signal, sigma = float(transitions.signal[step]), float(transitions.sigma[step])
-        image = signal * 0.36 / (signal**2 * 0.36 + sigma**2)  # slope of E[x_0 | x]
-        factor = float(transitions.of_state[step]) + float(transitions.of_clean[step]) * image
-        carried, variance = factor * carried, factor**2 * variance + float(transitions.std[step]) ** 2
+    for factor, _, noise in zip(*moments(transitions), strict=True):
+        carried, variance = factor * carried, factor**2 * variance + noise
     return carried / (carried**2 + variance) ** 0.5
+
+
+@pytest.mark.parametrize(("steps", "mean"), [(20, 0.9118), (50, 0.9793)])
+def test_it_finds_the_tilt_of_a_flow_model(steps: int, mean: float) -> None:
+    """The exact posterior's chain to a noise of .001 forgets its start, so the mean is the tilt's, M + 1.5 V."""
+    policy, reward = AnalyticFlow(flow_chain(steps, "ddpm", last=1e-3)), AnalyticReward(slope=1.0)
+    batch, x = draw(policy, reward, 1, 1, seed=0, version=0), 0.0
+    found = control(policy, batch, matched_predictions(policy, reward, batch, torch.arange(1), 1.5)).flatten()
+    for factor, shift, variance, push in zip(*moments(policy.transitions), found.tolist(), strict=True):
+        x = factor * x + shift + variance * push
+    assert x == pytest.approx(mean, abs=3e-4)
 
 
 def test_memoryless_chains_are_those_whose_image_forgets_the_start() -> None:
     root = 2**0.5
-    forgets = [flow_chain(20, "ddpm"), flow_chain(20, "ddim"), flow_chain(20, "flow_sde", root)]
-    remembers = [flow_chain(20, s, eta) for s, eta in (("ddim", 0.5), ("flow_sde", 0.7), ("dance_sde", 0.3))]
+    forgets = [
+        flow_chain(20, "ddpm", last=1e-3),
+        flow_chain(20, "ddim", last=1e-3),
+        flow_chain(20, "flow_sde", root, last=1e-3),
+    ]
+    remembers = [flow_chain(20, s, eta, last=1e-3) for s, eta in (("ddim", 0.5), ("flow_sde", 0.7), ("dance_sde", 0.3))]
     assert all(chain.is_memoryless for chain in forgets)
     assert not any(chain.is_memoryless for chain in remembers)
     assert max(abs(memory(chain)) for chain in forgets) < 0.05
     assert min(abs(memory(chain)) for chain in remembers) > 0.2
     assert not replace(forgets[0], first_step=5).is_memoryless
     assert AnalyticPolicy(50).transitions.is_memoryless
-    assert flow_chain(20, "flow_sde", 1.4142).is_memoryless
+    assert flow_chain(20, "flow_sde", 1.4142, last=1e-3).is_memoryless
 
 
 def test_chains_that_remember_their_start_are_refused() -> None:
     asks = AdjointMatchingConfig.asks
-    asks.check("adjoint_matching", flow_chain(8, "ddpm"))
-    for chain_ in (flow_chain(8, "flow_sde"), flow_chain(8, "cps"), replace(flow_chain(8, "ddpm"), first_step=2)):
+    asks.check("adjoint_matching", flow_chain(8, "ddpm", last=1e-3))
+    for chain_ in (
+        flow_chain(8, "flow_sde", last=1e-3),
+        flow_chain(8, "cps", last=1e-3),
+        replace(flow_chain(8, "ddpm", last=1e-3), first_step=2),
+    ):
         with pytest.raises(ValueError, match=r"may not remember where it began: that takes all of DDPM's noise"):
             asks.check("adjoint_matching", chain_)
     with pytest.raises(ValueError, match=r"needs noise in every step"):
-        asks.check("adjoint_matching", flow_chain(8, "ddpm", noisy=(0, 4)))
-    still = make_transitions(
-        NoiseLevels(torch.tensor([1000.0, 500.0]), torch.tensor([0.0, 0.5, 1.0]).double(),
-                    torch.tensor([1.0, 0.5, 0.0]).double(), "velocity"), "ddpm")  # fmt: skip
+        asks.check("adjoint_matching", flow_chain(8, "ddpm", last=1e-3, noisy=(0, 4)))
     with pytest.raises(ValueError, match=r"policy.final_sigma"):
-        asks.check("adjoint_matching", still)
+        asks.check("adjoint_matching", flow_chain(8, "ddpm"))
 
 
 def test_each_network_evaluation_is_counted(policy: Policy, draw: Callable[..., Batch]) -> None:
