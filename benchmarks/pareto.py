@@ -3,8 +3,8 @@
     python -m benchmarks.pareto runs/ppod-0 runs/ppod-1 runs/nabla-0 ... [--reward shapes_agreement] [--out pareto.png]
 
 Runs are grouped by objective. A method's front is its mean over seeds at each evaluation; single runs are drawn thin.
-What a method has spent is what its learner counted: images that the reward judged, how many of them with their gradient,
-and the seconds of its iterations.
+What a method has spent is what its learner counted: images that the reward judged and how many of them with their
+gradient; and the seconds of its iterations.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A grid: which runs answer a question. The files are `benchmarks/methods/grids/*.yaml`.
 
     question    a sentence
+    compared_at queries, of which every run then has equally many (the default), or reward (`benchmarks.tilt.front`)
     common      settings of all runs, `key=value`
     worlds      settings of each world, by name
     seeds       numbers
@@ -17,7 +18,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, Field, StrictInt, ValidationError
@@ -39,6 +40,7 @@ class Grid(BaseModel, frozen=True, extra="forbid"):
     """See the head of this file."""
 
     question: str
+    compared_at: Literal["queries", "reward"] = "queries"
     common: Settings = ()
     worlds: dict[Name, Settings] = Field(min_length=1)
     seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = Field(min_length=1)
@@ -104,7 +106,7 @@ def cells(
 
     Raises:
         ConfigError: In one sentence: if there is no such world or arm, if a seed is there twice, if a configuration
-            cannot work, or if the runs would not show the reward equally many images.
+            cannot work, or if runs that are compared at equal queries would not show the reward equally many images.
     """
     seeds = grid.seeds if seeds is None else seeds
     if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
@@ -121,7 +123,7 @@ def cells(
         if world in (worlds or grid.worlds) and arm in (arms or grid.arms)
     ]
     first = made[0]
-    for cell in made:
+    for cell in made if grid.compared_at == "queries" else ():
         if queries(cell.config) != queries(first.config):
             raise ConfigError(
                 f"{cell.name} would show the reward {queries(cell.config):,} images and {first.name} "
