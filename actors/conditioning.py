@@ -36,6 +36,10 @@ class Conditioning(Mapping[str, Tensor]):
         """The only row for so many samples, without a copy."""
         return Conditioning(**{name: t.expand(samples, *t.shape[1:]) for name, t in self._tensors.items()})
 
+    def rows(self, rows: Tensor) -> Conditioning:
+        """Some of the samples, by rows `(b,)` int64."""
+        return Conditioning(**{name: tensor[rows.to(tensor.device)] for name, tensor in self._tensors.items()})
+
     def to(self, device: torch.device) -> Conditioning:
         """On a device."""
         return Conditioning(**{name: tensor.to(device) for name, tensor in self._tensors.items()})

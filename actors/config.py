@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, Field, field_validator
@@ -118,6 +118,12 @@ class PolicyConfig(BaseModel, frozen=True, extra="forbid"):
         None,
         description="Steps that may add noise, from the first to before the second number, counted from 0; the others "
         "follow the probability-flow ODE, as MixGRPO's. null: all.",
+    )
+    adapted_steps: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None,
+        description="In how many first steps of the chain the adapter acts and is trained; the others are the "
+        "pretrained model's. auto leaves out the last ones, from the first on that has more than a quarter of the "
+        "chain's KL weight. null: all, as where an exported adapter acts.",
     )
     spacing: Literal["leading", "linspace", "trailing"] | None = Field(
         None, description="Which of the training timesteps are visited; null is what the model's scheduler says."

@@ -55,7 +55,9 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
                 f"policy.shift is {config.shift:g}, but only a flow model's noise levels can be shifted; leave it "
                 "null, and choose the training timesteps with policy.spacing."
             )
-        return make_transitions(levels, config.solver, config.eta, config.noisy_steps, config.final_sigma)
+        return make_transitions(
+            levels, config.solver, config.eta, config.noisy_steps, config.final_sigma, config.adapted_steps
+        )
     except ValueError as error:
         said = str(error).rstrip(".")
         raise ValueError(f"{said}." if str(folder) in said else f"{said} (the model is {folder}).") from error

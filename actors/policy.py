@@ -57,12 +57,14 @@ class Policy:
     """
 
     evaluations = 0
+    _acts_as: str | None = ADAPTER
+    _everywhere = False
 
     def __init__(self, family: Family, config: PolicyConfig) -> None:
         self.config, self._family = config, family
         self.device = pick_device(config.device)
         self.transitions = make_transitions(
-            family.levels, config.solver, config.eta, config.noisy_steps, config.final_sigma
+            family.levels, config.solver, config.eta, config.noisy_steps, config.final_sigma, config.adapted_steps
         )
         self.network, self.latent_shape = family.network, family.latent_shape
         self.lora = lora_shape(config, family, family.network) if config.train == "lora" else None
@@ -156,6 +158,7 @@ class Policy:
     def predict(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
         """The guided prediction o_uncond + w (o_cond - o_uncond) of the acting adapter: `(B, ...)` float32.
 
+        Rows at steps in which no adapter acts (`policy.adapted_steps`) are the pretrained model's, whoever acts.
         With a guidance of at most 1 it is o_cond, as in diffusers; so it is where the family's network is told the
         guidance instead.
 
@@ -165,6 +168,36 @@ class Policy:
             conditioning: Of `encode`, B rows.
             guided: Whether there is guidance at all; without it o_cond is the answer.
         """
+        adapted = (step < self.transitions.adapted_steps).cpu()
+        if self._acts_as is None or self._everywhere or adapted.all():
+            return self._predict(x, step, conditioning, guided)
+        if not adapted.any():
+            return self._unadapted(x, step, conditioning, guided)
+        parts = []
+        for rows, predict in (
+            (torch.nonzero(adapted).flatten(), self._predict),
+            (torch.nonzero(~adapted).flatten(), self._unadapted),
+        ):
+            here = rows.to(x.device)
+            parts.append((here, predict(x[here], step[rows.to(step.device)], conditioning.rows(rows), guided)))
+        out = torch.empty_like(x)
+        for here, part in parts:
+            out[here] = part
+        return out
+
+    def _unadapted(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool) -> Tensor:
+        """The pretrained model's prediction, with a way back to the state where there is one."""
+        wanted = torch.is_grad_enabled() and x.requires_grad
+        if recomputes := wanted and self.config.checkpointing:  # by when the adapter will be on again
+            self.network.disable_gradient_checkpointing()
+        try:
+            with self.using(None), torch.set_grad_enabled(wanted):
+                return self._predict(x, step, conditioning, guided)
+        finally:
+            if recomputes:
+                self.network.enable_gradient_checkpointing()
+
+    def _predict(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool) -> Tensor:
         timestep = self.transitions.timesteps[step.cpu()].to(self.device)
         guidance = self.config.guidance
         self.evaluations += len(x) * (self.passes if guided else 1)
@@ -222,11 +255,22 @@ class Policy:
 
         Whether gradients are taken is the caller's: another adapter is never trained, but the state may be.
         """
+        before, self._acts_as = self._acts_as, adapter
         self._variants.use(adapter, trained=ADAPTER)
         try:
             yield
         finally:
-            self._variants.use(ADAPTER, trained=ADAPTER)
+            self._acts_as = before
+            self._variants.use(before, trained=ADAPTER)
+
+    @contextmanager
+    def everywhere(self) -> Iterator[None]:
+        """Let adapters act at every step, whatever `policy.adapted_steps` says, as an exported one does."""
+        self._everywhere = True
+        try:
+            yield
+        finally:
+            self._everywhere = False
 
     def snapshot(self, adapter: str, keep: float = 0.0) -> None:
         """Copy the `policy` adapter into another one, which is added at its first use.
@@ -237,7 +281,7 @@ class Policy:
         """
         if adapter not in self._variants.names:
             self._variants.add(adapter)
-            self._variants.use(ADAPTER, trained=ADAPTER)
+            self._variants.use(self._acts_as, trained=ADAPTER)
             keep = 0.0
         with torch.no_grad():
             pairs = zip(self._variants.parameters(adapter), self._variants.parameters(ADAPTER), strict=True)

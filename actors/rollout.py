@@ -8,6 +8,8 @@ the same way again, with a graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +17,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from actors.chain_kl import draw_kl_steps, has_kl, kl_from
 from actors.conditioning import Conditioning
 from actors.policy import Policy
 from actors.trajectories import Request, Trajectories
-from actors.transitions import log_prob, over
+from actors.transitions import Transitions, log_prob, over
 
 
 def noise(keys: np.ndarray, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -53,6 +56,7 @@ class Step(NamedTuple):
     mean: Tensor  # (B, ...) float32, of the next one under the policy
     std: Tensor  # (B, 1, ...) float32
     x_next: Tensor  # (B, ...) float32, the next one as it was drawn
+    prediction: Tensor  # (B, ...) float32, the guided output of the network
 
 
 def chain(
@@ -85,7 +89,7 @@ def chain(
         if transitions.of_previous is not None:
             previous = transitions.clean(x, prediction, index)
         x_next = mean + std * noise(keys, number + 1, policy.latent_shape).to(policy.device)
-        yield Step(number, x, mean, std, x_next)
+        yield Step(number, x, mean, std, x_next, prediction)
         x = x_next
 
 
@@ -103,14 +107,17 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
         finite, the images are a masked array in which that picture is masked: there is nothing to be judged.
     """
     shape, keys = policy.latent_shape, request.keys
-    x = _begin(policy, request, keys)
-    stored = []
-    for step in chain(policy, x, policy.encode(request.prompts), keys, request.first_step, request.noisy_steps):
-        x = step.x_next
-        if step.number in request.stored_steps:
-            noisy = step.std.flatten() > 0
-            density = torch.where(noisy, log_prob(step.x_next, step.mean, step.std), 0.0)
-            stored.append((step.x, step.x_next, density))
+    x, conditioning = _begin(policy, request, keys), policy.encode(request.prompts)
+    stored, watched = [], _Watched.of(policy, request)
+    with policy.everywhere() if request.everywhere else nullcontext():
+        for step in chain(policy, x, conditioning, keys, request.first_step, request.noisy_steps):
+            x = step.x_next
+            if step.number in request.stored_steps:
+                noisy = step.std.flatten() > 0
+                density = torch.where(noisy, log_prob(step.x_next, step.mean, step.std), 0.0)
+                stored.append((step.x, step.x_next, density))
+            if watched is not None:
+                watched.see(step)
     images = policy.decode(x)
     latents, next_latents, log_probs = (list(parts) for parts in zip(*stored, strict=True)) if stored else ([], [], [])
     finite = torch.stack([_finite(part) for part in (images, x, *latents, *next_latents, *log_probs)]).all(dim=0)
@@ -125,7 +132,46 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
         version=version,
         keys=keys,
         clean=x.cpu().numpy() if request.clean else None,
+        **({} if watched is None else watched.found(policy, conditioning)),
     )
+
+
+class _Watched:
+    """One state of each chain, at which the KL to the pretrained model is taken.
+
+    Args:
+        transitions: The chain, with the steps in which the adapter acts.
+        steps: `(B,)` int64, whose state it is.
+        shape: Of all states.
+        device: Of the policy.
+    """
+
+    def __init__(self, transitions: Transitions, steps: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+        self._transitions, self._steps = transitions, steps
+        self._states, self._predictions = torch.zeros(2, *shape, device=device)
+
+    @classmethod
+    def of(cls, policy: Policy, request: Request) -> _Watched | None:
+        """What a request asks for; `None` if it does not, or no such KL is defined."""
+        own = policy.transitions
+        transitions = replace(own, first_step=request.first_step, adapted=None if request.everywhere else own.adapted)
+        if not (request.kl and has_kl(transitions)):
+            return None
+        steps = draw_kl_steps(transitions, request.keys)
+        return cls(transitions, steps, (len(steps), *policy.latent_shape), policy.device)
+
+    def see(self, step: Step) -> None:
+        """Keep the states that were drawn, where this step begins at them."""
+        here = torch.nonzero(self._steps == step.number).flatten().to(step.x.device)
+        self._states[here], self._predictions[here] = step.x[here], step.prediction[here]
+
+    def found(self, policy: Policy, conditioning: Conditioning) -> dict[str, np.ndarray]:
+        """The fields of `Trajectories`."""
+        with policy.using(None):
+            pretrained = policy.predict(self._states, self._steps, conditioning)
+        kl = kl_from(self._transitions, self._predictions, pretrained)
+        found = {"kl": kl, "kl_states": self._states, "kl_steps": self._steps}
+        return {name: values.cpu().numpy() for name, values in found.items()}
 
 
 def _begin(policy: Policy, request: Request, keys: np.ndarray) -> Tensor:

@@ -51,9 +51,9 @@ class Sampler:
 
         Returns:
             A receipt that is cheap to fetch (`version`, `started`, `seconds`, `actor`, `missing`: the pictures that are
-            not finite and therefore masked, and `lag`: the seconds between publication and use of weights that were new
-            to this actor), the images `(B, H, W, 3)` uint8, and the trajectories. Three Ray objects, so that each
-            reader fetches only its own.
+            not finite and therefore masked, `lag`: the seconds between publication and use of weights that were new to
+            this actor, and `kl`: the mean of the trajectories'), the images `(B, H, W, 3)` uint8, and the trajectories.
+            Three Ray objects, so that each reader fetches only its own.
 
         Raises:
             RayActorError, GetTimeoutError: If the store is lost, or does not answer.
@@ -72,7 +72,8 @@ class Sampler:
         pixels, trajectories = rollout(self._policy, request, self._stamp[0])
         receipt = {"version": self._stamp[0], "started": started, "seconds": time.time() - started}
         missing = int(np.ma.getmaskarray(pixels)[:, 0, 0, 0].sum())
-        return {**receipt, "actor": self._name, "missing": missing, "lag": lag}, pixels, trajectories
+        kl = None if trajectories.kl is None else float(trajectories.kl[np.isfinite(trajectories.kl)].mean())
+        return {**receipt, "actor": self._name, "missing": missing, "lag": lag, "kl": kl}, pixels, trajectories
 
     def _pull(self, version: int) -> float | None:
         newest: Any = ray.get(self._store.newer.remote(self._publication), timeout=self._patience)

@@ -37,6 +37,8 @@ class Request:
     # Of the steps that may add noise, the first and the one after the last; the others follow the ODE. `None`: as the
     # policy's own chain.
     noisy_steps: tuple[int, int] | None = None
+    kl: bool = False  # one state of each chain travels too, with the KL that it tells of (`actors.chain_kl`)
+    everywhere: bool = False  # the adapter acts at every step, as an exported one does
 
     def __post_init__(self) -> None:
         if self.start is None and self.first_step:
@@ -77,6 +79,10 @@ class Trajectories:
     # (B, 5) uint64, what noise is keyed with: seed, iteration, prompt, sample, and the sample that x_T is keyed with
     keys: np.ndarray
     clean: np.ndarray | None = None  # (B, ...) float32, the final latents, where they were asked for
+    # Where they were asked for and defined (`actors.chain_kl`):
+    kl: np.ndarray | None = None  # (B,) float32, estimates of the whole chain's KL to the pretrained model, nats
+    kl_states: np.ndarray | None = None  # (B, ...) float32, the state that each was taken at
+    kl_steps: np.ndarray | None = None  # (B,) int64, the step that begins there
 
 
 @dataclass(frozen=True)

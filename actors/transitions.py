@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from actors.noise_levels import NoiseLevels, Prediction
 # float32 keeps entries of states, which are mostly below 4, in steps of at most 2^-22. Noise of 128 such steps is known
 # to half a percent; of less, neither what was drawn nor its density is.
 _LEAST_STD = 2.0**-15
+_HEAVY = 0.25  # share of the chain's KL weight with which a step is left out by `adapted=auto`
 _SMALL = 1e-3  # an eta at which every solver's noise is still proportional to it
 
 
@@ -47,6 +49,7 @@ class Transitions:
         prediction: What the network predicts.
         of_previous: `(T,)` float64, c_t above; `None`: no step looks back.
         first_step: That rollouts begin with; those before it are never taken (image to image).
+        adapted: In how many first steps an adapter acts; the others are the pretrained model's. `None`: in all.
     """
 
     timesteps: Tensor
@@ -58,15 +61,36 @@ class Transitions:
     prediction: Prediction = "epsilon"
     of_previous: Tensor | None = None
     first_step: int = 0
+    adapted: int | None = None
 
     def __len__(self) -> int:
         return len(self.timesteps)
 
     @property
     def stochastic_steps(self) -> tuple[int, ...]:
-        """The steps taken that have a density in the state; only these can be trained by likelihood ratios."""
+        """The steps taken that have a density in the state."""
         noisy = self.std > 0 if self.of_previous is None else (self.std > 0) & (self.of_previous == 0)
         return tuple(step for step in torch.nonzero(noisy).flatten().tolist() if step >= self.first_step)
+
+    @property
+    def adapted_steps(self) -> int:
+        """How many steps there are before the adapter is off, T where it never is."""
+        return len(self) if self.adapted is None else self.adapted
+
+    @property
+    def trainable_steps(self) -> tuple[int, ...]:
+        """The steps taken that have a density and an adapter; only these can be trained by likelihood ratios."""
+        return tuple(step for step in self.stochastic_steps if step < self.adapted_steps)
+
+    @cached_property
+    def kl_weights(self) -> Tensor:
+        """`(T,)` float64, b_t^2 / (2 std_t^2): what a squared change of the network's output costs in KL, in nats.
+
+        Zero at steps without noise, where the KL of any change is infinite, and at steps that are never taken.
+        """
+        weights = self.output_weight.double() ** 2 / (2 * self.std**2)
+        taken = (self.std > 0) & (torch.arange(len(self)) >= self.first_step)
+        return torch.where(taken, weights, 0.0)
 
     @property
     def reverses_noising(self) -> bool:
@@ -218,6 +242,7 @@ def make_transitions(
     eta: float | None = None,
     noisy: tuple[int, int] | None = None,
     final_sigma: float | None = None,
+    adapted: int | Literal["auto"] | None = None,
 ) -> Transitions:
     """The chain that a solver makes of a noise schedule's states.
 
@@ -228,6 +253,7 @@ def make_transitions(
         noisy: The first step that may add noise and the one after the last; the others follow the probability-flow
             ODE. `None` are all.
         final_sigma: Noise of the last state, instead of what `levels` say.
+        adapted: In how many first steps an adapter acts; `auto` goes by the KL weights (`adapted_before`).
 
     Raises:
         ValueError: If there is no such chain, or there is noise that float32 cannot resolve.
@@ -255,7 +281,42 @@ def make_transitions(
         )
     if share > 0 or known.eta is None:
         _check_resolved(chain, solver, share, tables_of(_SMALL).std)
-    return chain
+    return chain if adapted is None else replace(chain, adapted=_adapted(chain, adapted))
+
+
+def _adapted(chain: Transitions, adapted: int | Literal["auto"]) -> int:
+    if adapted == "auto":
+        return adapted_before(chain.kl_weights)
+    if adapted > len(chain):
+        raise ValueError(
+            f"policy.adapted_steps is {adapted}, but the chain has {len(chain)} steps; set it to at most that, or to "
+            "null, which is all."
+        )
+    return adapted
+
+
+def adapted_before(weights: Tensor) -> int:
+    """How many steps come before the first one with more than a quarter of all KL weight; all, if there is none.
+
+    Args:
+        weights: `(T,)`, of `Transitions.kl_weights`.
+
+    Raises:
+        ValueError: If no step has a weight, or it is the first that has so much.
+    """
+    heavy = torch.nonzero(weights > _HEAVY * weights.sum()).flatten()
+    if not weights.any():
+        raise ValueError(
+            "policy.adapted_steps=auto goes by what the steps' noise says of their KL, but no step adds noise; give a "
+            "number, or null, which is all."
+        )
+    first = int(heavy[0]) if len(heavy) else len(weights)
+    if not first:
+        raise ValueError(
+            f"policy.adapted_steps=auto leaves no step to the adapter: already the first of {len(weights)} has more "
+            f"than {_HEAVY:.0%} of the chain's KL weight; give a number, or null, which is all."
+        )
+    return first
 
 
 def _share(solver: str, eta: float | None) -> float:

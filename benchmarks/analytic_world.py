@@ -190,6 +190,7 @@ def draw(policy: AnalyticPolicy, reward: AnalyticReward, samples: int, groups: i
         groups=torch.arange(samples) % groups,
         rewards=reward.score(states[-1], [""] * samples),
         version=version,
+        keys=np.array([(seed, version, number, number, number) for number in range(samples)], np.uint64),
     )
 
 

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     config = parse_config("benchmarks.gradient_signal", __doc__, arguments)
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
     objective = config.objective.build()
-    steps = policy.transitions.stochastic_steps
+    steps = policy.transitions.trainable_steps
     rewards = RewardActor(config.makers)
     gradients: dict[str, list[np.ndarray]] = {name: [] for name in config.rewards}  # (steps, parameters) a batch
     for iteration in range(BATCHES):

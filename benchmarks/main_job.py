@@ -19,7 +19,11 @@ import pyarrow.parquet as pq
 from cluster.arguments import Parser
 from cluster.records.reading import Records
 
-_TITLES = {"train": "trained prompts, unseen seeds", "held_out": "held-out prompts"}
+_TITLES = {
+    "train": "trained prompts, unseen seeds",
+    "held_out": "held-out prompts",
+    "train_everywhere": "trained prompts, adapter in every step",
+}
 
 
 def evaluations(run: Records) -> dict[tuple[str, str], tuple[float, float]]:

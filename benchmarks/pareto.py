@@ -3,8 +3,8 @@
     python -m benchmarks.pareto runs/ppod-0 runs/ppod-1 runs/nabla-0 ... [--reward shapes_agreement] [--out pareto.png]
 
 Runs are grouped by objective. A method's front is its mean over seeds at each evaluation; single runs are drawn thin.
-What a method has spent is in reward queries, which the learner counts: images that the reward judged, with or without
-their gradient.
+What a method has spent is what its learner counted: images that the reward judged and how many of them with their
+gradient; and the seconds of its iterations.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FIGURES = ("shapes_gold", "diversity", "distance")
+SPENT = ("reward_queries", "reward_gradients", "seconds")
 
 
 def series(folder: Path, reward: str) -> tuple[str, np.ndarray]:
-    """The objective of a run, and `(evaluations, 2 + figures)`: reward queries, reward, gold, diversity, distance."""
+    """The objective of a run, and `(evaluations, 7)`: the three of `SPENT`, the reward, the three of `FIGURES`."""
     config, found = read_config(folder / "config.yaml"), Records(folder).metrics()
-    columns = {name: dict(found.get(f"eval/train/{name}", [])) for name in (reward, *FIGURES)}
-    spent = {0: 0.0, **dict(found.get("reward_queries", []))}
-    rows = [
-        [spent[iteration], *(columns[name][iteration] for name in (reward, *FIGURES))]
-        for iteration in sorted(set.intersection(set(spent), *map(set, columns.values())))
-    ]
-    return config.objective.name, np.array(rows)
+    took = [(number, seconds) for number, seconds in found.get("time/iteration", []) if number]
+    found["seconds"] = [(number, sum(of for _, of in took[: i + 1])) for i, (number, _) in enumerate(took)]
+    columns = [{0: 0.0, **dict(found.get(name, []))} for name in SPENT]
+    columns += [dict(found.get(f"eval/train/{name}", [])) for name in (reward, *FIGURES)]
+    shared = sorted(set.intersection(*map(set, columns)))
+    return config.objective.name, np.array([[column[iteration] for column in columns] for iteration in shared])
 
 
 def main() -> None:
@@ -56,19 +56,19 @@ def main() -> None:
         if not len(rows):
             parser.exit(1, f"error: There is no evaluation on record in {shown(str(folder))} with {args.reward!r}.\n")
         methods[name].append(rows)
-    table = Table("method", "runs", "queries", args.reward, "gold", "diversity", "distance")
+    table = Table("method", "runs", "queries", "gradients", "seconds", args.reward, "gold", "diversity", "distance")
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for (name, runs), colour in zip(methods.items(), plt.rcParams["axes.prop_cycle"].by_key()["color"], strict=False):
         shared = min(map(len, runs))
         stacked = np.stack([rows[:shared] for rows in runs])
         mean, spread = stacked.mean(axis=0), stacked.std(axis=0)
         for row, deviation in zip(mean, spread, strict=True):
-            cells = [f"{value:.3f} ± {error:.3f}" for value, error in zip(row[1:], deviation[1:], strict=True)]
-            table.add_row(name, str(len(runs)), f"{row[0]:.0f}", *cells)
-        for axis, column in zip(axes, (3, 4), strict=True):
+            cells = [f"{value:.3f} ± {error:.3f}" for value, error in zip(row[3:], deviation[3:], strict=True)]
+            table.add_row(name, str(len(runs)), *(f"{number:.0f}" for number in row[:3]), *cells)
+        for axis, column in zip(axes, (5, 6), strict=True):
             for rows in runs:
-                axis.plot(rows[:, 1], rows[:, column], color=colour, alpha=0.3, linewidth=1)
-            axis.plot(mean[:, 1], mean[:, column], marker="o", color=colour, label=name)
+                axis.plot(rows[:, 3], rows[:, column], color=colour, alpha=0.3, linewidth=1)
+            axis.plot(mean[:, 3], mean[:, column], marker="o", color=colour, label=name)
     for axis, label in zip(axes, ("diversity within a prompt", "distance from the pretrained model"), strict=True):
         axis.set(xlabel=f"reward ({args.reward})", ylabel=label)
         axis.grid(alpha=0.3)

@@ -72,8 +72,8 @@ def nabla(world: World, policy: AnalyticPolicy, **options: object) -> ResidualNa
 
 
 def release(world: World, policy: AnalyticPolicy, **options: object) -> ResidualNablaDB:
-    """The published code's choices; on every transition and without its regulariser, which move no fixed point."""
-    settings = {"step_fraction": 1.0, "updates": 1, **options}
+    """The published code's choices; on every transition, without its lag and regulariser, which move no fixed point."""
+    settings = {"step_fraction": 1.0, "updates": 1, "lag": 0, "regularisation": 0.0, **options}
     config = ResidualNablaDBReleaseConfig(beta=world.beta, flow=FlowConfig(), **settings)
     return ResidualNablaDB(config, make_flow(policy, FLOW, world.knots))
 

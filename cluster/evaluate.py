@@ -1,11 +1,14 @@
 """Evaluation with fixed prompts and seeds that are never trained on.
 
-Every reward; the diversity within a prompt; the distance from what the pretrained model draws for it.
+Every reward; the diversity within a prompt; the distance from what the pretrained model draws for it; the KL of the
+chains. Where `policy.adapted_steps` lets the adapter act in some steps alone, the training prompts are drawn once more
+with it in all of them, which is what an exported adapter does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import ray
@@ -18,6 +21,8 @@ from cluster.records.metrics import finite_mean
 from cluster.records.pictures import grid
 from cluster.sources.rollouts import Rollout, Rollouts
 from cluster.sources.source import Progress, unseen
+
+EVERYWHERE = "train_everywhere"  # the split whose pictures are those of an exported adapter
 
 
 def evaluate(
@@ -39,14 +44,15 @@ def evaluate(
         progress: Is told how many of how many images are scored, whenever some are.
 
     Returns:
-        Metrics `eval/<split>/<name>`, and the rollouts of each split ("train" and "held_out").
+        Metrics `eval/<split>/<name>`, and the rollouts of each split ("train", "held_out" and `EVERYWHERE`).
     """
     requests: dict[tuple, Request] = {}
-    for offset, (split, source, samples) in enumerate(
-        (
-            ("train", config.prompts.train, config.evaluation.samples),
-            ("held_out", config.prompts.held_out, config.evaluation.held_out_samples),
-        )
+    train, held_out = config.prompts.train, config.prompts.held_out
+    elsewhere = train if config.policy.adapted_steps not in (None, config.policy.steps) else None
+    for offset, split, source, samples in (
+        (0, "train", train, config.evaluation.samples),
+        (1, "held_out", held_out, config.evaluation.held_out_samples),
+        (0, EVERYWHERE, elsewhere, config.evaluation.samples),
     ):
         if source is not None:
             made = make_requests(
@@ -58,7 +64,8 @@ def evaluate(
                 most=config.evaluation.prompts,
                 steps=config.policy.steps,
             )
-            requests |= {(EVALUATION, split, number): request for number, request in enumerate(made)}
+            asked = [replace(request, kl=True, everywhere=split == EVERYWHERE) for request in made]
+            requests |= {(EVALUATION, split, number): request for number, request in enumerate(asked)}
     for key, request in requests.items():
         rollouts.submit(key, request, version, weights, config.evaluation.features)
     found: dict[tuple, Rollout] = {}
@@ -75,6 +82,8 @@ def evaluate(
     for split, sampled in by_split.items():
         for name in config.rewards:
             metrics[f"eval/{split}/{name}"] = finite_mean(np.concatenate([r.scores[name] for r in sampled]))
+        if kls := [r.kl for r in sampled for _ in r.request.prompts if r.kl is not None]:
+            metrics[f"eval/{split}/kl"] = float(np.mean(kls))
         if config.evaluation.features is not None:
             metrics[f"eval/{split}/diversity"] = diversity(sampled)
             if pretrained is not None and split in pretrained:

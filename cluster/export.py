@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         library.utils.logging.disable_progress_bar()
     try:
         with deferred(), at_once():
-            export(args)
+            only = export(args)
     except (Stopped, KeyboardInterrupt) as stop:
         asked = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         print(f"stopped by {asked.name}; nothing was written", file=sys.stderr)
@@ -57,11 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
     print(f"{args.format}: {shown(str(args.out))}")
+    if only is not None:
+        print(
+            f"it was trained to act in some steps of the chain alone (policy.adapted_steps={only}), and elsewhere acts "
+            "in all: pictures there are not the run's, but those of cluster.generate with adapted_steps=null"
+        )
     return 0
 
 
-def export(args: argparse.Namespace) -> None:
+def export(args: argparse.Namespace) -> int | str | None:
     """Write a file or a folder, whole or not at all.
+
+    Returns:
+        `policy.adapted_steps` where what is written will act in more steps than it was trained for.
 
     Raises:
         ConfigError: If something is in its place, or there is nothing to write.
@@ -100,6 +108,8 @@ def export(args: argparse.Namespace) -> None:
         else:
             with suppress(OSError):  # such as a file in the place of a folder of its path
                 temporary.unlink()
+    adapted = model.policy.adapted_steps
+    return None if adapted == model.policy.steps else adapted
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

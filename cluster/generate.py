@@ -181,6 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lost = draw(order, out, console)
             sheet = write_grid(order, out)
         lines = [f"{counted(len(order) - lost, 'picture')}: {out}", *([f"grid: {sheet}"] if sheet else [])]
+        if not order.model.bare and (steps := order.model.policy.adapted_steps) not in (None, order.model.policy.steps):
+            lines.append(
+                f"the adapter acts as in training (adapted_steps={steps}); exported it acts in every step (null)"
+            )
         console.print(*map(shown, lines), sep="\n", markup=False, highlight=False, soft_wrap=True)
         if lost:
             status = 1

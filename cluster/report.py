@@ -28,7 +28,11 @@ from cluster.text import counted, figure, shown
 
 log = logging.getLogger(__name__)
 
-_SPLITS = {"train": "The prompts it trained on, unseen seeds", "held_out": "Held-out prompts"}
+_SPLITS = {
+    "train": "The prompts it trained on, unseen seeds",
+    "held_out": "Held-out prompts",
+    "train_everywhere": "The same prompts with the adapter in every step, as an exported one",
+}
 
 _PAGE = jinja2.Template(
     """<!doctype html>

@@ -238,6 +238,7 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
                     if not restarts:
                         _check_prompts(config, crew)
                         display.note(_work(config, crew))
+                        display.note(crew.learner.steps())
                 return train(config, crew, run, display)
             except (RayActorError, RayTaskError, ObjectLostError, StartError, Hung) as error:
                 # A StartError here may be of an actor that came back, and found no weight store to connect to.

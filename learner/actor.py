@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.distributed import TCPStore
 
+from actors.chain_kl import describe_steps
 from actors.config import PolicyConfig
 from actors.model_check import check_prompts
 from actors.model_files import fetch
@@ -105,6 +106,10 @@ class LearnerActor:
         )
         parts = list(self._objective.parts(batch, torch.Generator()))
         return len(parts), max(len(part.samples) * part.columns.shape[-1] for part in parts), self._initial.flat.nbytes
+
+    def steps(self) -> str:
+        """Where the adapter acts, in a line."""
+        return describe_steps(self._policy.transitions)
 
     def update(self, scores: Mapping[str, np.ndarray], *trajectories: Trajectories) -> tuple[Update, Weights | None]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.

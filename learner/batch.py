@@ -12,6 +12,9 @@ from torch import Tensor
 
 from actors.trajectories import Trajectories
 
+_SENT = ("clean", "kl", "kl_states", "kl_steps")  # of trajectories, where they were asked for
+_OPTIONAL = (*_SENT, "means")  # of a batch, a row a sample
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -29,10 +32,16 @@ class Batch:
     clean: Tensor | None = None  # (B, ...) float32, the final latents, where they were asked for
     # (B, K, ...) float32, the behaviour policy's means of x_next where the learner took them again, NaN elsewhere
     means: Tensor | None = None
+    kl: Tensor | None = None  # (B,) float32, see `Trajectories`, as the two below
+    kl_states: Tensor | None = None  # (B, ...) float32
+    kl_steps: Tensor | None = None  # (B,) int64
     scores: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 of each reward, as it said them
 
     def take(self, rows: Tensor) -> Batch:
         """Some of the samples, by rows `(b,)` int64."""
+        optional: dict[str, Any] = {
+            name: None if (own := getattr(self, name)) is None else own[rows] for name in _OPTIONAL
+        }
         return replace(
             self,
             latents=self.latents[rows],
@@ -41,11 +50,14 @@ class Batch:
             prompts=tuple(self.prompts[row] for row in rows.tolist()),
             groups=self.groups[rows],
             rewards=self.rewards[rows],
-            keys=None if self.keys is None else self.keys[rows.numpy()],
-            clean=None if self.clean is None else self.clean[rows],
-            means=None if self.means is None else self.means[rows],
+            keys=self.keys_of(rows),
+            **optional,
             scores={name: values[rows] for name, values in self.scores.items()},
         )
+
+    def keys_of(self, rows: Tensor) -> np.ndarray | None:
+        """The keys `(n, 5)` of samples `(n,)`, where there are any."""
+        return None if self.keys is None else self.keys[rows.numpy()]
 
     def state_dict(self) -> dict[str, Any]:
         """All of it as tensors and plain values, for objectives that keep batches; prompts without their metadata."""
@@ -67,6 +79,10 @@ def joined(batches: Sequence[Batch]) -> Batch:
     first = batches[0]
     offsets = np.cumsum([0, *(int(batch.groups.max()) + 1 if len(batch.groups) else 0 for batch in batches[:-1])])
     tensors = ("latents", "next_latents", "log_probs", "rewards")
+    optional: dict[str, Any] = {
+        name: None if getattr(first, name) is None else torch.cat([getattr(batch, name) for batch in batches])
+        for name in _OPTIONAL
+    }
     return replace(
         first,
         **{name: torch.cat([getattr(batch, name) for batch in batches]) for name in tensors},
@@ -74,8 +90,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         prompts=tuple(prompt for batch in batches for prompt in batch.prompts),
         version=min(batch.version for batch in batches),
         keys=np.concatenate([batch.keys for batch in batches if batch.keys is not None]),
-        clean=None if first.clean is None else torch.cat([b.clean for b in batches if b.clean is not None]),
-        means=None if first.means is None else torch.cat([b.means for b in batches if b.means is not None]),
+        **optional,
         scores={name: torch.cat([batch.scores[name] for batch in batches]) for name in first.scores},
     )
 
@@ -103,7 +118,7 @@ def collate(
     if len(prompts) != len(rewards):
         raise ValueError(f"There are {len(prompts)} samples and {len(rewards)} rewards.")
 
-    names = ("latents", "next_latents", "log_probs", *(("clean",) if first.clean is not None else ()))
+    names = ("latents", "next_latents", "log_probs", *(name for name in _SENT if getattr(first, name) is not None))
     stored = {name: np.concatenate([getattr(t, name) for t in trajectories]) for name in names}
     finite = np.all([np.isfinite(v).all(axis=tuple(range(1, v.ndim))) for v in stored.values()], axis=0)
     if not finite.all():

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from actors.policy import ADAPTER, Policy
 from actors.trajectories import Weights
 from learner.batch import Batch
+from learner.chain_kl import backward_chain_kl, chain_kl_metrics
 from learner.companion import Decay
 from learner.likelihood import largest_log_ratio, retaken
 from learner.objectives import Objective
@@ -46,6 +47,12 @@ class LearnerConfig(BaseModel, frozen=True, extra="forbid"):
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of AdamW's averages of gradient and square.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW; 1e-4 is DDPO's.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm; 1 is DDPO's.")
+    chain_kl_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of KL(policy || pretrained) of the whole chain, all steps in which the adapter acts, in "
+        "nats per dimension, whatever the objective; an objective's own kl_weight sees the steps that it trains.",
+    )
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         4,
         description="Transitions that go through the network at a time: memory, not results; 4 is DDPO's. More "
@@ -157,6 +164,7 @@ class Learner:
         started = time.time()
         self._spending.draw(len(batch.prompts), self.version)
         history: dict[str, list[float]] = defaultdict(list)
+        of_chain = chain_kl_metrics(batch, self._objective.trained_steps(self._policy.transitions))
         older = self._objective.config.asks.older
         with self._in_memory():
             self._check_ratio(batch)  # as it was drawn: an objective may add older samples to it
@@ -172,6 +180,10 @@ class Learner:
                 module.optimizer.zero_grad(set_to_none=True)
             with self._in_memory():
                 metrics = self._objective.backward(self._policy, batch, part, self._micro_batch, self.ranks)
+                if weight := self._config.chain_kl_weight:
+                    backward_chain_kl(
+                        self._policy, batch, part.samples, weight, micro_batch=self._micro_batch, ranks=self.ranks
+                    )
             self.ranks.sum_gradients(self._everything)
             if number == 0 and "ratio/max_log" in metrics:
                 history["ratio/first"].append(metrics["ratio/max_log"])
@@ -193,7 +205,7 @@ class Learner:
         self._objective.end(self._policy, len(history.get("grad_norm", ())))
         self.ranks.check_equal(self.version, self._everything)
         metrics = {name: float(np.mean(values)) for name, values in history.items()}
-        metrics |= self._objective.metrics() | self._spending.total(self.ranks)
+        metrics |= of_chain | self._objective.metrics() | self._spending.total(self.ranks)
         metrics["updates"] = float(len(history["grad_norm"]))
         if self._config.micro_batch == "auto" or self.ranks.fitting is not None:
             metrics["micro_batch"] = float(min(self._micro_batch, self.ranks.fitting or _EVERYTHING))
@@ -285,7 +297,8 @@ class Learner:
             self._policy.snapshot(name)
             self._policy.load_weights(flat.cpu().numpy(), self._policy.weights()[1], name)
         saved = json.loads((folder / "state.json").read_text())
-        self.version, self._spending.spent = saved["version"], saved["spent"]
+        self.version = saved["version"]
+        self._spending.spent |= saved["spent"]
         return saved["extra"]
 
     def _averaged(self) -> _Averaged:

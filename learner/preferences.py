@@ -101,13 +101,14 @@ def preference_loss(margin: Tensor, beta: float, kind: LossKind = "bt", label: T
 def plackett_luce(scores: Tensor, rewards: Tensor, min_gap: float = 0.0) -> Tensor:
     """Plackett-Luce negative log-likelihood of the ranking that `rewards` gives, over the first dimension.
 
-    Tied items follow Breslow: each is compared with everyone not ranked above it. Divided by M - 1, so that the
-    gradient's scale does not grow with the group; M = 2 is Bradley-Terry.
+    Tied items follow Breslow: each is compared with everyone that is not better than it, here by more than `min_gap`.
+    So a tie is between two items and is not handed on: of neighbours that are all close, the first still beats the
+    last. Divided by M - 1, so that the gradient's scale does not grow with the group; M = 2 is Bradley-Terry.
 
     Args:
         scores: `(M, ...)`, beta g of each item.
         rewards: `(M,)`, finite.
-        min_gap: Neighbours in rank that differ by no more than this are tied.
+        min_gap: Items that differ by no more than this are tied.
 
     Returns:
         Losses of the trailing shape.
@@ -116,10 +117,8 @@ def plackett_luce(scores: Tensor, rewards: Tensor, min_gap: float = 0.0) -> Tens
     ranked, sorted_rewards = scores[order], rewards[order]
     # remaining[j] = logsumexp of the items from rank j on
     remaining = ranked.flip(0).logcumsumexp(0).flip(0)
-    new_rank = torch.ones(len(order), dtype=torch.bool)
-    new_rank[1:] = (sorted_rewards[:-1] - sorted_rewards[1:]) > min_gap
-    # The rank at which each item's tie begins.
-    first = torch.cummax(torch.where(new_rank, torch.arange(len(order)), 0), dim=0).values
+    # The rank from which on nobody is better than an item: how many are.
+    first = (sorted_rewards[None] - sorted_rewards[:, None] > min_gap).sum(dim=1)
     return (remaining[first] - ranked).sum(dim=0) / (len(order) - 1)
 
 

@@ -12,8 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from actors.conditioning import Conditioning
-from actors.policy import Policy
 from actors.transitions import over
 
 
@@ -29,17 +27,8 @@ class RewardModel(Protocol):
         ...
 
 
-def predicted_score(
-    policy: Policy, reward: RewardModel, x: Tensor, state: Tensor, conditioning: Conditioning, prompts: Sequence[str]
-) -> Tensor:
-    """r(decode(x0(x))) `(B,)` float32 of states under the policy's own guided prediction, without gradient."""
-    with torch.no_grad():
-        images = policy.decode(policy.clean(x, state, conditioning))
-        return reward.score(images, prompts).to(x.device)
-
-
 def reward_gradient(
-    reward: RewardModel, images: Tensor, state: Tensor, prompts: Sequence[str], *, keep_graph: bool = False
+    reward: RewardModel, images: Tensor, state: Tensor, prompts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """d r(images) / d state `(B, ...)` float32, detached: no second order.
 
@@ -48,7 +37,6 @@ def reward_gradient(
         images: `(B, 3, H, W)`, a differentiable function of `state`.
         state: The leaf to go back to.
         prompts: One an image. They must be those of these images; public code has got this wrong.
-        keep_graph: Whether the graph from state to images is used again.
 
     Returns:
         The gradient, and which samples `(B,)` bool the reward could judge; the gradient of the others is zero.
@@ -57,6 +45,6 @@ def reward_gradient(
     of_images, judged = of_images.to(images.device), scores.isfinite().to(images.device)
     judged &= of_images.flatten(1).isfinite().all(dim=1)
     of_images = torch.where(over(judged, of_images), of_images, 0.0)
-    (gradient,) = torch.autograd.grad(images, state, of_images, retain_graph=keep_graph)
+    (gradient,) = torch.autograd.grad(images, state, of_images)
     # Zero times what is not finite would not be zero.
     return torch.where(over(judged, gradient), gradient.float(), 0.0), judged

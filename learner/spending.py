@@ -1,6 +1,6 @@
-"""What a run has spent: images that the reward was shown, and evaluations of the policy's network.
+"""What a run has spent: images drawn, images that the reward was shown, its gradients, evaluations of the network.
 
-Both are counted alike for every objective, so that methods can be compared at equal cost.
+All are counted alike for every objective, so that methods can be compared at equal cost.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from learner.reward_gradient import RewardModel
 
 
 class Judged:
-    """A reward model that counts the images it is shown.
+    """A reward model that counts the images it is shown, and those of them whose gradient is asked for.
 
     Args:
         reward: Who answers.
     """
 
     def __init__(self, reward: RewardModel) -> None:
-        self._reward, self.images = reward, 0
+        self._reward, self.images, self.gradients = reward, 0, 0
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """See `RewardModel`."""
@@ -33,15 +33,17 @@ class Judged:
     def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """See `RewardModel`."""
         self.images += len(images)
+        self.gradients += len(images)
         return self._reward.score_and_grad(images, prompts)
 
 
 class Spending:
-    """The account of a run.
+    """The account of a run. Seconds are not in it, since checkpoints are the same bit for bit: they are `Update`'s.
 
-    `reward_queries` are the images of every batch, also those that no update uses, and the predicted images that the
-    objective has judged, with or without a gradient. `network_evaluations` are those that drew the batches, a row and
-    step each, and those of the updates; a guided prediction is two, and the way back is not counted by itself.
+    `images_drawn` are the images of every batch, also those that no update uses. `reward_queries` are these and the
+    predicted images that the objective has judged, with or without a gradient; `reward_gradients` are those with one.
+    `network_evaluations` are those that drew the batches, a row and step each, and those of the updates; a guided
+    prediction is two, and the way back is not counted by itself.
 
     Args:
         policy: Counts its evaluations.
@@ -54,7 +56,7 @@ class Spending:
 
     def __init__(self, policy: Policy, judged: Judged | None, offline_batches: int) -> None:
         self._policy, self._judged, self._offline = policy, judged, offline_batches
-        self.spent = {"reward_queries": 0, "network_evaluations": 0}
+        self.spent = {"images_drawn": 0, "reward_queries": 0, "reward_gradients": 0, "network_evaluations": 0}
         self._seen = self._counters()
 
     def draw(self, images: int, version: int) -> None:
@@ -62,6 +64,7 @@ class Spending:
         self._seen = self._counters()
         if not self._offline or version < self._offline:
             steps = len(self._policy.transitions) - self._policy.transitions.first_step
+            self.spent["images_drawn"] += images
             self.spent["reward_queries"] += images
             self.spent["network_evaluations"] += images * steps * self._policy.passes
 
@@ -80,5 +83,7 @@ class Spending:
         self._policy.evaluations = before
 
     def _counters(self) -> dict[str, int]:
-        judged = 0 if self._judged is None else self._judged.images
-        return {"reward_queries": judged, "network_evaluations": self._policy.evaluations}
+        judged = self._judged
+        shown, differentiated = (0, 0) if judged is None else (judged.images, judged.gradients)
+        evaluations = self._policy.evaluations
+        return {"reward_queries": shown, "reward_gradients": differentiated, "network_evaluations": evaluations}

@@ -1,7 +1,7 @@
 """Which samples and transitions an optimizer step sees: whole groups, the noisy end of the chain, or strata.
 
-Strata train on a few transitions of each chain without bias: one is drawn from each, and the last one, where the reward
-enters, always; every drawn transition is weighted with the number of transitions that it stands for.
+Strata train on a few transitions of each chain without bias: one is drawn from each, and weighted with the number of
+transitions that it stands for.
 """
 
 from __future__ import annotations
@@ -13,29 +13,32 @@ from torch import Tensor
 
 
 class Strata:
-    """T transitions, cut into strata of neighbours and the last one.
+    """T transitions, cut into strata of neighbours.
 
     Args:
         transitions: T, at least 1.
         fraction: How many of them are drawn, as a share of T (rounded, at least one stratum); 1 draws all.
+        always_last: The last transition is no part of a stratum: it is drawn every time, and all that is drawn weighs
+            the same. This is what published code does; it has a bias towards the last one.
     """
 
-    def __init__(self, transitions: int, fraction: float) -> None:
-        others = transitions - 1
-        count = min(others, max(1, round(fraction * transitions)))
+    def __init__(self, transitions: int, fraction: float, always_last: bool = False) -> None:
+        self._always_last = always_last
+        others = transitions - always_last
+        count = min(others, share_of(transitions, fraction))
         self._edges = torch.linspace(0, others, count + 1).round().long() if others else torch.zeros(1).long()
 
     def draw(self, samples: int, generator: torch.Generator) -> Tensor:
-        """Transitions `(samples, k)` int64: for each sample one a stratum, drawn evenly, then the last."""
+        """Transitions `(samples, k)` int64 in order: for each sample one a stratum, drawn evenly."""
         sizes = self._edges.diff()
-        within = (torch.rand(samples, len(sizes), generator=generator) * sizes).long()
-        last = self._edges[-1].expand(samples, 1)
-        return torch.cat([self._edges[:-1] + within, last], dim=1)
+        drawn = self._edges[:-1] + (torch.rand(samples, len(sizes), generator=generator) * sizes).long()
+        return torch.cat([drawn, self._edges[-1:].expand(samples, 1)], dim=1) if self._always_last else drawn
 
     @property
     def weights(self) -> Tensor:
-        """`(k,)` float32, the number of transitions that each drawn one stands for; they sum to T."""
-        return torch.cat([self._edges.diff(), torch.ones(1, dtype=torch.int64)]).float()
+        """`(k,)` float32, how much each drawn transition counts: the number of those that it stands for."""
+        sizes = self._edges.diff().float()
+        return torch.ones(len(sizes) + 1) if self._always_last else sizes
 
 
 def split_samples(samples: int, updates: int, generator: torch.Generator) -> Iterator[Tensor]:

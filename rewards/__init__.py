@@ -19,6 +19,9 @@ from rewards.reward import Reward, UnknownReward
 REWARDS = {
     "shapes_agreement": "rewards.shapes_agreement:ShapesAgreement",
     "shapes_gold": "rewards.shapes_gold:ShapesGold",
+    "shapes_aesthetic": "rewards.shapes_aesthetic:ShapesAesthetic",
+    "shapes_reading": "rewards.shapes_reading:ShapesReading",
+    "brightness": "rewards.brightness:Brightness",
     "clip": "rewards.clip_score:ClipScore",
     "pickscore": "rewards.pickscore:PickScore",
     "aesthetic": "rewards.aesthetic:Aesthetic",

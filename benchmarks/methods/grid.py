@@ -1,6 +1,7 @@
 """A grid: which runs answer a question. The files are `benchmarks/methods/grids/*.yaml`.
 
     question    a sentence
+    compared_at queries, of which every run then has equally many (the default), or reward (`benchmarks.tilt.front`)
     common      settings of all runs, `key=value`
     worlds      settings of each world, by name
     seeds       numbers
@@ -17,8 +18,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from cluster.config import Config, load_words
@@ -28,7 +30,7 @@ from learner.objectives.detailed_balance import DetailedBalanceConfig
 from learner.objectives.draft_lv import DRaFTLVConfig
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.objectives.vgg_flow import VGGFlowConfig
-from learner.subsample import Strata
+from learner.subsample import Strata, share_of, split_samples
 
 GRIDS, _ROOT = Path(__file__).with_name("grids"), Path(__file__).parents[2]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]  # of a folder
@@ -39,6 +41,7 @@ class Grid(BaseModel, frozen=True, extra="forbid"):
     """See the head of this file."""
 
     question: str
+    compared_at: Literal["queries", "reward"] = "queries"
     common: Settings = ()
     worlds: dict[Name, Settings] = Field(min_length=1)
     seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = Field(min_length=1)
@@ -104,7 +107,7 @@ def cells(
 
     Raises:
         ConfigError: In one sentence: if there is no such world or arm, if a seed is there twice, if a configuration
-            cannot work, or if the runs would not show the reward equally many images.
+            cannot work, or if runs that are compared at equal queries would not show the reward equally many images.
     """
     seeds = grid.seeds if seeds is None else seeds
     if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
@@ -121,7 +124,7 @@ def cells(
         if world in (worlds or grid.worlds) and arm in (arms or grid.arms)
     ]
     first = made[0]
-    for cell in made:
+    for cell in made if grid.compared_at == "queries" else ():
         if queries(cell.config) != queries(first.config):
             raise ConfigError(
                 f"{cell.name} would show the reward {queries(cell.config):,} images and {first.name} "
@@ -144,17 +147,34 @@ def _cell(grid: Grid, folder: Path, world: str, arm: str, seed: int) -> Cell:
 
 
 def queries(config: Config) -> int:
-    """How many images a run shows to the reward, as `learner.spending` will count them if none is dropped."""
-    objective, images = config.objective, 1
+    """How many images a run shows to the reward, as `learner.spending` will count them if none is dropped.
+
+    Raises:
+        ConfigError: If that depends on what is drawn.
+    """
+    objective, batch = config.objective, config.batch_size
+    asked = 0
     if isinstance(objective, DetailedBalanceConfig):
-        drawn = len(Strata(config.policy.steps, objective.step_fraction).weights)
-        # At both ends of a transition; a forward loss alone asks at its end.
-        forward = isinstance(objective, NablaDBConfig) and (objective.no_flow or not objective.reverse_weight)
-        images += drawn * (1 if forward else 2)
+        if objective.subsample == "steps" and objective.step_fraction < 1:
+            raise ConfigError(
+                "objective.subsample=steps asks the reward about as many states as happen to be drawn; runs are "
+                "compared at equal reward queries, which objective.subsample=chains has."
+            )
+        shares = split_samples(batch, objective.updates, torch.Generator())
+        share = objective.step_fraction if objective.subsample == "chains" else 1.0
+        asked = sum(share_of(len(samples), share) for samples in shares) * _of_a_chain(objective, config.policy.steps)
     elif isinstance(objective, VGGFlowConfig):
         drawn = len(Strata(config.policy.steps, objective.step_fraction).weights)
-        images += drawn * (1 if objective.value is None else 2)
+        asked = batch * drawn * (1 if objective.value is None else 2)
     elif objective.asks.reward != "scores":
-        images += objective.noises if isinstance(objective, DRaFTLVConfig) else 1
-    batches = getattr(objective, "offline_batches", 0) or config.iterations
-    return images * config.batch_size * min(batches, config.iterations)
+        asked = batch * (objective.noises if isinstance(objective, DRaFTLVConfig) else 1)
+    batches = min(getattr(objective, "offline_batches", 0) or config.iterations, config.iterations)
+    return batch * batches + asked * max(0, batches - getattr(objective, "lag", 0))
+
+
+def _of_a_chain(objective: DetailedBalanceConfig, steps: int) -> int:
+    """Images that a detailed balance asks the reward about for a whole chain that no micro-batch cuts."""
+    if not isinstance(objective, NablaDBConfig):
+        return steps  # states with noise
+    forward = objective.no_flow or not objective.reverse_weight  # asks where transitions end
+    return (steps if forward else steps + 1) * objective.smoothing

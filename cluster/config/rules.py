@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 
+from actors.chain_kl import has_kl
 from actors.compiling import check_compiler
 from actors.devices import parse_device
 from actors.model_check import check_model, check_prompts
@@ -27,7 +28,18 @@ from rewards.reward import Reward, UnknownReward
 log = logging.getLogger(__name__)
 _MAX_BATCH = 1_000_000  # images of an iteration
 # Columns of samples.parquet, and what stands beside the rewards in eval/<split>/.
-_TAKEN = {"iteration", "split", "prompt", "prompt_index", "sample_index", "seed", "version", "diversity", "distance"}
+_TAKEN = {
+    "iteration",
+    "split",
+    "prompt",
+    "prompt_index",
+    "sample_index",
+    "seed",
+    "version",
+    "diversity",
+    "distance",
+    "kl",
+}
 
 
 def groups_are_compared(config: Config) -> None:
@@ -248,6 +260,12 @@ def model_can_be_trained(config: Config) -> None:
                     "noise, so none can be trained; raise the strength, or policy.steps"
                 )
             config.objective.asks.check(config.objective.name, chain)
+            if config.learner.chain_kl_weight and not has_kl(chain):
+                raise ValueError(
+                    f"learner.chain_kl_weight is {config.learner.chain_kl_weight:g}, but no step with an adapter has a "
+                    "density, so the chain has no KL that could be held; set it to 0, or policy.solver to one with "
+                    "noise and of first order, such as ddpm"
+                )
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(str(error).rstrip(".")) from None
 

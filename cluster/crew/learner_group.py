@@ -54,6 +54,10 @@ class LearnerGroup:
         """Optimizer steps, transitions and bytes of a batch, see `LearnerActor.work`; raises as `plans`."""
         return self._ask(self.actors[0].work, groups, samples)
 
+    def steps(self) -> str:
+        """Where the adapter acts, in a line; raises as `plans`."""
+        return self._ask(self.actors[0].steps)
+
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse what the model would not read whole, see `LearnerActor.check_prompts`; raises as `plans` too."""
         self._ask(self.actors[0].check_prompts, prompts)

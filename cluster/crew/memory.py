@@ -218,8 +218,8 @@ def _states(policy: Policy, samples: int) -> Tensor:
 
 
 def _batch_bytes(config: Config, policy: Policy, stored: Sequence[int]) -> float:
-    """Both states of every stored transition, float32."""
-    return 8.0 * config.batch_size * len(stored) * math.prod(policy.latent_shape)
+    """Both states of every stored transition, and the one that the KL is taken at, float32."""
+    return 4.0 * config.batch_size * (2 * len(stored) + 1) * math.prod(policy.latent_shape)
 
 
 def _reward_bytes(config: Config, names: Sequence[str]) -> float:

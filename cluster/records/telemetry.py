@@ -23,6 +23,8 @@ GAUGES = {
     "reward/<statistic>": ("reinoise_reward", "Combined reward of the last batch."),
     "score/<reward>": ("reinoise_score", "Mean raw score of the last batch."),
     "eval/<split>/<figure>": ("reinoise_evaluation", "The last evaluation, by split."),
+    "kl/chain": ("reinoise_chain_kl", "KL of whole chains to the pretrained model's, nats."),
+    "kl/untrained_share": ("reinoise_untrained_kl_share", "Share of it at steps that nobody trains."),
     "kl/<reference>": ("reinoise_kl", "KL divergence of the policy a step, nats per dimension."),
     "clip/<side>": ("reinoise_clip_fraction", "Share of transitions outside the proximal band, by staleness."),
     "staleness": ("reinoise_staleness_versions", "Versions between the oldest sample of the batch and the learner."),

@@ -39,6 +39,7 @@ class Rollout:
     actor: str | None = "sampler"  # that rolled it out; `None` where that was for an earlier batch
     missing: int = 0  # of its pictures were not finite; nobody judged them, and their scores are NaN
     lag: float | None = None  # seconds from the publication of its weights until it had them, if it just got them
+    kl: float | None = None  # mean of the KL of its chains to the pretrained model's, where it was asked for, nats
     failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
 
 

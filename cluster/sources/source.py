@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from actors.trajectories import Request
@@ -53,7 +54,7 @@ class RequestMaker:
     def __getitem__(self, number: int) -> Request:
         batch, position = divmod(number, self.per_batch)
         seed, plan = self._config.seed, self._plans[batch]
-        return make_request(
+        request = make_request(
             lambda group: prompt_of(self._prompts, batch, group, self._count, seed),
             range(position * self.size, (position + 1) * self.size),
             self._config.prompts.samples,
@@ -65,3 +66,4 @@ class RequestMaker:
             self._config.policy.steps,
             plan.noisy_steps,
         )
+        return replace(request, kl=True)

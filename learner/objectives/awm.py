@@ -79,9 +79,12 @@ class AWM(Objective):
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan((), clean=True)
 
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        return tuple(range(share_of(chain.adapted_steps, self.config.step_fraction)))
+
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         policy.snapshot(TRAILING)
-        self._states = share_of(len(policy.transitions), self.config.step_fraction)
+        self._states = len(self.trained_steps(policy.transitions))
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         policy.snapshot(OLD)

@@ -60,7 +60,7 @@ class D3PO(Objective):
         self.config = config
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        return Plan(noisy_steps(chain.stochastic_steps, self.config.step_fraction), self.config.share_init_noise)
+        return Plan(noisy_steps(chain.trainable_steps, self.config.step_fraction), self.config.share_init_noise)
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         for _ in range(self.config.epochs):

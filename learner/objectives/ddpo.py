@@ -71,7 +71,7 @@ class DDPO(Objective):
         self.config = config
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        return Plan(noisy_steps(chain.stochastic_steps, self.config.step_fraction))
+        return Plan(noisy_steps(chain.trainable_steps, self.config.step_fraction))
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped

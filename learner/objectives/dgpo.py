@@ -74,8 +74,11 @@ class DGPO(Objective):
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan((), clean=True, acts_with=OLD)
 
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        return tuple(range(share_of(chain.adapted_steps, self.config.step_fraction)))
+
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
-        self._states = share_of(len(policy.transitions), self.config.step_fraction)
+        self._states = len(self.trained_steps(policy.transitions))
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         shares = split_groups(batch.groups, 1, self.config.prompts_per_update, None, generator)

@@ -72,7 +72,7 @@ class DPOK(Objective):
         self._kept: deque[Batch] = deque(maxlen=config.buffer)
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        return Plan(chain.stochastic_steps)
+        return Plan(chain.trainable_steps)
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         if self.config.value is not None:

@@ -111,7 +111,7 @@ class GRPO(Objective):
         self.config, self._flat = config, float("nan")
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        steps, noisy = noisy_steps(chain.stochastic_steps, self.config.step_fraction), None
+        steps, noisy = self.trained_steps(chain), None
         if self.config.window is not None:
             places = len(steps) - self.config.window + 1
             moved = version // self.config.window_every
@@ -123,6 +123,10 @@ class GRPO(Objective):
             steps = steps[place : place + self.config.window]
             noisy = steps[0], steps[-1] + 1
         return Plan(steps, self.config.share_init_noise, noisy_steps=noisy)
+
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        steps = noisy_steps(chain.trainable_steps, self.config.step_fraction)
+        return steps[: self.config.window] if self.config.window_moves == "stays" else steps
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         kept, self._flat = informative(batch.rewards, batch.groups, self.config.keep)

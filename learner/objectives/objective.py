@@ -52,6 +52,12 @@ class Asks:
         Raises:
             ValueError: In one sentence.
         """
+        if chain.first_step >= chain.adapted_steps:
+            raise ValueError(
+                f"Rollouts begin at step {chain.first_step} (counted from 0), but policy.adapted_steps lets the "
+                f"adapter act in the first {chain.adapted_steps} alone; set it to more, or to null, which is all."
+            )
+        residual = f"residual_{name.removeprefix('dag_')}"
         if self.images:
             nothing = torch.zeros(1)
             chain.velocity(nothing, nothing, torch.tensor([len(chain)]))
@@ -80,8 +86,19 @@ class Asks:
                 f"No step of the chain adds noise, so none has the density that {name} trains on; set policy.eta above "
                 "0 (1 is as stochastic as DDPM) with policy.solver=ddim, and policy.steps to at least 2."
             )
+        if not chain.trainable_steps:
+            raise ValueError(
+                f"Step {chain.stochastic_steps[0]} (counted from 0) is the first that adds noise, but "
+                f"policy.adapted_steps lets the adapter act in the first {chain.adapted_steps} alone, so {name} has "
+                "nothing to train; set it to more, or to null, which is all."
+            )
+        if self.noise == "posterior" and chain.adapted_steps < len(chain):
+            raise ValueError(
+                f"The objective {name} balances every step of the chain against the noising chain, which takes an "
+                f"adapter in each; set policy.adapted_steps=null, or objective.name={residual}."
+            )
         if self.window is not None:
-            size, there = self.window[0], len(noisy_steps(chain.stochastic_steps, self.window[1]))
+            size, there = self.window[0], len(noisy_steps(chain.trainable_steps, self.window[1]))
             if size > there:
                 raise ValueError(
                     f"objective.window is {size}, but objective.step_fraction leaves {there} of the steps with noise "
@@ -103,7 +120,7 @@ class Asks:
         if self.noise == "posterior" and not chain.reverses_noising:
             raise ValueError(
                 f"The objective {name} balances the chain against the noising chain, which only DDPM's noise reverses; "
-                f"set policy.solver=ddpm, or objective.name=residual_{name}, which takes any noise."
+                f"set policy.solver=ddpm, or objective.name={residual}, which takes any noise."
             )
         if self.noise == "memoryless" and not chain.is_memoryless:
             raise ValueError(
@@ -177,6 +194,10 @@ class Objective(ABC):
             chain: That `Asks.check` lets pass.
             version: Of the policy that the rollouts will train.
         """
+
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        """The steps of the chain that it trains, sooner or later: those that are stored, unless it says others."""
+        return self.plan(chain).stored_steps
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:  # noqa: B027
         """Called once, before anything else: make what depends on the policy, and keep the reward model.

@@ -136,8 +136,12 @@ class PPOD(Objective):
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         of_image = self.config.likelihood == "ode"
-        steps = () if of_image else noisy_steps(chain.stochastic_steps, self.config.step_fraction)
+        steps = () if of_image else noisy_steps(chain.trainable_steps, self.config.step_fraction)
         return Plan(steps, self.config.share_init_noise, clean=of_image, offline_batches=self.config.offline_batches)
+
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        # The ODE of an image goes through all states.
+        return tuple(range(chain.adapted_steps)) if self.config.likelihood == "ode" else self.plan(chain).stored_steps
 
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._reference == "snapshot" and version % self.config.round_length == 0:

@@ -26,7 +26,7 @@ from learner.direct_gradient import climbed
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
-from learner.subsample import split_samples
+from learner.subsample import share_of, split_samples
 
 
 class ReFLConfig(BaseModel, frozen=True, extra="forbid"):
@@ -68,7 +68,7 @@ class ReFL(Objective):
         self._reward = reward
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        return Plan(chain.stochastic_steps[-max(1, round(self.config.step_fraction * len(chain.stochastic_steps))) :])
+        return Plan(chain.trainable_steps[-share_of(len(chain.trainable_steps), self.config.step_fraction) :])
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped

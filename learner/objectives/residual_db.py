@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from actors.conditioning import Conditioning
@@ -28,6 +29,9 @@ class ResidualDBConfig(DAGDBConfig, frozen=True, extra="forbid"):
     asks: ClassVar[Asks] = Asks(reward="images", noise="everywhere")
 
     name: Literal["residual_db"] = "residual_db"  # type: ignore[assignment]
+    guided_guess: bool = Field(
+        True, description="Predict the image whose reward a flow looks forward to with guidance, as the policy acts."
+    )
 
     def build(self) -> ResidualDB:
         """The objective."""

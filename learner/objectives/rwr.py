@@ -82,8 +82,11 @@ class RWR(Objective):
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan((), clean=True)
 
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        return tuple(range(chain.adapted_steps))
+
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
-        self._states = len(policy.transitions)
+        self._states = len(self.trained_steps(policy.transitions))
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         weights = sample_weights(batch.rewards, batch.groups, self.config)

@@ -92,10 +92,22 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 def test_what_a_run_is_to_spend_is_what_the_learner_counts(tiny_pipeline: Path, case: str) -> None:
     policy = PolicyConfig(model=str(tiny_pipeline), device="cpu", steps=5, lora_rank=2, lora_alpha=2)
     settings = [f"objective={json.dumps(CASES[case])}", "policy.steps=5", "iterations=1", "prompts.per_iteration=1"]
-    learner = (start := Start(policy)).learner(case)
+    learner = (start := Start(policy)).learner(case, micro_batch=10)  # whole chains
     batch = draw(start.policy)
     batch = replace(batch, rewards=batch.rewards.nan_to_num())
     assert learner.step(batch).metrics["reward_queries"] == queries(read_config(None, [*settings, "prompts.samples=7"]))
+
+
+def test_spending_that_depends_on_what_is_drawn_is_refused() -> None:
+    settings = ["objective={name: residual_nabla_db, subsample: steps, step_fraction: 0.1}"]
+    with pytest.raises(ConfigError, match=r"as many states as happen to be drawn; .*=chains"):
+        queries(read_config(None, settings))
+
+
+def test_a_lag_asks_about_nothing_at_first() -> None:
+    settings = ["objective={name: residual_nabla_db, lag: 1, updates: 1, step_fraction: 1}", "iterations=3"]
+    config = read_config(None, settings)
+    assert queries(config) == config.batch_size * (3 + 2 * (config.policy.steps + 1))
 
 
 def record(cell: Cell, iterations: int, **metrics: float) -> None:

@@ -14,11 +14,13 @@ from cluster.records.rundir import RunDirectory
 def test_what_a_method_has_spent_is_what_the_learner_counted(tmp_path: Path) -> None:
     run = RunDirectory.create(load_config(None, [f"folder={tmp_path}", "name=mine"]))
     figures = {f"eval/train/{name}": 1.0 for name in ("shapes_agreement", *FIGURES)}
-    for iteration, spent in ((0, {}), (2, {"reward_queries": 480.0})):
-        run.record(iteration, figures | spent, {})
+    spent = {"reward_queries": 240.0, "reward_gradients": 192.0, "time/iteration": 2.5}
+    run.record(0, figures, {})
+    run.record(1, spent, {})
+    run.record(2, figures | spent | {"reward_queries": 480.0, "reward_gradients": 384.0}, {})
     name, rows = series(run.path, "shapes_agreement")
     assert name == "ppod"
-    assert rows[:, 0].tolist() == [0, 480]
+    assert rows.tolist() == [[0, 0, 0, 1, 1, 1, 1], [480, 384, 5, 1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("gold", [False, True])

@@ -43,7 +43,7 @@ class Reinforce(Objective):
         self.config = config
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        return Plan(chain.stochastic_steps)
+        return Plan(chain.trainable_steps)
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         yield Part(torch.nonzero(batch.rewards.isfinite()).flatten(), torch.arange(len(batch.steps)))

@@ -42,9 +42,19 @@ CASES: dict[str, dict[str, Any]] = {
     "nabla_db": {"name": "nabla_db", **FLOW, "updates": 1},
     "residual_nabla_db": {"name": "residual_nabla_db", **FLOW, "updates": 1},
     "residual_nabla_db, no flow": {"name": "residual_nabla_db", "step_fraction": 1.0, "no_flow": True},
+    "residual_nabla_db, identity": {
+        "name": "residual_nabla_db",
+        **FLOW,
+        "guess_jacobian": "identity",
+        "smoothing": 2,
+        "smoothing_std": 0.1,
+        "subsample": "steps",
+        "step_fraction": 0.4,
+    },
     "residual_nabla_db_release": {"name": "residual_nabla_db_release", **FLOW},
     "residual_db": {"name": "residual_db", **FLOW},
     "dag_db": {"name": "dag_db", **FLOW, "updates": 2},
+    "dag_db, guided": {"name": "dag_db", **FLOW, "guided_guess": True},
     "refl": {"name": "refl", "step_fraction": 1.0},
     "refl, threshold": {"name": "refl", "step_fraction": 1.0, "threshold": 0.872, "scale": 0.5, "guided": False},
     "draft": {"name": "draft", "steps": 2},
@@ -120,6 +130,8 @@ def begun(made: Learner, policy: Policy) -> tuple[Batch, Part]:
     objective = made._objective
     with torch.no_grad():
         batch = objective.begin(policy, draw(policy), 0)
+        if not batch.prompts:  # training stays behind
+            batch = objective.begin(policy, draw(policy, 1), 1)
         for parameter in policy.parameters:
             parameter *= 1.1
     return batch, list(objective.parts(batch, torch.Generator().manual_seed(0)))[-1]

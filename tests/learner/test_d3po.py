@@ -85,7 +85,7 @@ def test_an_update_sees_one_prompt_at_all_of_its_steps() -> None:
     parts = list(objective.parts(batch, torch.Generator().manual_seed(0)))
     assert sorted(part.samples.tolist() for part in parts) == [[0, 3], [1, 4], [2, 5]]
     assert all(sorted(part.columns.tolist()) == [0, 1, 2, 3, 4] for part in parts)
-    chain: Any = SimpleNamespace(stochastic_steps=(0, 1, 2, 3, 4))
+    chain: Any = SimpleNamespace(trainable_steps=(0, 1, 2, 3, 4))
     assert objective.plan(chain) == Plan((0, 1, 2, 3, 4), share_init_noise=True)
 
 

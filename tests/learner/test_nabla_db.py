@@ -18,7 +18,7 @@ from actors.transitions import log_prob, make_transitions
 from learner.batch import Batch
 from learner.flow_function import FlowConfig
 from learner.learner import Learner, LearnerConfig
-from learner.objectives.nabla_db import NablaDB, NablaDBConfig, predict_piece
+from learner.objectives.nabla_db import NablaDB, NablaDBConfig, Seen, predict_piece
 from learner.objectives.objective import Part
 from learner.objectives.ppod import PPODConfig
 from learner.objectives.refl import ReFLConfig
@@ -160,7 +160,7 @@ def reference_losses(
     def square(values: Tensor) -> Tensor:  # every transition was drawn, so all weigh the same
         return values.square().flatten(1).mean(dim=1).mean()
 
-    scale = transitions.std_at(step, x) if config.weighting == "variance" else 1.0
+    scale = 1 / transitions.score_weight(step, x) if config.weighting == "output" else 1.0
     forward = square(scale * (u - target))
     reverse_residual = objective.flow(x, step, conditioning) + guess(x, step) - reverse.detach()
     if not reverse_on_last:
@@ -262,8 +262,8 @@ def test_the_drift_of_a_transition_is_bounded_in_its_own_noise(
 
     def guess(**options: Any) -> Tensor:
         x = batch.next_latents[torch.arange(6), state - 1].clone().requires_grad_()
-        images = policy.decode(policy.clean(x, state, policy.encode(prompts)))
-        return make(**options).guess(policy, images, x, state, prompts)[0]
+        prediction = policy.predict(x, state.clamp(max=4), policy.encode(prompts))  # of the images it is not used
+        return make(**options).guess(policy, Seen(x, state, prediction, prompts, None), torch.arange(6))[0]
 
     exact = guess()
     drift = (std * exact).flatten(1).norm(dim=1)
@@ -281,7 +281,8 @@ def test_a_state_has_one_bounded_guess_whichever_loss_asks(
 ) -> None:
     # Bounded everywhere, a fresh policy and a flow function of zero: both losses are known from the bound alone.
     fresh, limit = Policy.load(policy_config), 0.5
-    objective = ResidualNablaDBConfig(flow=SMALL, step_fraction=1.0, beta=1e6, max_drift=limit).build()
+    settings = {"step_fraction": 1.0, "beta": 1e6, "max_drift": limit, "weighting": "variance"}
+    objective = ResidualNablaDBConfig(flow=SMALL, **settings).build()
     objective.attach(fresh, Curved())
     batch, std = draw(fresh, steps=(0, 1, 2, 3, 4)), fresh.transitions.std
     _, _, metrics = gradients(objective, fresh, batch)
@@ -309,13 +310,15 @@ def test_without_a_reward_the_pretrained_model_is_the_optimum(
 def test_the_gradient_does_not_depend_on_the_micro_batch(
     release: bool, policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
 ) -> None:
-    objective = make(release)
+    objective = make(release, lag=0)
     objective.begin(policy, batch, 0)
-    whole, pieces = gradients(objective, policy, batch), gradients(objective, policy, batch, micro=7)
-    for one, other in zip(whole[:2], pieces[:2], strict=True):
-        close(one, other)
-    for name, value in whole[2].items():
-        assert pieces[2][name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+    whole = gradients(objective, policy, batch)
+    for micro in (7, 3):  # whole chains, and cut ones
+        pieces = gradients(objective, policy, batch, micro=micro)
+        for one, other in zip(whole[:2], pieces[:2], strict=True):
+            close(one, other)
+        for name, value in whole[2].items():
+            assert pieces[2][name] == pytest.approx(value, rel=1e-4, abs=1e-6)
 
 
 def test_the_reward_is_asked_about_each_image_with_its_own_prompt(
@@ -323,9 +326,10 @@ def test_the_reward_is_asked_about_each_image_with_its_own_prompt(
 ) -> None:
     reward = Curved()
     part = Part(torch.tensor([4, 0, 2]), torch.tensor([[0, 4], [1, 4], [3, 4]]))
-    gradients(make(reward=reward, step_fraction=0.2), policy, batch, part, micro=4)
+    gradients(make(reward=reward, subsample="steps", step_fraction=0.4), policy, batch, part, micro=4)
     prompts = [batch.prompts[i] for i in (4, 4, 0, 0, 2, 2)]
-    assert reward.asked == [(4, prompts[:4])] * 2 + [(2, prompts[4:])] * 2
+    # Where transitions start, then where they end; the last two meet at a state.
+    assert reward.asked == [(4, prompts[:4])] * 2 + [(2, prompts[4:]), (1, prompts[5:])]
 
 
 def test_images_that_cannot_be_judged_take_no_part_and_are_counted(
@@ -373,5 +377,6 @@ def test_the_release_preset_builds_and_says_what_it_changes() -> None:
     exact, release = ResidualNablaDBConfig(), ResidualNablaDBReleaseConfig()
     changed = {name for name in ResidualNablaDBConfig.model_fields if getattr(exact, name) != getattr(release, name)}
     assert changed >= {"detach_flow", "reverse_on_last", "expected_scores", "unbiased", "fade_image", "flow"}
+    assert changed >= {"weighting", "subsample", "lag"}
     assert isinstance(release.build(), ResidualNablaDB)
     assert isinstance(NablaDBConfig().build(), NablaDB)

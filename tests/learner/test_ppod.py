@@ -83,7 +83,7 @@ def test_a_config_that_cannot_work_is_refused(settings: dict[str, Any], sentence
     ("fraction", "expected"), [(1.0, (0, 1, 2, 3, 5)), (0.6, (0, 1, 2)), (0.2, (0,)), (0.01, (0,))]
 )
 def test_the_noisy_end_is_trained(fraction: float, expected: tuple[int, ...]) -> None:
-    chain: Any = SimpleNamespace(stochastic_steps=(0, 1, 2, 3, 5))
+    chain: Any = SimpleNamespace(trainable_steps=(0, 1, 2, 3, 5))
     assert make(step_fraction=fraction).build().plan(chain).stored_steps == expected
 
 

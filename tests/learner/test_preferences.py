@@ -208,6 +208,25 @@ def test_ties_at_the_end_of_a_ranking(rewards: list[float], min_gap: float) -> N
     assert ranking(f64(a, b, c), rewards, min_gap).item() == pytest.approx((together - b) + 2 * pair - a - c)
 
 
+def test_a_tie_is_between_two_items_and_is_not_handed_on() -> None:
+    """Each of three neighbours is close to the next, but the first still beats the last."""
+    a, b, c = 0.3, -0.2, 0.9
+    together, pair = (math.log(sum(math.exp(s) for s in those)) for those in ((a, b, c), (b, c)))
+    assert ranking(f64(a, b, c), [1.0, 0.5, 0.0], 0.7).item() == pytest.approx(2 * together + pair - a - b - c)
+
+
+def test_a_ranking_with_a_gap_learns_from_many_close_neighbours() -> None:
+    """Of 24 rewards no two neighbours differ by the gap; where nothing is learned yet, better items are pushed up."""
+    rewards = torch.randn(24, generator=torch.Generator().manual_seed(2))
+    assert -rewards.sort(descending=True).values.diff().min() < 0.7 < rewards.max() - rewards.min()
+    scores = torch.zeros(24, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(plackett_luce(scores, rewards, 0.7), scores)
+    ordered = gradient[rewards.argsort(descending=True)]
+    assert (ordered.diff() >= 0).all()
+    assert ordered[0] < -0.02
+    assert ordered[-1] > 0.02
+
+
 def test_ties_at_the_head_of_a_ranking() -> None:
     a, b, c = 0.3, -0.2, 0.9
     together = math.log(sum(math.exp(s) for s in (a, b, c)))
@@ -215,17 +234,22 @@ def test_ties_at_the_head_of_a_ranking() -> None:
     assert ranking(f64(a, b, c), [2, 2, 2]).item() == pytest.approx(3 * together - a - b - c)
 
 
-@given(st.lists(st.tuples(st.floats(-3, 3), st.integers(0, 3)), min_size=2, max_size=6), st.floats(-5, 5), st.randoms())
-def test_invariances_of_a_ranking(items: list[tuple[float, int]], shift: float, random: object) -> None:
+@given(
+    st.lists(st.tuples(st.floats(-3, 3), st.integers(0, 3)), min_size=2, max_size=6),
+    st.sampled_from([0.0, 1.5]),
+    st.floats(-5, 5),
+    st.randoms(),
+)
+def test_invariances_of_a_ranking(items: list[tuple[float, int]], gap: float, shift: float, random: object) -> None:
     """To a constant, so the gradient sums to 0, and to the order in which the items are listed."""
     scores, rewards = f64(*(s for s, _ in items)), [float(r) for _, r in items]
-    loss = ranking(scores, rewards)
+    loss = ranking(scores, rewards, gap)
     (gradient,) = torch.autograd.grad(loss, scores)
-    assert ranking(scores + shift, rewards).item() == pytest.approx(loss.item(), abs=1e-9)
+    assert ranking(scores + shift, rewards, gap).item() == pytest.approx(loss.item(), abs=1e-9)
     assert gradient.sum().item() == pytest.approx(0, abs=1e-9)
     shuffled = list(items)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    again = ranking(f64(*(s for s, _ in shuffled)), [float(r) for _, r in shuffled])
+    again = ranking(f64(*(s for s, _ in shuffled)), [float(r) for _, r in shuffled], gap)
     assert again.item() == pytest.approx(loss.item(), abs=1e-9)
 
 

@@ -30,7 +30,7 @@ class Redness:
 
 
 def test_only_late_steps_are_stored() -> None:
-    chain: Any = SimpleNamespace(stochastic_steps=tuple(range(12)))
+    chain: Any = SimpleNamespace(trainable_steps=tuple(range(12)))
     assert ReFLConfig(step_fraction=0.25).build().plan(chain) == Plan((9, 10, 11))
     assert ReFLConfig(step_fraction=0.01).build().plan(chain) == Plan((11,))
 

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from actors.config import PolicyConfig
 from actors.policy import Policy
 from learner.batch import Batch
+from learner.flow_function import FlowConfig
 from learner.learner import Learner, LearnerConfig
+from learner.objectives.dag_db import DAGDBConfig
 from learner.objectives.ddpo import DDPOConfig
+from learner.objectives.nabla_db import NablaDBConfig
 from learner.objectives.ppod import PPODConfig
 from learner.objectives.refl import ReFLConfig
+from learner.objectives.residual_db import ResidualDBConfig
+from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from learner.spending import Judged
 
 
@@ -51,12 +58,39 @@ def test_batches_are_counted_as_drawn_and_as_trained_on(policy: Policy, draw: Dr
     assert metrics["network_evaluations"] == 2 * (6 * len(policy.transitions) + 2 * 5 * 4)
 
 
-def test_what_an_objective_asks_the_reward_counts_too(policy: Policy, draw: Draw) -> None:
-    learner = Learner(LearnerConfig(micro_batch=4), policy, ReFLConfig().build(), reward=Flat())
-    assert learner.step(draw(policy, steps=(2, 3))).metrics["reward_queries"] == 6 + 6
+SMALL = FlowConfig(widths=(8,), heads=2, groups=4)
+
+
+@pytest.mark.parametrize(
+    ("config", "queries", "gradients"),
+    [
+        (PPODConfig(kl_weight=0), 1, 0),
+        (ReFLConfig(), 1 + 1, 1),
+        # All five transitions, at both ends.
+        (ResidualDBConfig(flow=SMALL), 1 + 2 * 5, 0),
+        (DAGDBConfig(flow=SMALL), 1 + 2 * 5, 0),
+        # Two transitions: one of the first four, and the last.
+        (NablaDBConfig(flow=SMALL), 1 + 2 * 2, 2 * 2),
+        (ResidualNablaDBConfig(no_flow=True), 1 + 2, 2),
+    ],
+    ids=lambda given: getattr(given, "name", None),
+)
+def test_what_an_objective_asks_the_reward_is_counted_an_image(
+    policy: Policy, draw: Draw, config: Any, queries: int, gradients: int
+) -> None:
+    learner = Learner(LearnerConfig(micro_batch=8), policy, config.build(), reward=Flat())
+    steps = learner._objective.plan(policy.transitions).stored_steps
+    metrics = learner.step(draw(policy, steps=steps)).metrics
+    assert metrics["images_drawn"] == 6
+    assert metrics["reward_queries"] == 6 * queries
+    assert metrics["reward_gradients"] == 6 * gradients
+
+
+def test_a_score_without_gradient_is_a_query_and_no_gradient() -> None:
     judged = Judged(Flat())
     judged.score(torch.zeros(2, 3, 4, 4), ["a"] * 2)
-    assert judged.images == 2
+    judged.score_and_grad(torch.zeros(3, 3, 4, 4), ["a"] * 3)
+    assert (judged.images, judged.gradients) == (5, 3)
 
 
 def test_an_offline_batch_costs_once(policy: Policy, draw: Draw) -> None:
@@ -83,5 +117,5 @@ def test_a_restored_learner_counts_on(tiny_pipeline: Path, tmp_path: Path, draw:
     policy, learner = make()
     learner.restore(tmp_path)
     found = learner.step(draw(policy, version=1, iteration=1)).metrics
-    for name in ("reward_queries", "network_evaluations"):
+    for name in ("images_drawn", "reward_queries", "reward_gradients", "network_evaluations"):
         assert found[name] == expected[name]

@@ -1,4 +1,4 @@
-"""Subsampled transitions: every one has its chance, the weights undo the chances, the last one is always there."""
+"""Subsampled transitions: every one has its chance, and the weights undo the chances."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ def test_weights_sum_to_the_number_of_transitions(steps: int, fraction: float) -
     assert float(Strata(steps, fraction).weights.sum()) == steps
 
 
-@given(transitions, fractions, st.integers(0, 2**31))
-def test_a_draw_takes_one_of_each_stratum_in_order_and_the_last(steps: int, fraction: float, seed: int) -> None:
-    strata = Strata(steps, fraction)
+@given(transitions, fractions, st.integers(0, 2**31), st.booleans())
+def test_a_draw_takes_one_of_each_stratum_in_order(steps: int, fraction: float, seed: int, always_last: bool) -> None:
+    strata = Strata(steps, fraction, always_last)
     drawn = strata.draw(7, torch.Generator().manual_seed(seed))
     assert drawn.shape == (7, len(strata.weights))
-    assert (drawn[:, -1] == steps - 1).all()
     assert (drawn.diff(dim=1) > 0).all()
     assert drawn.min() >= 0
+    assert drawn.max() < steps
+    if always_last:
+        assert (drawn[:, -1] == steps - 1).all()
+        assert (strata.weights == 1).all()
 
 
+@pytest.mark.parametrize("always_last", [False, True])
 @given(transitions)
-def test_a_fraction_of_one_takes_every_transition(steps: int) -> None:
-    drawn = Strata(steps, 1.0).draw(3, torch.Generator())
+def test_a_fraction_of_one_takes_every_transition(always_last: bool, steps: int) -> None:
+    drawn = Strata(steps, 1.0, always_last).draw(3, torch.Generator())
     assert drawn.tolist() == [list(range(steps))] * 3
 
 
@@ -38,8 +42,12 @@ def test_a_fraction_of_one_takes_every_transition(steps: int) -> None:
 def test_the_weighted_draw_is_unbiased(steps: int, fraction: float) -> None:
     values = torch.randn(steps, generator=torch.Generator().manual_seed(1))
     strata = Strata(steps, fraction)
-    sums = (values[strata.draw(200_000, torch.Generator().manual_seed(0))] * strata.weights).sum(dim=1)
+    drawn = strata.draw(200_000, torch.Generator().manual_seed(0))
+    sums = (values[drawn] * strata.weights).sum(dim=1)
     assert float(sums.mean()) == pytest.approx(float(values.sum()), abs=5 * float(sums.std()) / 200_000**0.5)
+    # The last one counts as much as any other.
+    counted = torch.zeros(steps).index_add(0, drawn.flatten(), strata.weights.repeat(200_000)) / 200_000
+    torch.testing.assert_close(counted, torch.ones(steps), atol=0.03, rtol=0)
 
 
 @given(st.integers(1, 50), st.integers(1, 60))
