@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,32 @@ def test_evaluation_noise_is_fixed_and_shared_with_nothing_else(config: Config) 
     assert min(request.iteration for request in requests) >= EVALUATION
     keys = [(r.iteration, p, s) for r in requests for p, s in zip(r.prompt_index, r.sample_index, strict=True)]
     assert len(set(keys)) == len(keys) == 3 * 4 + 2 * 2
+
+
+def test_what_an_exported_adapter_does_is_measured_beside_it(make_config: Make) -> None:
+    """The training prompts once more, from the same noise; and the KL of all chains."""
+    config = make_config("evaluation.samples=4", "policy.steps=3", "policy.adapted_steps=2")
+    _, splits = evaluate(config, FakeRollouts(), 3)  # type: ignore[arg-type]
+    assert list(splits) == ["train", "held_out", "train_everywhere"]
+    asked = {split: [r.request for r in found] for split, found in splits.items()}
+    assert all(r.kl and not r.everywhere for r in (*asked["train"], *asked["held_out"]))
+    assert asked["train_everywhere"] == [replace(r, everywhere=True) for r in asked["train"]]
+    all_steps = make_config("policy.steps=3", "policy.adapted_steps=3")
+    assert list(evaluate(all_steps, FakeRollouts(), 3)[1]) == ["train", "held_out"]  # type: ignore[arg-type]
+
+
+def test_the_kl_is_a_mean_over_the_pictures(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollouts, take = FakeRollouts(), FakeRollouts.take
+
+    def with_kl(self: FakeRollouts, key: Any) -> Rollout | None:
+        found = take(self, key)
+        return found and replace(found, kl=float(len(found.request.prompts)))
+
+    assert not any(name.endswith("/kl") for name in evaluate(config, rollouts, 3)[0])  # type: ignore[arg-type]
+    monkeypatch.setattr(FakeRollouts, "take", with_kl)
+    metrics, splits = evaluate(config, FakeRollouts(), 3)  # type: ignore[arg-type]
+    sizes = [len(r.request.prompts) for r in splits["train"]]
+    assert metrics["eval/train/kl"] == pytest.approx(sum(size * size for size in sizes) / sum(sizes))
 
 
 def test_version_weights_and_features_are_passed_on(config: Config, make_config: Make) -> None:

@@ -50,6 +50,17 @@ def test_the_newest_checkpoint_is_written_in_the_format_that_is_asked_for(run: P
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_an_export_says_where_its_pictures_will_be_others(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(run), "--format", "diffusers", "--out"]
+    assert main([*words, str(tmp_path / "all")]) == main([*words, str(tmp_path / "same"), "adapted_steps=50"]) == 0
+    assert "adapted_steps" not in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "some"), "adapted_steps=40"]) == 0
+    assert "in some steps of the chain alone (policy.adapted_steps=40)" in capsys.readouterr().out
+    assert (tmp_path / "some" / FILE).read_bytes() == (tmp_path / "all" / FILE).read_bytes()
+
+
 def test_any_adapter_is_converted(run: Path, tiny_pipeline: Path, tmp_path: Path) -> None:
     first = ["--format", "kohya", "--out", str(tmp_path / "kohya.safetensors")]
     assert main([str(run), *first]) == 0

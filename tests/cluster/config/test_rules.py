@@ -49,6 +49,8 @@ from cluster.errors import ConfigError
         ("failures.patience.learn=1e12", "'failures.patience.learn'"),
         ("objective={name: grpo, window: 13}", "objective.window is 13, but objective.step_fraction leaves"),
         ("objective={name: grpo, window: 3, step_fraction: 0.1}", "leaves 1 of the steps with noise to train; set it"),
+        ("policy.adapted_steps=13", "policy.adapted_steps is 13, but the chain has 12 steps"),
+        ("policy={adapted_steps: 3, noisy_steps: [4, 8]}", "Step 4 (counted from 0) is the first that adds noise"),
         ("objective={name: rwr, temperature: 1e-44}", "'objective.temperature' is 1e-44, outside of"),
         ("objective={pairs: ranking, ties: keep}", "ties does nothing without pairs=consecutive"),
         ("objective={label_temperature: 2}", "label_temperature does nothing without loss=soft"),
@@ -61,6 +63,15 @@ def test_what_cannot_work_is_refused_before_anything_starts(override: str, words
     with pytest.raises(ConfigError) as caught:
         load_config(None, [override])
     assert words in str(caught.value)
+
+
+def test_a_kl_that_no_chain_has_is_not_held() -> None:
+    without = ["objective={name: nft}", "policy.solver=dpm_2m"]
+    load_config(None, without)
+    with pytest.raises(
+        ConfigError, match=r"learner\.chain_kl_weight is 0\.1, but no step with an adapter has a density"
+    ):
+        load_config(None, [*without, "learner.chain_kl_weight=0.1"])
 
 
 @pytest.mark.parametrize(
