@@ -94,7 +94,7 @@ class DetailedBalance(Objective):
             policy.snapshot(now)
         if not lag:
             return batch
-        self._held.append(batch)
+        self._held.append(batch.take(torch.nonzero(batch.rewards.isfinite()).flatten()))
         return self._held.popleft() if len(self._held) > lag else batch.take(torch.arange(0))
 
     @property

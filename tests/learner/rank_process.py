@@ -50,6 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
         "smoothing_std": 0.1,
         "subsample": "steps",
         "step_fraction": 0.4,
+        "updates": 1,
     },
     "residual_nabla_db_release": {"name": "residual_nabla_db_release", **FLOW},
     "residual_db": {"name": "residual_db", **FLOW},
