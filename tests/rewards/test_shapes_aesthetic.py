@@ -74,9 +74,7 @@ def test_the_gradient_hardly_turns_under_a_little_noise(reward: ShapesAesthetic,
 
 
 @everywhere
-def test_warmer_is_nicer_and_so_is_a_brighter_background(reward: ShapesAesthetic, world: World) -> None:
+def test_warmer_is_nicer(reward: ShapesAesthetic, world: World) -> None:
     images = to_images(drawn(world, 64)[0])
     warmer = (images + torch.tensor([0.06, 0.0, -0.06])[:, None, None]).clamp(0, 1)
     assert (reward.score(warmer, [""] * 64) > reward.score(images, [""] * 64)).float().mean() > 0.9
-    dark, bright = (torch.full((1, 3, world.size, world.size), value) for value in (0.1, 0.9))
-    assert reward.score(bright, [""]) > reward.score(dark, [""])
