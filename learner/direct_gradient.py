@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from actors.conditioning import Conditioning
 from actors.policy import Policy
 from actors.rollout import Predict, chain
-from actors.transitions import over
+from actors.transitions import Transitions, over
 from learner.batch import Batch
 from learner.reward_gradient import RewardModel
 
@@ -38,6 +38,17 @@ def climbed(reward: RewardModel, images: Tensor, prompts: Sequence[str]) -> tupl
     judged = scores.isfinite() & gradient.flatten(1).isfinite().all(dim=1).to(scores.device)
     gradient = torch.where(over(judged, gradient), gradient, 0.0).to(images.device)
     return (images * gradient).flatten(1).sum(dim=1), torch.where(judged, scores, torch.nan).to(images.device)
+
+
+def last_adapted(chain: Transitions, count: int | None) -> tuple[int, ...]:
+    """The last steps of a chain in which the adapter acts; a way back to them goes through those after them too.
+
+    Args:
+        chain: All of its steps.
+        count: How many, or all there are; `None` is all.
+    """
+    steps = range(chain.first_step, chain.adapted_steps)
+    return tuple(steps if count is None else steps[-count:])
 
 
 def end_of_chain(policy: Policy, batch: Batch, rows: Tensor, column: int, predict: Predict) -> Tensor:

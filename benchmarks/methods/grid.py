@@ -152,8 +152,10 @@ def queries(config: Config) -> int:
     Raises:
         ConfigError: If that depends on what is drawn.
     """
-    objective, batch = config.objective, config.batch_size
+    objective, batch, steps = config.objective, config.batch_size, config.policy.adapted_steps or config.policy.steps
     asked = 0
+    if steps == "auto":
+        raise ConfigError("policy.adapted_steps=auto takes a model to say a number; grids that compare name it.")
     if isinstance(objective, DetailedBalanceConfig):
         if objective.subsample == "steps" and objective.step_fraction < 1:
             raise ConfigError(
@@ -162,9 +164,9 @@ def queries(config: Config) -> int:
             )
         shares = split_samples(batch, objective.updates, torch.Generator())
         share = objective.step_fraction if objective.subsample == "chains" else 1.0
-        asked = sum(share_of(len(samples), share) for samples in shares) * _of_a_chain(objective, config.policy.steps)
+        asked = sum(share_of(len(samples), share) for samples in shares) * _of_a_chain(objective, steps)
     elif isinstance(objective, VGGFlowConfig):
-        drawn = len(Strata(config.policy.steps, objective.step_fraction).weights)
+        drawn = len(Strata(steps, objective.step_fraction).weights)
         asked = batch * drawn * (1 if objective.value is None else 2)
     elif objective.asks.reward != "scores":
         asked = batch * (objective.noises if isinstance(objective, DRaFTLVConfig) else 1)

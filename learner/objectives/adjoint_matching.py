@@ -50,7 +50,7 @@ class AdjointMatchingConfig(BaseModel, frozen=True, extra="forbid"):
         0.08,
         gt=0,
         le=1,
-        description="Share of a chain's transitions whose control is matched: one of each stratum, and the last; the "
+        description="Share of a chain's transitions with an adapter whose control is matched, one of each stratum; the "
         "released code takes 4 of 50. The adjoint goes through all of them.",
     )
     updates: int = Field(1, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
@@ -71,22 +71,25 @@ class AdjointMatching(Objective):
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         assert reward is not None
         self._reward = reward
+        self._strata = Strata(len(self.trained_steps(policy.transitions)), self.config.step_fraction)
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan(chain.stochastic_steps)
 
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        return chain.trainable_steps
+
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        strata = Strata(len(batch.steps), self.config.step_fraction)
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped
         for samples in split_samples(len(rows), self.config.updates, generator):
-            yield Part(rows[samples], strata.draw(len(samples), generator))
+            yield Part(rows[samples], self._strata.draw(len(samples), generator))
 
     def backward(
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
     ) -> dict[str, float]:
         transitions, drawn = policy.transitions, part.columns.shape[1]
         rows, cols = part.samples.repeat_interleave(drawn), part.columns.flatten()
-        weights = Strata(len(batch.steps), self.config.step_fraction).weights
+        weights = self._strata.weights
         weights = (weights / weights.sum()).repeat(len(part.samples)) / len(part.samples)
         goals = self._goals(policy, batch, part, micro_batch, ranks).flatten(0, 1)
 

@@ -24,7 +24,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.decoupled import backward_each
-from learner.direct_gradient import climbed, end_of_chain, recomputed
+from learner.direct_gradient import climbed, end_of_chain, last_adapted, recomputed
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -37,10 +37,8 @@ class AlignPropConfig(BaseModel, frozen=True, extra="forbid"):
     asks: ClassVar[Asks] = Asks(reward="gradients", noise="nowhere", first_order=True)
 
     name: Literal["alignprop"] = "alignprop"
-    least: int = Field(1, ge=1, description="The fewest last steps that the gradient goes through.")
-    most: int | None = Field(
-        None, ge=1, description="The most last steps that the gradient goes through; null is all of them, as published."
-    )
+    least: int = Field(1, ge=1, description="The fewest of the last steps with an adapter that are trained.")
+    most: int | None = Field(None, ge=1, description="The most of them; null is all, as published.")
     checkpointing: bool = Field(
         True,
         description="Compute the network's inside again on the way back instead of keeping it: the memory of one step "
@@ -72,8 +70,7 @@ class AlignProp(Objective):
         self._reward = reward
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        most = len(chain) if self.config.most is None else self.config.most
-        return Plan(tuple(range(max(chain.first_step, len(chain) - most), len(chain))))
+        return Plan(last_adapted(chain, self.config.most))
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped

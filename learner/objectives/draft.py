@@ -23,7 +23,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.decoupled import backward_each
-from learner.direct_gradient import climbed, end_of_chain, recomputed
+from learner.direct_gradient import climbed, end_of_chain, last_adapted, recomputed
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -37,7 +37,9 @@ class DRaFTConfig(BaseModel, frozen=True, extra="forbid"):
 
     name: Literal["draft"] = "draft"
     steps: int | None = Field(
-        1, ge=1, description="Through how many of the last steps the gradient goes, the paper's K; null is all of them."
+        1,
+        ge=1,
+        description="How many of the last steps with an adapter are trained, the paper's K; null is all.",
     )
     checkpointing: bool = Field(
         True,
@@ -62,11 +64,13 @@ class DRaFT(Objective):
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         assert reward is not None
         self._reward = reward
-        self._stored = self.plan(policy.transitions).stored_steps[0]
+        (self._stored,) = self.plan(policy.transitions).stored_steps
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
-        trained = len(chain) if self.config.steps is None else self.config.steps
-        return Plan((max(chain.first_step, len(chain) - trained),))
+        return Plan(self.trained_steps(chain)[:1])
+
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        return last_adapted(chain, self.config.steps)
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped

@@ -23,7 +23,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.decoupled import backward_each
-from learner.direct_gradient import climbed
+from learner.direct_gradient import climbed, last_adapted
 from learner.forward_process import noised
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
@@ -41,8 +41,9 @@ class DRaFTLVConfig(BaseModel, frozen=True, extra="forbid"):
     level: int = Field(
         1,
         ge=1,
-        description="To which state images are noised, in steps before the chain's end, or to its first; 1 is the "
-        "paper's. Where the last steps hardly change an image, its gradient hardly sees the network.",
+        description="To which state images are noised: where the last step with an adapter begins (1, the paper's), "
+        "the one before it (2), or at most the first. Where the last steps hardly change an image, its gradient hardly "
+        "sees the network.",
     )
     updates: int = Field(1, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
 
@@ -62,10 +63,13 @@ class DRaFTLV(Objective):
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         assert reward is not None
         self._reward = reward
-        self._step = max(policy.transitions.first_step, len(policy.transitions) - self.config.level)
+        (self._step,) = self.trained_steps(policy.transitions)
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan((), clean=True)
+
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        return last_adapted(chain, self.config.level)[:1]
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped

@@ -28,7 +28,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions, over
 from learner.batch import Batch
 from learner.decoupled import backward_each
-from learner.direct_gradient import climbed, recomputed
+from learner.direct_gradient import climbed, last_adapted, recomputed
 from learner.objectives.objective import Asks, Objective, Part, Plan
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -41,7 +41,7 @@ class DRTuneConfig(BaseModel, frozen=True, extra="forbid"):
     asks: ClassVar[Asks] = Asks(reward="gradients", noise="nowhere", first_order=True)
 
     name: Literal["drtune"] = "drtune"
-    steps: int = Field(5, ge=1, description="Steps of each chain that are trained, or all there are.")
+    steps: int = Field(5, ge=1, description="Steps of each chain that are trained, or all that have an adapter.")
     early_stop: int = Field(
         0,
         ge=0,
@@ -71,17 +71,21 @@ class DRTune(Objective):
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         assert reward is not None
         self._reward = reward
+        self._trained = len(self.trained_steps(policy.transitions))
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan(tuple(range(chain.first_step, len(chain))), clean=True)
 
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        return last_adapted(chain, None)
+
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped
         steps = len(batch.steps)
-        trained = min(self.config.steps, steps)
+        trained = min(self.config.steps, self._trained)
         for samples in split_samples(len(rows), self.config.updates, generator):
             offset = torch.rand(len(samples), 1, generator=generator)
-            columns = ((torch.arange(trained) + offset) * steps / trained).long().clamp(max=steps - 1)
+            columns = ((torch.arange(trained) + offset) * self._trained / trained).long().clamp(max=self._trained - 1)
             early = torch.randint(1 + min(self.config.early_stop, steps - 1), (len(samples), 1), generator=generator)
             yield Part(rows[samples], torch.cat([columns, steps - early], dim=1))  # the last is where the chain ends
 

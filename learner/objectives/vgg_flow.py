@@ -62,7 +62,7 @@ class VGGFlowConfig(BaseModel, frozen=True, extra="forbid"):
         "released code takes the 0.8 quantile of the update before.",
     )
     step_fraction: float = Field(
-        0.25, gt=0, le=1, description="Share of the steps that is trained on: one of each stratum, and the last."
+        0.25, gt=0, le=1, description="Share of the steps with an adapter that is trained on, one of each stratum."
     )
     updates: int = Field(1, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
     value: FlowConfig | None = Field(
@@ -96,23 +96,24 @@ class VGGFlow(Objective):
         self._reward = reward
         if self.value is None and self.config.value is not None:
             self.value = make_flow(self.config.value, policy, "vector")
-
-        self._steps = len(policy.transitions)
+        self._strata = Strata(len(self.trained_steps(policy.transitions)), self.config.step_fraction)
 
     def plan(self, chain: Transitions, version: int = 0) -> Plan:
         return Plan(())  # without noise a chain is known by where it begins
 
+    def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
+        return tuple(range(chain.adapted_steps))
+
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
-        strata = Strata(self._steps, self.config.step_fraction)
         rows = torch.nonzero(batch.rewards.isfinite()).flatten()  # those that were not dropped
         for samples in split_samples(len(rows), self.config.updates, generator):
-            yield Part(rows[samples], strata.draw(len(samples), generator))
+            yield Part(rows[samples], self._strata.draw(len(samples), generator))
 
     def backward(
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
     ) -> dict[str, float]:
         drawn = part.columns.shape[1]
-        weights = Strata(self._steps, self.config.step_fraction).weights
+        weights = self._strata.weights
         weights = weights / weights.sum() / len(part.samples)
 
         def loss(piece: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -177,8 +178,8 @@ class VGGFlow(Objective):
         assert self.value is not None
         gradient, judged = self._guess(policy, there[1], step + 1, prompts)
         correction = self.value(there[0], step + 1, conditioning).detach()
-        is_image = over(step + 1 == self._steps, correction)
-        gradient = gradient + torch.where(is_image, 0.0, correction)
+        is_last = over(step + 1 == policy.transitions.adapted_steps, correction)
+        gradient = gradient + torch.where(is_last, 0.0, correction)
         size = (policy.transitions.signal + policy.transitions.sigma).to(x)  # x = size y
         ratio = over(size[step] / size[step + 1], x)
         return torch.autograd.grad(mean, x, ratio * gradient)[0], judged
@@ -192,13 +193,13 @@ class VGGFlow(Objective):
             gradient = gradient * over(most / gradient.flatten(1).norm(dim=1).clamp(min=most), gradient)
         left = 1 - flow_time(policy.transitions, state, gradient)
         gamma = {"squared": left**2, "linear": left, "one": torch.ones_like(left)}[self.config.gamma]
-        gamma = torch.where((state == self._steps).to(gamma.device), 1.0, gamma)
+        gamma = torch.where((state == policy.transitions.adapted_steps).to(gamma.device), 1.0, gamma)
         return self.config.beta * over(gamma, gradient) * gradient, judged
 
 
 @torch.no_grad()
 def replay(policy: Policy, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The chains that begin where some samples' did, gone by the acting adapter without noise.
+    """The chains that begin where some samples' did, gone by the acting adapter without noise, as far as it acts.
 
     Args:
         policy: Whose chain adds no noise.
@@ -206,17 +207,21 @@ def replay(policy: Policy, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
         rows: `(n,)` int64, samples of the batch.
 
     Returns:
-        All states and the images that are predicted there, `(n, T + 1, ...)` float32 each; the last is the image.
+        The A + 1 states up to the one after the last step with an adapter and the images that are predicted there,
+        `(n, A + 1, ...)` float32 each; the last state of a whole chain is the image itself.
     """
     assert batch.keys is not None
     transitions = policy.transitions
     conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
     x = noise(batch.keys[rows.numpy()], 0, policy.latent_shape).to(policy.device)
-    states, images = [x], []
-    for number in range(len(transitions)):
+    states, images = [], []
+    for number in range(transitions.adapted_steps + 1):
+        states.append(x)
+        if number == len(transitions):
+            images.append(x)
+            break
         step = torch.full((len(x),), number)
         prediction = policy.predict(x, step, conditioning)
         images.append(transitions.clean(x, prediction, step))
         x = transitions.mean(x, prediction, step)
-        states.append(x)
-    return torch.stack(states, dim=1).detach(), torch.stack([*images, x], dim=1).detach()
+    return torch.stack(states, dim=1), torch.stack(images, dim=1)

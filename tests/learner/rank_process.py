@@ -100,7 +100,7 @@ class Start:
                 parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
         self._weights = self.policy.weights()
         self._noisy = self.policy.transitions
-        self._still = make_transitions(self.policy._family.levels, "ddim", 0.0)
+        self._still = make_transitions(self.policy._family.levels, "ddim", 0.0, adapted=self._noisy.adapted)
 
     def learner(self, case: str, **settings: Any) -> Learner:
         """A learner at its start, with a flow function that is not zero and the chain that its objective needs."""

@@ -44,13 +44,15 @@ def control(policy: Policy, batch: Batch, goals: Tensor) -> Tensor:
 def test_every_step_is_stored_and_a_few_are_drawn() -> None:
     policy = AnalyticPolicy(50)
     objective = AdjointMatchingConfig(updates=2).build()
+    objective.attach(policy, Curved())
     assert objective.plan(policy.transitions) == Plan(tuple(range(50)))
     batch = draw(policy, AnalyticReward(slope=1.0), 6, 1, seed=0, version=0)
     batch.rewards[2] = float("nan")  # was dropped
     parts = list(objective.parts(batch, torch.Generator().manual_seed(0)))
     assert sorted(torch.cat([part.samples for part in parts]).tolist()) == [0, 1, 3, 4, 5]
-    assert all(part.columns.shape[1] == 5 for part in parts)
-    assert all((part.columns[:, -1] == 49).all() for part in parts)
+    assert all(part.columns.shape[1] == 4 for part in parts)  # one of every stratum
+    assert all((part.columns // torch.tensor([1, 12, 25, 38]) >= torch.tensor([0, 1, 1, 1])).all() for part in parts)
+    assert all((part.columns < torch.tensor([12, 25, 38, 50])).all() for part in parts)
 
 
 def test_the_adjoint_is_the_gradient_of_the_image_that_the_same_noise_makes(
@@ -150,7 +152,7 @@ def test_its_gradient_is_residual_nabla_dbs_where_the_flow_function_is_exact() -
     found = []
     for objective in (
         AdjointMatching(AdjointMatchingConfig(beta=beta, step_fraction=1.0)),
-        ResidualNablaDB(ResidualNablaDBConfig(beta=beta, step_fraction=1.0, gamma="one"), flow),
+        ResidualNablaDB(ResidualNablaDBConfig(beta=beta, step_fraction=1.0, gamma="one", weighting="variance"), flow),
     ):
         objective.attach(policy, reward)
         policy.drift.table.grad = None
@@ -247,5 +249,5 @@ def test_each_network_evaluation_is_counted(policy: Policy, draw: Callable[..., 
     (part,) = objective.parts(batch, torch.Generator().manual_seed(0))
     before = policy.evaluations
     objective.backward(policy, batch, part, 4)
-    assert part.columns.shape == (6, 3)
-    assert policy.evaluations - before == 2 * 6 * (5 + 3)
+    assert part.columns.shape == (6, 2)
+    assert policy.evaluations - before == 2 * 6 * (5 + 2)

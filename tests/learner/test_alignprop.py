@@ -41,8 +41,10 @@ def test_every_sample_draws_its_truncation(policy: Policy, draw: Callable[..., B
 
 
 def test_the_states_that_may_be_begun_from_are_kept() -> None:
-    chain: Any = type("Chain", (), {"first_step": 2, "__len__": lambda self: 6})()
+    chain: Any = type("Chain", (), {"first_step": 2, "adapted_steps": 6})()
     assert AlignPropConfig().build().plan(chain) == Plan((2, 3, 4, 5))
     assert AlignPropConfig(most=2).build().plan(chain) == Plan((4, 5))
+    chain.adapted_steps = 4
+    assert AlignPropConfig(most=2).build().plan(chain) == Plan((2, 3))
     with pytest.raises(ValueError, match="most is 1, fewer steps than least, 2"):
         AlignPropConfig(least=2, most=1)

@@ -35,7 +35,7 @@ def test_the_gradient_of_a_chain_of_three_steps_by_hand(steps: int, expected: fl
 
 
 def test_one_state_of_each_chain_is_kept() -> None:
-    chain: Any = type("Chain", (), {"first_step": 2, "__len__": lambda self: 12})()
+    chain: Any = type("Chain", (), {"first_step": 2, "adapted_steps": 12})()
     assert DRaFTConfig().build().plan(chain) == Plan((11,))
     assert DRaFTConfig(steps=4).build().plan(chain) == Plan((8,))
     assert DRaFTConfig(steps=None).build().plan(chain) == DRaFTConfig(steps=11).build().plan(chain) == Plan((2,))

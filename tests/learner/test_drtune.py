@@ -11,6 +11,7 @@ from actors.policy import Policy
 from learner.batch import Batch
 from learner.objectives.drtune import DRTuneConfig, influence
 from learner.objectives.objective import Plan
+from tests.support.curved import Curved
 from tests.support.linear_chain import LinearPolicy, gradient_in_theta
 
 
@@ -50,11 +51,14 @@ def test_the_gradient_of_a_chain_of_three_steps_by_hand(columns: tuple[int, ...]
 def test_trained_steps_are_equally_spaced_and_equally_likely(policy: Policy, draw: Callable[..., Batch]) -> None:
     batch, generator = draw(policy, steps=(0, 1, 2, 3, 4)), torch.Generator().manual_seed(0)
     objective = DRTuneConfig(steps=2, early_stop=3).build()
+    objective.attach(policy, Curved())
     assert objective.plan(policy.transitions) == Plan((0, 1, 2, 3, 4), clean=True)
     columns = torch.cat([part.columns for _ in range(500) for part in objective.parts(batch, generator)])
     trained, ends = columns[:, :2], columns[:, 2]
     assert set((trained[:, 1] - trained[:, 0]).tolist()) == {2, 3}  # of five, two
     torch.testing.assert_close(trained.flatten().bincount() / len(trained), torch.full((5,), 0.4), atol=0.03, rtol=0)
     assert set(ends.tolist()) == {2, 3, 4, 5}
-    (all_of_them,) = DRTuneConfig(steps=99).build().parts(batch, generator)
+    objective = DRTuneConfig(steps=99).build()
+    objective.attach(policy, Curved())
+    (all_of_them,) = objective.parts(batch, generator)
     assert all_of_them.columns.tolist() == [[0, 1, 2, 3, 4, 5]] * 6

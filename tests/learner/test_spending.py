@@ -66,12 +66,12 @@ SMALL = FlowConfig(widths=(8,), heads=2, groups=4)
     [
         (PPODConfig(kl_weight=0), 1, 0),
         (ReFLConfig(), 1 + 1, 1),
-        # All five transitions, at both ends.
-        (ResidualDBConfig(flow=SMALL), 1 + 2 * 5, 0),
-        (DAGDBConfig(flow=SMALL), 1 + 2 * 5, 0),
-        # Two transitions: one of the first four, and the last.
-        (NablaDBConfig(flow=SMALL), 1 + 2 * 2, 2 * 2),
-        (ResidualNablaDBConfig(no_flow=True), 1 + 2, 2),
+        # The five states with noise, each once; the image's own score is known.
+        (ResidualDBConfig(flow=SMALL), 1 + 5, 0),
+        (DAGDBConfig(flow=SMALL), 1 + 5, 0),
+        # The gradient at all six states of a chain; or only where transitions end.
+        (NablaDBConfig(flow=SMALL, step_fraction=1.0), 1 + 6, 6),
+        (ResidualNablaDBConfig(no_flow=True, step_fraction=1.0), 1 + 5, 5),
     ],
     ids=lambda given: getattr(given, "name", None),
 )

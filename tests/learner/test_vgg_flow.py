@@ -172,10 +172,10 @@ def test_what_an_update_costs_and_whom_it_leaves_out(still: Policy, value: FlowC
     assert objective.plan(still.transitions) == Plan(())
     (part,) = objective.parts(batch, torch.Generator().manual_seed(0))
     assert sorted(part.samples.tolist()) == [0, 2, 3]
-    assert part.columns.shape == (3, 3)
+    assert part.columns.shape == (3, 2)
     before = still.evaluations
     objective.backward(still, batch, part, 9)
-    assert still.evaluations - before == 2 * 3 * (5 + 2 * 3)
+    assert still.evaluations - before == 2 * 3 * (5 + 2 * 2)
     assert (set(objective.modules) == {"value"}) == (value is not None)
 
     objective.attach(still, Curved(0))  # of the first transition of every micro-batch, also at its other end
@@ -183,7 +183,7 @@ def test_what_an_update_costs_and_whom_it_leaves_out(still: Policy, value: FlowC
 
 
 def weight_of_first() -> float:
-    """Of the first of three transitions, which stands for two of five steps, of one of three samples."""
+    """Of the first of two transitions, which stands for two of five steps, of one of three samples."""
     return 2 / 5 / 3
 
 
