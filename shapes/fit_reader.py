@@ -1,4 +1,4 @@
-"""Makes `shapes/pretrained/reader` and the second world's: `python -m shapes.fit_reader`, minutes of one core.
+"""Makes `shapes/pretrained/readers`: `python -m shapes.fit_reader`, minutes of one core.
 
 Renderings of random captions of a world, half of them through its autoencoder, with noise of up to 0.1; the network
 learns which things are there and what the background is.

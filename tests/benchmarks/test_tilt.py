@@ -301,7 +301,7 @@ def test_what_has_no_tilt_is_refused_in_one_line(
 def test_the_fronts_grid_loads_and_has_both_rewards(tmp_path: Path) -> None:
     made = cells(load_grid(str(front.GRID)), tmp_path)
     assert {cell.world for cell in made} == {"brightness", "aesthetic"}
-    assert len(made) == 3 * 2 * 9
+    assert len(made) == 3 * 2 * 13
     for cell in made:
         (weighted,) = (name for name, reward in cell.config.rewards.items() if reward.weight)
         assert cell.config.reward_class(weighted).differentiable

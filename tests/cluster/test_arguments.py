@@ -13,7 +13,7 @@ from cluster.arguments import Parser
 from shapes.arguments import positive
 
 ROOT = Path(__file__).parents[2]
-INTERNAL = {"cluster.crew.janitor"}  # started by the driver, not typed
+INTERNAL = {"cluster.crew.janitor", "benchmarks.step_worker"}  # started by others, not typed
 PACKAGES = ("cluster", "benchmarks", "rewards", "shapes")
 COMMANDS = [
     module

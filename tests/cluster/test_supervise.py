@@ -29,7 +29,9 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         made.append(
             SimpleNamespace(
                 lost=lambda error: "The learner died." if str(error) == "lost" else None,
-                learner=SimpleNamespace(work=lambda groups, samples: (1, groups * samples, 4)),
+                learner=SimpleNamespace(
+                    work=lambda groups, samples: (1, groups * samples, 4), steps=lambda: "The adapter acts everywhere."
+                ),
             )
         )
         return made[-1]
