@@ -224,4 +224,4 @@ def replay(policy: Policy, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
         prediction = policy.predict(x, step, conditioning)
         images.append(transitions.clean(x, prediction, step))
         x = transitions.mean(x, prediction, step)
-    return torch.stack(states, dim=1), torch.stack(images, dim=1)
+    return torch.stack(states, dim=1).detach(), torch.stack(images, dim=1).detach()
