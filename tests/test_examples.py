@@ -23,7 +23,7 @@ ADDED = {  # file, and what gets a line: where, after which, and the line
         "learner/objectives/__init__.py",
         (
             ("from pydantic import Field\n", "from learner.objectives.reinforce import ReinforceConfig\n"),
-            ("    | ReFLConfig,\n", "    | ReinforceConfig,\n"),
+            ("    PPODConfig\n", "    | ReinforceConfig\n"),
         ),
     ),
     "reward": (
@@ -78,8 +78,7 @@ def copy(tmp_path: Path) -> Path:
         text = (tmp_path / registry).read_text()
         for before, line in lines:
             assert text.count(before) == 1
-            added = before.replace(",\n", "\n") + line if before.startswith("    | ") else before + line
-            text = text.replace(before, added)
+            text = text.replace(before, before + line)
         (tmp_path / registry).write_text(text)
     return tmp_path
 
