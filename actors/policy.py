@@ -41,8 +41,8 @@ class Policy:
     """A model, its adapters and its transitions.
 
     A subclass for a world of its own (`benchmarks/analytic_world.py`) gives `transitions`, `device`,
-    `latent_shape`, `half_precision` and `parameters`, and `encode`, `predict`, `decode`, `using` and `snapshot`; of the
-    rest rollouts, likelihoods and objectives use nothing.
+    `latent_shape`, `half_precision` and `parameters`, and `encode`, `predict`, `pretrained`, `decode`, `using` and
+    `snapshot`; of the rest rollouts, likelihoods and objectives use nothing.
 
     Args:
         family: The pretrained model; its denoiser is given the `policy` adapter, everything else is frozen.
@@ -172,11 +172,11 @@ class Policy:
         if self._acts_as is None or self._everywhere or adapted.all():
             return self._predict(x, step, conditioning, guided)
         if not adapted.any():
-            return self._unadapted(x, step, conditioning, guided)
+            return self.pretrained(x, step, conditioning, guided)
         parts = []
         for rows, predict in (
             (torch.nonzero(adapted).flatten(), self._predict),
-            (torch.nonzero(~adapted).flatten(), self._unadapted),
+            (torch.nonzero(~adapted).flatten(), self.pretrained),
         ):
             here = rows.to(x.device)
             parts.append((here, predict(x[here], step[rows.to(step.device)], conditioning.rows(rows), guided)))
@@ -185,8 +185,11 @@ class Policy:
             out[here] = part
         return out
 
-    def _unadapted(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool) -> Tensor:
-        """The pretrained model's prediction, with a way back to the state where there is one."""
+    def pretrained(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
+        """The pretrained model's prediction, with a way back to the state that may be gone when the policy acts again.
+
+        Arguments as in `predict`.
+        """
         wanted = torch.is_grad_enabled() and x.requires_grad
         if recomputes := wanted and self.config.checkpointing:  # by when the adapter will be on again
             self.network.disable_gradient_checkpointing()

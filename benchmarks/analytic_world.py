@@ -107,6 +107,10 @@ class AnalyticPolicy(Policy):
         # In units of the score: u = kappa (eps_theta - eps_#).
         return noise + self._acting(x, step) / self.transitions.score_weight(step, x).to(x.dtype)
 
+    def pretrained(self, x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
+        with self.using(None):
+            return self.predict(x, step, conditioning, guided)
+
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
         self._acting = None if adapter is None else self._copies[adapter]

@@ -69,12 +69,17 @@ def end_of_chain(policy: Policy, batch: Batch, rows: Tensor, column: int, predic
     return x
 
 
-def recomputed(policy: Policy) -> Predict:
-    """The policy's prediction, of whose graph only the input is kept; the rest is computed again on the way back."""
+def recomputed(policy: Policy, prediction: Predict | None = None) -> Predict:
+    """A prediction, of whose graph only the input is kept; the rest is computed again on the way back.
+
+    Args:
+        policy: Whose networks are asked.
+        prediction: `None` is `policy.predict`; or `policy.pretrained`.
+    """
 
     def predict(x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
         found: Tensor = checkpoint(
-            policy.predict,
+            prediction or policy.predict,
             x,
             step,
             conditioning,

@@ -15,6 +15,7 @@ from learner.objectives.dpok import DPOKConfig
 from learner.objectives.draft import DRaFTConfig
 from learner.objectives.draft_lv import DRaFTLVConfig
 from learner.objectives.drtune import DRTuneConfig
+from learner.objectives.elegant import ELEGANTConfig
 from learner.objectives.grpo import GRPOConfig
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.objectives.nft import NFTConfig
@@ -48,6 +49,7 @@ ObjectiveConfig = Annotated[
     | DRTuneConfig
     | ReFLConfig
     | AdjointMatchingConfig
+    | ELEGANTConfig
     | VGGFlowConfig,
     Field(discriminator="name"),
 ]

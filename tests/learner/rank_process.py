@@ -63,6 +63,8 @@ CASES: dict[str, dict[str, Any]] = {
     "alignprop": {"name": "alignprop", "least": 3, "checkpointing": False},
     "drtune": {"name": "drtune", "steps": 2, "early_stop": 2, "checkpointing": False},
     "adjoint_matching": {"name": "adjoint_matching", "step_fraction": 0.6, "beta": 2.0},
+    "elegant": {"name": "elegant", "beta": 2.0},
+    "elegant, kept": {"name": "elegant", "beta": 2.0, "checkpointing": False},
     "vgg_flow": {"name": "vgg_flow", "value": FLOW["flow"], "step_fraction": 0.6, "beta": 2.0, "max_gradient": 0.1},
     "ddpo": {"name": "ddpo", "clip_range": 0.2, "updates": 1},
     "ddpo, score": {"name": "ddpo", "gradient": "score", "updates": 1},
