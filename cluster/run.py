@@ -183,7 +183,7 @@ def _how_to_go_on(run: RunDirectory | None, program: str) -> str:
 
 def _describe(config: Config, run: RunDirectory, console: Console) -> None:
     rewards = ", ".join(
-        f"{n} (weight {r.weight:g})" if r.weight else f"{n} (watched)" for n, r in config.rewards.items()
+        f"{n} (weight {config.weights[n]:g})" if config.weights.get(n) else f"{n} (watched)" for n in config.rewards
     )
     lines = [
         f"{run.path}: {counted(config.iterations, 'iteration')} of {config.objective.name}, each {_batch(config)} = "

@@ -15,10 +15,9 @@ def data_have_what_the_objective_asks_for(config: Config) -> None:
         asks.noise == "nowhere" and asks.reward == "scores" and not asks.images and not asks.current
     ):
         return
-    what = "the transitions of the policy's own samples" if asks.reward == "scores" else "pictures that it draws itself"
     raise ValueError(
-        f"{name} trains on {what}, and a dataset has finished pictures alone; set data=null, or objective.name to one "
-        "that noises finished pictures again, such as rwr"
+        f"{name}, as it is set, trains on what the policy itself draws, and a dataset has finished pictures of others; "
+        "set data=null, or objective.name to one that noises finished pictures again, such as rwr"
     )
 
 
