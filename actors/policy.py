@@ -28,7 +28,7 @@ from actors.initial_adapter import initial_adapter, lora_shape
 from actors.model_check import check_model, find_family
 from actors.model_files import fetch
 from actors.quantising import check_quantised
-from actors.transitions import make_transitions, over
+from actors.transitions import Transitions, make_transitions, over
 from actors.variants import Variants
 
 ADAPTER = "policy"
@@ -71,7 +71,7 @@ class Policy:
         self._variants: Variants = (
             FullWeights(self.network) if self.lora is None else Adapters(self.network, self.lora, family.part)
         )
-        self._embeddings: dict[str, Conditioning] = {}
+        self._embeddings: dict[str | None, Conditioning] = {}
         self._variants.add(ADAPTER)
         if config.checkpointing:
             self.network.enable_gradient_checkpointing()
@@ -116,13 +116,13 @@ class Policy:
         policy.device = meta
         return policy
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """What the network is told of prompts, a row each, on the policy's device.
+    def encode(self, prompts: Sequence[str | None]) -> Conditioning:
+        """What the network is told of prompts, a row each, on the policy's device; `None` is what it is without one.
 
         The embeddings of the last prompts are kept. Each prompt is encoded alone, so that its embedding does not
         depend, to the last bit, on its neighbours.
         """
-        found: dict[str, Conditioning] = {}
+        found: dict[str | None, Conditioning] = {}
         for prompt in dict.fromkeys(prompts):
             if (known := self._embeddings.pop(prompt, None)) is None:
                 known = self._condition(prompt)
@@ -141,8 +141,9 @@ class Policy:
         return self._family.condition([""]).expand(samples)
 
     @torch.no_grad()
-    def _condition(self, prompt: str) -> Conditioning:
-        return self._family.condition([prompt]).to(torch.device("cpu"))
+    def _condition(self, prompt: str | None) -> Conditioning:
+        told = self._family.uncondition(None) if prompt is None else self._family.condition([prompt])
+        return told.to(torch.device("cpu"))
 
     @cached_property
     def _unprompted(self) -> Conditioning:
@@ -274,6 +275,15 @@ class Policy:
             yield
         finally:
             self._everywhere = False
+
+    @contextmanager
+    def along(self, chain: Transitions) -> Iterator[None]:
+        """Count steps and states in another chain of the model, such as that of all training timesteps."""
+        before, self.transitions = self.transitions, chain
+        try:
+            yield
+        finally:
+            self.transitions = before
 
     def snapshot(self, adapter: str, keep: float = 0.0) -> None:
         """Copy the `policy` adapter into another one, which is added at its first use.

@@ -94,7 +94,7 @@ class AnalyticPolicy(Policy):
     def parameters(self) -> list[nn.Parameter]:
         return list(self.drift.parameters())
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def encode(self, prompts: Sequence[str | None]) -> Conditioning:
         return Conditioning(text=torch.zeros(len(prompts), 1, 1))
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """What losses of the forward process share: they noise finished images again and never look at how these were drawn.
 
-A sample's final latents x0 are noised to one of the chain's own states, x = signal x0 + sigma n, and the network's
-image x0_theta(x) is compared with x0. Any solver may have drawn x0, also one without noise, and no transition is kept.
+A sample's final latents x0 are noised to a state of a chain, x = signal x0 + sigma n, and the network's image
+x0_theta(x) is compared with x0. Any solver may have drawn x0, also one without noise, and no transition is kept.
 Everything is said in the predicted image, which every kind of network has; `velocity_error` and `output_error` are the
-same difference as that of another prediction.
+same difference as that of another prediction. The states are those that samplers visit, or all at which the model was
+trained (`States`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +17,49 @@ from torch import Tensor
 from actors.conditioning import Conditioning
 from actors.policy import Policy
 from actors.rollout import noise
+from actors.training_chain import training_chain
 from actors.transitions import Transitions, over
 from learner.batch import Batch
 
+# To which states images are noised: those of the chain that samplers go, or all that the model was trained at.
+Timesteps = Literal["chain", "training"]
 _FIRST = 2**32  # beyond the steps of any chain, whose noise has the same keys
+
+
+class States(NamedTuple):
+    """The states that images are noised to, and how often each is drawn; all arguments called `steps` count in them."""
+
+    chain: Transitions
+    weights: Tensor | None  # (T,) float64, of the chain's states; `None`: those in which an adapter acts, evenly
+
+    @classmethod
+    def of(cls, policy: Policy, timesteps: Timesteps) -> States:
+        """The states of a policy's chain, or of its model's training.
+
+        Of all training timesteps a network of velocities sees the middle more often: their number is T times the
+        logistic function of a standard normal variable (Esser et al., arXiv 2403.03206, and diffusers' training).
+        Others see all alike.
+        """
+        if timesteps == "chain":
+            return cls(policy.transitions, None)
+        chain = training_chain(policy.config, policy.transitions)
+        if chain.prediction != "velocity":
+            return cls(chain, None)
+        edges = torch.linspace(0, 1, len(chain) + 1, dtype=torch.float64).logit()
+        weights = torch.special.ndtr(edges).diff()
+        return cls(chain, weights.where(torch.arange(len(chain)) < chain.adapted_steps, 0.0))
+
+    def draw(self, samples: int, count: int, generator: torch.Generator) -> Tensor:
+        """Different states `(samples, count)` int64 for each sample, or all where there are no more."""
+        count = min(count, self.chain.adapted_steps)
+        if self.weights is None:
+            return draw_steps(samples, self.chain.adapted_steps, count, generator)
+        return torch.multinomial(self.weights.expand(samples, -1), count, generator=generator)
+
+    def draw_for(self, groups: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """The same of samples `(n,)` in groups `(n,)`, each of which shares its states."""
+        found, index = groups.unique(return_inverse=True)
+        return self.draw(len(found), count, generator)[index]
 
 
 class Noised(NamedTuple):
@@ -42,7 +82,14 @@ class Noised(NamedTuple):
 
 
 def noised(
-    policy: Policy, batch: Batch, rows: Tensor, steps: Tensor, draw: int | Tensor = 0, *, per_group: bool = False
+    policy: Policy,
+    batch: Batch,
+    rows: Tensor,
+    steps: Tensor,
+    draw: int | Tensor = 0,
+    *,
+    per_group: bool = False,
+    dropout: float = 0.0,
 ) -> Noised:
     """A batch's images, noised to states of the chain; the same arguments give the same noise.
 
@@ -54,6 +101,7 @@ def noised(
         draw: Which of the noises that are independent of each other, one for all or `(n,)`; each step has its own in
             each.
         per_group: All samples of a group get the same noise at the same step.
+        dropout: Share of the samples, or with `per_group` of the groups, whose prompt is left out; others in each draw.
     """
     assert batch.clean is not None
     assert batch.keys is not None
@@ -67,8 +115,15 @@ def noised(
     )
     clean = batch.clean[rows].to(policy.device)
     signal, sigma = (over(table.float()[steps], clean) for table in (transitions.signal, transitions.sigma))
-    conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
-    return Noised(signal * clean + sigma * drawn, clean, steps, conditioning)
+    prompts: list[str | None] = [batch.prompts[row] for row in rows.tolist()]
+    if dropout:
+        left_out = (_FIRST - 1 - torch.as_tensor(draw)).expand(len(rows)).tolist()
+        lots = torch.cat([noise(keys[i : i + 1], number, (1,)) for i, number in enumerate(left_out)])
+        least = float(torch.special.ndtri(torch.tensor(dropout)))
+        prompts = [
+            None if lot < least else prompt for lot, prompt in zip(lots.flatten().tolist(), prompts, strict=True)
+        ]
+    return Noised(signal * clean + sigma * drawn, clean, steps, policy.encode(prompts))
 
 
 def draw_steps(samples: int, steps: int, count: int, generator: torch.Generator) -> Tensor:

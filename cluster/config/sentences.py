@@ -115,6 +115,11 @@ def _keys(model: type[BaseModel], rewards: Collection[str], objective: str, pref
         if name == "rewards":
             for reward in {*REWARDS, *rewards}:
                 yield from _keys(RewardConfig, (), "", f"{prefix}{name}.{reward}.")
-        inner = _objectives().get(objective) if name == "objective" else field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _keys(inner, (), "", f"{prefix}{name}.")
+        inner = [_objectives().get(objective)] if name == "objective" else _members(field.annotation)
+        for one in (one for one in inner if isinstance(one, type) and issubclass(one, BaseModel)):
+            yield from _keys(one, (), "", f"{prefix}{name}.")
+
+
+def _members(annotation: Any) -> Sequence[Any]:
+    """What a setting may be: itself, or those that it is one of."""
+    return typing.get_args(annotation) or [annotation]

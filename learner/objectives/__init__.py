@@ -11,12 +11,15 @@ from learner.objectives.d3po import D3POConfig
 from learner.objectives.dag_db import DAGDBConfig
 from learner.objectives.ddpo import DDPOConfig
 from learner.objectives.dgpo import DGPOConfig
+from learner.objectives.diffusion_dpo import DiffusionDPOConfig
 from learner.objectives.dpok import DPOKConfig
 from learner.objectives.draft import DRaFTConfig
 from learner.objectives.draft_lv import DRaFTLVConfig
 from learner.objectives.drtune import DRTuneConfig
 from learner.objectives.elegant import ELEGANTConfig
 from learner.objectives.grpo import GRPOConfig
+from learner.objectives.kto import KTOConfig
+from learner.objectives.mapo import MaPOConfig
 from learner.objectives.nabla_db import NablaDBConfig
 from learner.objectives.nft import NFTConfig
 from learner.objectives.objective import Objective
@@ -26,6 +29,7 @@ from learner.objectives.residual_db import ResidualDBConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from learner.objectives.residual_nabla_db_release import ResidualNablaDBReleaseConfig
 from learner.objectives.rwr import RWRConfig
+from learner.objectives.sft import SFTConfig
 from learner.objectives.vgg_flow import VGGFlowConfig
 
 ObjectiveConfig = Annotated[
@@ -38,6 +42,10 @@ ObjectiveConfig = Annotated[
     | AWMConfig
     | DGPOConfig
     | RWRConfig
+    | DiffusionDPOConfig
+    | MaPOConfig
+    | KTOConfig
+    | SFTConfig
     | ResidualNablaDBConfig
     | ResidualNablaDBReleaseConfig
     | NablaDBConfig

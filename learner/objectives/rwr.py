@@ -31,7 +31,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions
 from learner.batch import Batch
 from learner.decoupled import backward_each
-from learner.forward_process import draw_steps, noised, output_error, velocity_error
+from learner.forward_process import States, Timesteps, noised, output_error, velocity_error
 from learner.objectives.objective import Asks, Objective, Part, Plan, refuse_unused
 from learner.ranks import ALONE, Ranks
 from learner.reward_gradient import RewardModel
@@ -51,6 +51,11 @@ class RWRConfig(BaseModel, frozen=True, extra="forbid"):
         description="Of what m and the distance are: the velocity, as in ORW-CFM, or what the network predicts.",
     )
     distance_weight: float = Field(0.0, ge=0, description="Weight of the distance from the pretrained model; 1 in ORW.")
+    timesteps: Timesteps = Field(
+        "chain",
+        description="States that images are noised to: of the chain that samplers go, or of all timesteps that the "
+        "model was trained at.",
+    )
     updates: int = Field(4, ge=1, description="Optimizer steps of a batch, each on its share of the samples.")
     states: int = Field(4, ge=1, description="States to which each image is noised in an update, or all there are.")
     guided: bool = Field(False, description="Whether the loss is of the guided prediction.")
@@ -86,13 +91,13 @@ class RWR(Objective):
         return tuple(range(chain.adapted_steps))
 
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
-        self._states = len(self.trained_steps(policy.transitions))
+        self._states = States.of(policy, self.config.timesteps)
 
     def parts(self, batch: Batch, generator: torch.Generator) -> Iterator[Part]:
         weights = sample_weights(batch.rewards, batch.groups, self.config)
         rows = torch.nonzero(weights > 0).flatten()  # the others and those that were dropped give no gradient
         for number, samples in enumerate(split_samples(len(rows), self.config.updates, generator)):
-            yield Part(rows[samples], draw_steps(len(samples), self._states, self.config.states, generator), number)
+            yield Part(rows[samples], self._states.draw(len(samples), self.config.states, generator), number)
 
     def backward(
         self, policy: Policy, batch: Batch, part: Part, micro_batch: int, ranks: Ranks = ALONE
@@ -102,22 +107,23 @@ class RWR(Objective):
         # The mean is over all that were judged, also those that have no weight and are left out.
         share = (weights > 0).sum() / batch.rewards.isfinite().sum()
         weights = (share * weights[rows]).to(policy.device)
-        guided = self.config.guided
+        guided, chain = self.config.guided, self._states.chain
         error = velocity_error if self.config.error == "velocity" else output_error
 
         def loss(piece: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             at = steps[piece]
             state = noised(policy, batch, rows[piece], at, part.number)
             new = state.image(policy, guided)
-            value = (weights[piece] * error(policy.transitions, new, state.clean, at)).sum() / len(rows)
+            value = (weights[piece] * error(chain, new, state.clean, at)).sum() / len(rows)
             metrics = {"loss": value.detach()}
             if self.config.distance_weight:
                 before = state.image_of(None, policy, guided)
-                away = error(policy.transitions, new, before, at).sum() / len(rows)
+                away = error(chain, new, before, at).sum() / len(rows)
                 value, metrics["distance/pretrained"] = value + self.config.distance_weight * away, away.detach()
             return value, metrics
 
-        metrics = backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks)
+        with policy.along(chain):
+            metrics = backward_each(len(rows), loss, micro_batch=micro_batch, ranks=ranks)
         return metrics | {"samples/effective": float(weights.sum() ** 2 / (weights**2).sum()) / part.columns.shape[1]}
 
 

@@ -68,6 +68,25 @@ def test_log_prob_of_a_known_difference() -> None:
     assert float(log_prob(difference, torch.zeros(1, 1, 2, 2), image(0.5))) == pytest.approx(-0.2957913526, abs=1e-6)
 
 
+def test_off_policy_ratios_are_biased_downwards() -> None:
+    """T18: of means that are .05 apart at a deviation of .2, in as many dimensions as Stable Diffusion has."""
+    generator, mean = torch.Generator().manual_seed(0), torch.zeros(256, 4, 64, 64)
+    drawn = 0.2 * torch.randn(mean.shape, generator=generator)
+    std = torch.full((256, 1, 1, 1), 0.2)
+    log_ratio = log_prob(drawn, mean + 0.05, std) - log_prob(drawn, mean, std)
+    assert float(log_ratio.mean()) == pytest.approx(-0.03125, abs=5e-4)
+    assert float(log_ratio.std()) == pytest.approx(0.001953, rel=0.15)
+
+
+def test_the_score_function_gives_the_rewards_gradient() -> None:
+    """T20: of N(mu, .5^2) and the reward x, E[r d log p / d mu] = d E[r] / d mu = 1."""
+    mean = torch.tensor(0.3, requires_grad=True)
+    drawn = 0.3 + 0.5 * torch.randn(2_000_000, 1, generator=torch.Generator().manual_seed(0))
+    density = log_prob(drawn, mean.expand(len(drawn), 1), torch.tensor(0.5))
+    (gradient,) = torch.autograd.grad((drawn.flatten() * density).mean(), mean)
+    assert float(gradient) == pytest.approx(1, abs=5e-3)
+
+
 def test_ddim_step_by_hand(half_to_four_fifths: Transitions) -> None:
     """T3."""
     chain, step = half_to_four_fifths, torch.tensor([0])

@@ -18,6 +18,7 @@ from actors.transitions import make_transitions
 from cluster.config import load_config
 from learner.batch import collate
 from learner.learner import Learner
+from rewards.people.pick_a_pic import Pair, encode, write
 from shapes.networks import make_scheduler
 from tests.support.redness import Redness
 from tests.support.tiny import make_pipeline
@@ -50,16 +51,25 @@ FOR_MODELS = [path for path in CONFIGS if "shapes" not in path.stem]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
-    """From a config to settings that put a tiny model in the place of its own."""
+    """From a config to settings that put a tiny model, and a pair of pictures, in the place of its own."""
 
     @cache
-    def write(kind: str) -> Path:
+    def write_model(kind: str) -> Path:
         return MODELS[kind](tmp_path_factory.mktemp("configs") / kind)
+
+    @cache
+    def write_pairs() -> Path:
+        folder = tmp_path_factory.mktemp("pairs")
+        picture = encode(np.zeros((16, 16, 3), np.uint8))
+        write(folder / "train.parquet", [Pair("ant", (picture, picture), 1.0)])
+        return folder
 
     def settings(path: Path) -> list[str]:
         # It reads words that it does not know letter by letter.
         kind = path.stem.split("_")[0]
-        given = [f"policy.model={write(kind)}", "policy.variant=null", "policy.device=cpu"]
+        given = [f"policy.model={write_model(kind)}", "policy.variant=null", "policy.device=cpu"]
+        if "\ndata:" in path.read_text():
+            given.append(f"data.path={write_pairs()}")
         if kind in FLOW:  # encoders of theirs read long prompts, and a tiny model draws tiny pictures
             return [*given, "policy.height=16", "policy.width=16"]
         return [*given, "policy.prompt_windows=8"]

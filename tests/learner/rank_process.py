@@ -29,6 +29,7 @@ from learner.ranks import ALONE, Ranks
 from tests.learner.meeting import together
 
 FLOW = {"flow": {"widths": [8], "heads": 2, "groups": 4}, "step_fraction": 1.0, "beta": 2.0}
+DPO = {"beta": 100.0, "pairs": "all_pairs", "states": 2}
 ALL = {"steps_per_update": None, "step_fraction": 1.0, "min_gap": 0.0}
 # Every algorithm, and what makes a difference to how its gradient comes about. Micro-batches of 4 cut their updates of
 # up to 35 transitions into uneven shares.
@@ -77,8 +78,23 @@ CASES: dict[str, dict[str, Any]] = {
     "awm": {"name": "awm", "updates": 2, "states": 3},
     "dgpo": {"name": "dgpo", "beta": 10.0, "clip_range": 0.9, "states": 3},
     "rwr": {"name": "rwr", "temperature": 1.0, "distance_weight": 1.0, "updates": 1, "among": "group"},
+    "rwr, training": {"name": "rwr", "temperature": 1.0, "updates": 1, "states": 2, "timesteps": "training"},
+    "diffusion_dpo": {
+        "name": "diffusion_dpo",
+        **DPO,
+        "timesteps": "chain",
+        "prompt_dropout": 0.0,
+        "reference": "round",
+    },
+    "diffusion_dpo, training": {"name": "diffusion_dpo", **DPO, "ties": "soft", "label_temperature": 0.5},
+    "diffusion_dpo, ipo": {"name": "diffusion_dpo", **DPO, "loss": "ipo"},
+    "mapo": {"name": "mapo", "states": 2, "timesteps": "chain", "prompt_dropout": 0.3},
+    "kto": {"name": "kto", "states": 2, "beta": 100.0, "timesteps": "chain", "undesirable_weight": 0.5},
+    "kto, training": {"name": "kto", "states": 2, "beta": 100.0, "threshold": 0.2},
+    "sft": {"name": "sft", "states": 3, "timesteps": "chain"},
+    "sft, desirable": {"name": "sft", "states": 3, "pictures": "desirable"},
 }
-STEPPED = ("ppod, snapshot", "residual_nabla_db", "dpok", "nft", "awm")
+STEPPED = ("ppod, snapshot", "residual_nabla_db", "dpok", "nft", "awm", "diffusion_dpo")
 MICRO_BATCH = 4
 
 
@@ -157,8 +173,9 @@ def backward(made: Learner, policy: Policy, batch: Batch, part: Part, ranks: Ran
         micro_batch = 99
     elif kind == "few" and objective.config.asks.groups and part.columns.dim() == 1:  # two transitions
         part, micro_batch = Part(part.samples[:2], part.columns[:1], part.number), 1
-    elif kind == "few":  # one sample
-        part, micro_batch = Part(part.samples[:1], part.columns[:1], part.number), 3
+    elif kind == "few":  # one sample, or one pair
+        few = 2 if hasattr(objective.config, "pairs") or objective.config.name == "sft" else 1
+        part, micro_batch = Part(part.samples[:few], part.columns[:few], part.number), 3
     for parameter in made._everything:
         parameter.grad = None
     metrics = objective.backward(policy, batch, part, micro_batch, ranks)

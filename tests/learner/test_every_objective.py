@@ -147,7 +147,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         return coupled(items, values, evaluate, counting, **settings)
 
     monkeypatch.setattr("learner.decoupled.accumulate", accumulate)
-    for module in ("learner.likelihood", "learner.objectives.dgpo"):
+    for module in ("learner.likelihood", "learner.objectives.dgpo", "learner.objectives.kto"):
         monkeypatch.setattr(f"{module}.backward_coupled", backward_coupled)
     return total
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers.training_utils import compute_density_for_timestep_sampling
 
+from actors.config import PolicyConfig
 from actors.noise_levels import NoiseLevels, Prediction
 from actors.policy import Policy
 from actors.transitions import Transitions, make_transitions
 from learner.batch import Batch
-from learner.forward_process import draw_steps, flow_time, noised, output_error, velocity_error
+from learner.forward_process import States, draw_steps, flow_time, noised, output_error, velocity_error
+from tests.support.tiny_flow import make_sd3
 
 
 @pytest.fixture
@@ -79,3 +83,64 @@ def test_steps_are_drawn_without_repeats_and_evenly() -> None:
     assert all(len(set(row)) == 3 for row in found.tolist())
     assert (found.flatten().bincount() / 12_000 - 0.2).abs().max() < 0.02
     assert draw_steps(2, 3, 9, torch.Generator()).sort(dim=1).values.tolist() == [[0, 1, 2]] * 2
+
+
+def test_the_chains_own_states_are_drawn_as_ever(policy: Policy) -> None:
+    policy.transitions = replace(policy.transitions, adapted=3)
+    found = States.of(policy, "chain")
+    assert found.chain is policy.transitions
+    drawn = [torch.Generator().manual_seed(4) for _ in range(2)]
+    assert found.draw(5, 2, drawn[0]).equal(draw_steps(5, 3, 2, drawn[1]))
+
+
+def test_a_network_of_noise_was_trained_at_all_timesteps_alike(policy: Policy) -> None:
+    found = States.of(policy, "training").draw(4000, 2, torch.Generator().manual_seed(0)).flatten()
+    counts = (found // 100).bincount(minlength=10) / 8000
+    assert (counts - 0.1).abs().max() < 0.02
+    assert found.unique().numel() > 950
+
+
+def test_a_network_of_velocities_sees_the_middle_more_often(tmp_path: Path) -> None:
+    """As diffusers' density for training has it: the logistic of a normal, cut into as many timesteps as there are."""
+    config = PolicyConfig(model=str(make_sd3(tmp_path / "sd3")), device="cpu", steps=4, height=16, width=16)
+    policy = Policy.load(config.model_copy(update={"adapted_steps": 3}))
+    states = States.of(policy, "training")
+    assert states.weights is not None
+    adapted = states.chain.adapted_steps
+    assert 0 < adapted < 1000
+    assert not states.weights[adapted:].any()
+    assert (states.weights[:adapted] > 0).all()
+    torch.manual_seed(0)
+    drawn = compute_density_for_timestep_sampling("logit_normal", 200_000, logit_mean=0.0, logit_std=1.0)
+    expected = (drawn * 10).long().bincount(minlength=10) / 200_000
+    assert expected[0] < expected[4] / 3
+    whole = States.of(Policy.load(config), "training")
+    assert whole.weights is not None
+    torch.testing.assert_close(whole.weights.view(10, 100).sum(dim=1).float(), expected, atol=5e-3, rtol=0)
+    found = whole.draw(4000, 1, torch.Generator().manual_seed(0)).flatten()
+    torch.testing.assert_close((found // 100).bincount(minlength=10) / 4000, expected, atol=0.03, rtol=0)
+    several = whole.draw(50, 7, torch.Generator().manual_seed(0))
+    assert all(len(set(row)) == 7 for row in several.tolist())
+
+
+def test_a_group_shares_its_states(policy: Policy) -> None:
+    groups = torch.tensor([7, 7, 3, 9, 3])
+    found = States.of(policy, "training").draw_for(groups, 4, torch.Generator().manual_seed(0))
+    assert found[0].equal(found[1])
+    assert found[2].equal(found[4])
+    assert len({tuple(row) for row in found.tolist()}) == 3
+
+
+def test_a_share_of_the_prompts_is_left_out_and_others_in_each_draw(policy: Policy, batch: Batch) -> None:
+    told, without = policy.encode(list(batch.prompts))["text"], policy.encode([None])["text"]
+    assert without.equal(policy._unprompted["text"])  # what guidance leads away from
+    rows, steps, left = torch.arange(6), torch.full((6,), 2), []
+    for number in range(150):
+        state = noised(policy, batch, rows, steps, number, dropout=0.3)
+        missing = (state.conditioning["text"] == without).flatten(1).all(dim=1)
+        assert state.conditioning["text"][~missing].equal(told[~missing])
+        assert state.x.equal(noised(policy, batch, rows, steps, number).x)
+        left.append(missing)
+    share = torch.stack(left).float()
+    assert float(share.mean()) == pytest.approx(0.3, abs=0.05)
+    assert (share.mean(dim=0) - 0.3).abs().max() < 0.13  # not always the same

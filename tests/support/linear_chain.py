@@ -43,7 +43,7 @@ class LinearPolicy(Policy):
     def parameters(self) -> list[nn.Parameter]:
         return [self.theta]
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def encode(self, prompts: Sequence[str | None]) -> Conditioning:
         return Conditioning(text=torch.zeros(len(prompts), 1, 1))
 
     def decode(self, latents: Tensor) -> Tensor:

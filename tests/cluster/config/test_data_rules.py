@@ -1,0 +1,83 @@
+"""What cannot work of a dataset is refused before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.config import Config
+from cluster.errors import ConfigError
+from cluster.records.rundir import RunDirectory
+from rewards.people.pick_a_pic import Pair, encode, write
+
+Make = Callable[..., Config]
+PICTURE = encode(np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.fixture
+def make(make_config: Make, tmp_path: Path) -> Make:
+    write(tmp_path / "data" / "a.parquet", [Pair("a", (PICTURE, PICTURE), 1.0)] * 10)
+    return lambda *overrides: make_config(
+        "objective.name=rwr", f"data.path={tmp_path}/data", "data.pairs=4", *overrides
+    )
+
+
+def test_groups_are_pairs_and_prompts_are_of_evaluations_alone(make: Make) -> None:
+    config = make("prompts.samples=1", "objective.among=group", "prompts.per_iteration=3")
+    assert (config.prompts_per_iteration, config.samples_per_prompt, config.batch_size) == (4, 2, 8)
+    assert config.weights == {"label": 1.0}
+    assert make("data.labels=rewards").weights == {"shapes_agreement": 1.0, "shapes_gold": 0.0}
+
+
+def test_where_people_judge_no_reward_needs_a_weight(make: Make) -> None:
+    make("rewards.shapes_agreement.weight=0")
+    with pytest.raises(ConfigError, match="Every reward has weight 0"):
+        make("rewards.shapes_agreement.weight=0", "data.labels=rewards")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective={name: ppod}", "ppod, as it is set, trains on what the policy itself draws"),
+        (
+            "objective={name: ppod, likelihood: ode, kl_weight: 0, steps_per_update: null}",
+            "ppod, as it is set, trains on what",
+        ),
+        ("objective={name: draft}", "draft, as it is set, trains on what"),
+        ("objective={name: awm, updates: 2}", "awm, as it is set, trains on what"),
+        ("samplers.max_staleness=1", "set it to 0, and data.ahead to how far ahead"),
+        ("learner.chain_kl_weight=0.1", "nobody goes a chain to the pictures of a dataset"),
+        ("rewards.label={kind: shapes_gold, weight: 0}", "a reward is called 'label'"),
+        ("samplers.request_size=1", "cuts a pair of pictures in two"),
+        ("samplers.request_size=6", "does not divide the 8 samples of an iteration; 4 does"),
+        ("data.path=/nowhere/at/all", "there is no dataset /nowhere/at/all"),
+        ("data.split=dev", "no Parquet file of the split 'dev'"),
+        ("data.checksum=abc", "is not what the run began with (data.checksum)"),
+        ("data.pears=3", "pairs"),
+        ("data.max_corrupt=1.5", "max_corrupt"),
+    ],
+)
+def test_what_a_dataset_cannot_do_is_refused_in_a_sentence(make: Make, override: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(override)
+    assert words.lower() in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("objective", ["rwr", "nft", "awm", "dgpo"])
+def test_objectives_that_noise_finished_pictures_again_take_a_dataset(make: Make, objective: str) -> None:
+    make(f"objective={{name: {objective}}}")
+
+
+def test_a_run_does_not_go_on_with_another_dataset(make: Make, tmp_path: Path) -> None:
+    run = RunDirectory.create(make())
+    again = RunDirectory.resume(run.path)
+    again.release()
+    assert again.config.data is not None
+    assert again.config.data.checksum is not None
+    write(tmp_path / "data" / "b.parquet", [Pair("a", (PICTURE, PICTURE), 1.0)])
+    with pytest.raises(ConfigError, match="is not what the run began with"):
+        RunDirectory.resume(run.path)
+    assert RunDirectory(run.path).config == again.config  # who only looks need not have it
