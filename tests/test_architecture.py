@@ -83,6 +83,8 @@ ROOMS = (
     "order",
     "generate",
     "export",
+    "gallery",
+    "label",
 )
 IN_CLUSTER = [file for file in FILES if file.parts[0] == "cluster" and file.name != "__init__.py"]
 
