@@ -105,7 +105,7 @@ class Page:
         if (given := request.query.get("token")) is not None and self._token is not None:
             if not _same(given, self._token):
                 raise Refused(401, "This link's token is not the one of this page; ask for the link again.")
-            response = web.HTTPFound("/")
+            response = web.Response(status=302, headers={"Location": "/"})
             response.set_cookie(
                 _COOKIE, given, httponly=True, samesite="Strict", secure=request.secure, max_age=90 * 86400
             )
