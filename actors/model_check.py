@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,20 @@ def check_prompts(config: PolicyConfig, prompts: Sequence[str], folder: Path | N
         f"{_windows(config.prompt_windows)} of the {tokens} tokens that the model's text encoder reads at once"
         f"{'' if raised else f', of which it can be told {most}'}; {raised}shorten what is longer."
     )
+
+
+def reads_whole(config: PolicyConfig, prompts: Sequence[str], folder: Path) -> list[bool]:
+    """Of which prompts the text encoder would read the end, see `check_prompts`."""
+    family, tokens = find_family(folder), _tokens_of_window(folder)
+    # No token of ASCII text is shorter than a letter, but for those at its ends.
+    asked = list(dict.fromkeys(prompt for prompt in prompts if len(prompt) + 2 > tokens or not prompt.isascii()))
+    counts = dict(zip(asked, family.count_windows(folder, asked)[0], strict=True)) if asked else {}
+    return [counts.get(prompt, 1) <= config.prompt_windows for prompt in prompts]
+
+
+@cache
+def _tokens_of_window(folder: Path) -> int:
+    return find_family(folder).count_windows(folder, [])[1]
 
 
 def _windows(count: int) -> str:

@@ -179,7 +179,7 @@ def _begin(policy: Policy, request: Request, keys: np.ndarray) -> Tensor:
     drawn = noise(keys, 0, policy.latent_shape).to(policy.device)
     if request.start is None:
         return drawn
-    fitted = np.stack([_fit(image, policy.picture_size) for image in request.start])
+    fitted = np.stack([fit(image, policy.picture_size) for image in request.start])
     images = torch.from_numpy(fitted).to(policy.device).permute(0, 3, 1, 2) / 255
     clean, state = policy.encode_images(images), torch.full((len(drawn),), request.first_step)
     tables = policy.transitions.signal, policy.transitions.sigma
@@ -187,7 +187,7 @@ def _begin(policy: Policy, request: Request, keys: np.ndarray) -> Tensor:
     return signal * clean + sigma * drawn
 
 
-def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A picture of a height and width: the largest middle part of that shape, resized; one that has them, as it is."""
     return np.asarray(ImageOps.fit(Image.fromarray(image), size[::-1], Image.Resampling.LANCZOS))
 

@@ -1,14 +1,21 @@
-"""The sampler actor: pulls the newest weights, rolls out a request, stamps what it used."""
+"""The sampler actor: pulls the newest weights, rolls out a request, stamps what it used; or encodes given pictures."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 
 from actors.config import PolicyConfig
+from actors.encoding import Read, encode
+from actors.model_check import reads_whole
+from actors.model_files import fetch
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request, Trajectories, Weights
@@ -74,6 +81,32 @@ class Sampler:
         missing = int(np.ma.getmaskarray(pixels)[:, 0, 0, 0].sum())
         kl = None if trajectories.kl is None else float(trajectories.kl[np.isfinite(trajectories.kl)].mean())
         return {**receipt, "actor": self._name, "missing": missing, "lag": lag, "kl": kl}, pixels, trajectories
+
+    def encode(self, read: Read, version: int, wanted: bool) -> tuple[dict[str, Any], np.ndarray | None, Trajectories]:
+        """Read and encode pictures that are given; no weights are asked for.
+
+        Args:
+            read: Reads them.
+            version: That they will train, stamped on the trajectories.
+            wanted: Whether somebody wants the pictures too.
+
+        Returns:
+            A receipt as `rollout`'s, with the `request` that was read and whatever else `read` says; the images
+            `(B, H, W, 3)` uint8 if they are wanted; and trajectories of no transitions, with `clean`.
+        """
+        started = time.time()
+        request, said = read(self._reads_whole)
+        pixels, trajectories = encode(self._policy, request, version)
+        receipt = {"version": version, "started": started, "seconds": time.time() - started, "actor": self._name}
+        return {**receipt, "request": replace(request, start=None), **said}, pixels if wanted else None, trajectories
+
+    def _reads_whole(self, prompts: Sequence[str]) -> list[bool]:
+        return reads_whole(self._policy.config, prompts, self._folder)
+
+    @cached_property
+    def _folder(self) -> Path:
+        config = self._policy.config
+        return fetch(config.model, config.variant)
 
     def _pull(self, version: int) -> float | None:
         newest: Any = ray.get(self._store.newer.remote(self._publication), timeout=self._patience)

@@ -5,6 +5,9 @@
 The noise of a picture is a function of its seed, the number of its prompt in the list and the number of its sample, as
 in rollouts: with a run's seed and its training prompts, up to 64, these are the pictures of the run's evaluations of
 them. In the place of a run a picture may stand that was made so before: it is made again, with the same pixels.
+
+With --dataset FOLDER the pictures also become pairs that a run can train on (docs/datasets.md), labelled by the run's
+rewards or by --reward.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from cluster.crew.machine import check, memory_here
 from cluster.crew.memory import Need, estimate_drawing
 from cluster.errors import ConfigError, DoesNotFit, sentence
 from cluster.order import Order, make_order, repeat_order
+from cluster.pairing import judge_of, pairs_of, write_pairs
 from cluster.prompts import make_prompt, read_prompts
 from cluster.records.files import writable
 from cluster.records.pictures import before_after, grid
@@ -178,9 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with deferred(), at_once():
             order = _order(args)
             out = args.out or Path("generated") / order.model.name
+            wanted = None if args.dataset is None else (pairs_of(order), judge_of(order, args.reward))
             lost = draw(order, out, console)
             sheet = write_grid(order, out)
+            written = None if wanted is None else write_pairs(wanted[0], out, args.dataset, *wanted[1])
         lines = [f"{counted(len(order) - lost, 'picture')}: {out}", *([f"grid: {sheet}"] if sheet else [])]
+        if written is not None and wanted is not None:
+            lines.append(f"{counted(written[1], 'pair')}, labelled by {wanted[1][0]}: {written[0]}")
         if not order.model.bare and (steps := order.model.policy.adapted_steps) not in (None, order.model.policy.steps):
             lines.append(
                 f"the adapter acts as in training (adapted_steps={steps}); exported it acts in every step (null)"
@@ -223,7 +231,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--batch", type=positive, metavar="N", help=f"pictures of one pass; the run's request_size, or {_BATCH}"
     )
-    return parser.parse_intermixed_args(arguments)
+    parser.add_argument(
+        "--dataset", type=Path, metavar="FOLDER", help="also write pairs of the pictures of each prompt, to train on"
+    )
+    parser.add_argument(
+        "--reward", metavar="NAME", help="what labels them, such as pickscore or module:Class; the run's rewards"
+    )
+    args = parser.parse_intermixed_args(arguments)
+    if args.reward and args.dataset is None:
+        parser.error("--reward labels the pairs of --dataset FOLDER, which is not given")
+    return args
 
 
 def _order(args: argparse.Namespace) -> Order:

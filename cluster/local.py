@@ -42,7 +42,8 @@ def place(config: Config) -> Placement:
     ranks = config.learner.ranks
     workers = config.samplers.count + config.reward_actors.count * len(config.environments) + ranks
     gpus = share_of_gpus(torch.cuda.device_count(), workers)
-    at_once = config.samplers.count + (ranks if config.samplers.max_staleness else 0)
+    together = config.samplers.max_staleness or config.data is not None
+    at_once = config.samplers.count + (ranks if together else 0)
     share = max(1, cores // at_once)
 
     def options(threads: int) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def place(config: Config) -> Placement:
     return Placement(
         options(share),
         options(1),
-        options(share if config.samplers.max_staleness else max(1, cores // ranks)),
+        options(share if together else max(1, cores // ranks)),
         together=True,
     )
 

@@ -22,6 +22,7 @@ from cluster.records.display import Display
 from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.records.rundir import RunDirectory
 from cluster.records.watch import Watch
+from cluster.sources.dataset import Dataset
 from cluster.sources.first_pictures import check_rewards
 from cluster.sources.offline import Offline
 from cluster.sources.rollouts import Rollouts
@@ -48,7 +49,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             lost may speak first, see `Crew.lost`.
     """
     rollouts = Rollouts(crew.samplers, crew.rewards)
-    watch = Watch(name for name, reward in config.rewards.items() if reward.weight)
+    watch = Watch(name for name, weight in config.weights.items() if weight)
     version = saved = _restore(crew, run)
     at_a_time: float | str = config.learner.micro_batch
     plans = crew.learner.plans(config.iterations)
@@ -70,7 +71,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             display.status("sampling")
             with at_once():
                 batch = source.batch(version, display.images)
-            scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.rewards}
+            scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.weights}
             dropped = _dropped(config, scores)
             display.status("learning")
             updates, weights = crew.learner.update(scores, [r.trajectories for r in batch])
@@ -104,6 +105,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
 
 def _source(config: Config, crew: Crew, rollouts: Rollouts, version: int, plans: Sequence[Plan]) -> Source:
+    if config.data is not None:
+        return Dataset(config, rollouts, version)
     if plans[0].offline_batches:
         return Offline(config, rollouts, plans, crew.learner.weights("initial"))
     return Sampled(config, rollouts, version, plans)
@@ -168,8 +171,8 @@ def _dropped(config: Config, scores: Mapping[str, np.ndarray]) -> float:
     Raises:
         RunStopped: If there are too many of them.
     """
-    judged = [np.isfinite(values) for name, values in scores.items() if config.rewards[name].weight]
-    share, allowed = float(1 - np.mean(np.all(judged, axis=0))), config.failures.max_dropped_share
+    judged = np.all([np.isfinite(values) for name, values in scores.items() if config.weights[name]], axis=0)
+    share, allowed = float(1 - judged.mean()) if judged.size else 0.0, config.failures.max_dropped_share
     if share > allowed:
         raise RunStopped(
             f"{share:.0%} of an iteration's samples got no reward, more than failures.max_dropped_share={allowed} "

@@ -186,13 +186,20 @@ def _describe(config: Config, run: RunDirectory, console: Console) -> None:
         f"{n} (weight {r.weight:g})" if r.weight else f"{n} (watched)" for n, r in config.rewards.items()
     )
     lines = [
-        f"{run.path}: {counted(config.iterations, 'iteration')} of {config.objective.name}, each "
-        f"{counted(config.prompts_per_iteration, 'prompt')} x {counted(config.prompts.samples, 'sample')} = "
+        f"{run.path}: {counted(config.iterations, 'iteration')} of {config.objective.name}, each {_batch(config)} = "
         f"{counted(config.batch_size, 'image')} in requests of {config.samplers.request_size}; "
         f"{counted(config.samplers.count, 'sampler')}; rewards {rewards}",
         *filter(None, [_zero(config), leaves_out(config)]),
     ]
     console.print(*map(shown, lines), sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _batch(config: Config) -> str:
+    """What an iteration has, in words."""
+    if (data := config.data) is None:
+        return f"{counted(config.prompts_per_iteration, 'prompt')} x {counted(config.prompts.samples, 'sample')}"
+    split = f" ({data.split})" if data.split else ""
+    return f"{counted(data.pairs, 'pair')} of {data.path}{split}, labelled by {data.labels},"
 
 
 def _zero(config: Config) -> str | None:
@@ -212,7 +219,7 @@ def _check_prompts(config: Config, crew: Crew) -> None:
 
 
 def _work(config: Config, crew: Crew) -> str:
-    updates, transitions, published = crew.learner.work(config.prompts_per_iteration, config.prompts.samples)
+    updates, transitions, published = crew.learner.work(config.prompts_per_iteration, config.samples_per_prompt)
     size = config.learner.micro_batch
     at_a_time = "as many at a time as fit" if size == "auto" else f"{size} at a time"
     steps = f"{counted(updates, 'optimizer step')} of up to {counted(transitions, 'transition')}"

@@ -25,6 +25,7 @@ from learner.objectives import ObjectiveConfig
 from learner.objectives.objective import Plan
 from learner.ranks import join, listen
 from learner.reward_gradient import RewardModel
+from learner.spending import ImageSource
 
 # Of the adapters that it can hand out: the one that acts, the trained one (which is the same for most objectives) and
 # its exponential average, and the one that the run began with.
@@ -43,6 +44,7 @@ class LearnerActor:
         advantages: How raw scores become what the objective learns from.
         reward: Makes the reward model that the objective asks while it trains; `None` where it asks for none.
         first_step: That rollouts begin with, where prompts have start images.
+        source: Of the batches' images, see `Spending`.
     """
 
     def __init__(
@@ -55,12 +57,13 @@ class LearnerActor:
         advantages: Advantages,
         reward: Callable[[], RewardModel] | None = None,
         first_step: int = 0,
+        source: ImageSource = "drawn",
     ) -> None:
         made, self._advantages = reward() if reward else None, advantages
         self._policy = Policy.load(policy, seed)
         self._policy.transitions = replace(self._policy.transitions, first_step=first_step)
         self._objective = objective.build()
-        self._learner = Learner(config, self._policy, self._objective, seed, made, iterations)
+        self._learner = Learner(config, self._policy, self._objective, seed, made, iterations, source)
         self._initial = self._learner.weights()
         self._store: TCPStore | None = None
 

@@ -28,7 +28,7 @@ from learner.objectives.objective import Part
 from learner.optimizer import OptimizerName, check_optimizer, make_optimizer
 from learner.ranks import Ranks
 from learner.reward_gradient import RewardModel
-from learner.spending import Judged, Spending
+from learner.spending import ImageSource, Judged, Spending
 
 _ON_CPU, _EVERYTHING = 16, 1_000_000  # transitions at a time
 
@@ -105,6 +105,7 @@ class Learner:
         seed: Of the run; the order of timesteps and prompts is drawn from it and the version.
         reward: The run's weighted reward, for objectives that ask for more of it than the samples' scores.
         iterations: The run's batches, over which the learning rate falls; `None`: as many as come, at one rate.
+        source: Of the batches' images, see `Spending`.
 
     Attributes:
         version: Number of batches applied so far; names the weights.
@@ -119,6 +120,7 @@ class Learner:
         seed: int = 0,
         reward: RewardModel | None = None,
         iterations: int | None = None,
+        source: ImageSource = "drawn",
     ) -> None:
         self.version = 0
         self.ranks = Ranks()
@@ -129,7 +131,7 @@ class Learner:
         objective.seed = seed
         objective.attach(policy, judged)
         plan = objective.plan(policy.transitions)
-        self._acts_with, self._spending = plan.acts_with, Spending(policy, judged, plan.offline_batches)
+        self._acts_with, self._spending = plan.acts_with, Spending(policy, judged, plan.offline_batches, source)
         if self._acts_with != ADAPTER:  # published before anything is learned
             policy.snapshot(self._acts_with)
         self._parameters = policy.parameters

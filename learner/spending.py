@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from torch import Tensor
 
 from actors.policy import Policy
 from learner.ranks import Ranks
 from learner.reward_gradient import RewardModel
+
+ImageSource = Literal["drawn", "judged", "labelled"]
 
 
 class Judged:
@@ -49,23 +52,29 @@ class Spending:
         policy: Counts its evaluations.
         judged: What the objective asks; `None` where it asks for none.
         offline_batches: Of the plan; a batch that comes again costs nothing.
+        source: Whose images the batches are: of samplers; of a dataset, judged by the rewards; or by people before.
 
     Attributes:
         spent: Totals of the batches so far, by name; belongs into checkpoints.
     """
 
-    def __init__(self, policy: Policy, judged: Judged | None, offline_batches: int) -> None:
-        self._policy, self._judged, self._offline = policy, judged, offline_batches
+    def __init__(
+        self, policy: Policy, judged: Judged | None, offline_batches: int, source: ImageSource = "drawn"
+    ) -> None:
+        self._policy, self._judged, self._offline, self._source = policy, judged, offline_batches, source
         self.spent = {"images_drawn": 0, "reward_queries": 0, "reward_gradients": 0, "network_evaluations": 0}
         self._seen = self._counters()
 
     def draw(self, images: int, version: int) -> None:
         """Enter a batch of so many images, with which the update of `version` begins."""
         self._seen = self._counters()
-        if not self._offline or version < self._offline:
+        if self._offline and version >= self._offline:
+            return
+        if self._source != "labelled":
+            self.spent["reward_queries"] += images
+        if self._source == "drawn":
             steps = len(self._policy.transitions) - self._policy.transitions.first_step
             self.spent["images_drawn"] += images
-            self.spent["reward_queries"] += images
             self.spent["network_evaluations"] += images * steps * self._policy.passes
 
     def total(self, ranks: Ranks) -> dict[str, float]:

@@ -33,6 +33,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """The `type` of an argument that is a share of something, from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number from 0 to 1")
+    return value
+
+
 def one_line(text: object) -> str:
     """What was said, on one line, with what a terminal would obey written out."""
     line = " ".join(str(text).split())

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +24,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
-from shapes.captions import Caption, Thing, sample_caption
+from shapes.captions import Thing, sample_caption
 from shapes.fit_pipeline import reconstruct
+from shapes.near_miss import corrupt, other_than
 from shapes.render import Drawn, Scene, arrange, draw, outline, paint, render
 from shapes.resumable import Keep, resumable
 from shapes.scorer import Scorer
@@ -34,36 +34,6 @@ from shapes.worlds import FIRST, Polar, World
 
 _TIE = 0.05  # weight of the squared difference between two true pictures' scores
 _GRADE = 0.5  # weight of the comparison between two degrees of damage
-
-
-def corrupt(caption: Caption, rng: random.Random) -> Caption:
-    """A caption with one fact changed (or, one time in five, another caption)."""
-    world = caption.world
-    if rng.random() < 0.2:
-        return sample_caption(rng, held_out=None, world=world)
-    things = list(caption.things)
-    changes = ["colour", "shape"]
-    changes += ["place"] if caption.place else []
-    changes += ["background"] if caption.background else []
-    changes += ["number"] * 2 if caption.kind in ("colour", "count") else []
-    changes += ["swap"] * 2 if caption.kind == "composition" else []
-    change = rng.choice(changes)
-    if change == "place":
-        return replace(caption, place=_other(caption.place, world.places, rng))
-    if change == "background":
-        return replace(caption, background=_other(caption.background, world.backgrounds, rng))
-    if change == "number":
-        return replace(caption, things=(things[0],) * _other(len(things), [1, *world.numbers], rng))
-    if change == "swap":
-        a, b = things
-        return replace(caption, things=(Thing(b.colour, a.shape), Thing(a.colour, b.shape)))
-    one = rng.choice(things)
-    if change == "colour":
-        changed = replace(one, colour=_other(one.colour, world.colours, rng))
-    else:
-        changed = replace(one, shape=_other(one.shape, world.shapes, rng))
-    # All equal things change together, so that the result is a caption again.
-    return replace(caption, things=tuple(changed if t == one else t for t in things))
 
 
 def damage(scene: Scene, place: str | None, rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +80,7 @@ def _erase(scene: Scene, index: int, rng: random.Random) -> _Spoil:
 def _recolour(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object takes another colour, all of it or from one side."""
     one = scene.objects[index]
-    colour = _other(one.thing.colour, scene.world.colours, rng)
+    colour = other_than(one.thing.colour, scene.world.colours, rng)
     other = draw(_with(scene, index, replace(one, thing=replace(one.thing, colour=colour))))
     from_one_side = _sweep(draw(scene), other, scene, index, rng)
     return _mix(draw(scene), other) if rng.random() < 0.5 else from_one_side
@@ -119,7 +89,7 @@ def _recolour(scene: Scene, index: int, rng: random.Random) -> _Spoil:
 def _bend(scene: Scene, index: int, rng: random.Random) -> _Spoil:
     """An object's outline turns into another shape's."""
     shape, shapes = scene.objects[index].thing.shape, scene.world.shapes
-    own, other = _radii(shapes[shape]), _radii(shapes[_other(shape, shapes, rng)])
+    own, other = _radii(shapes[shape]), _radii(shapes[other_than(shape, shapes, rng)])
     return lambda share: _paint(scene, index, (1 - share) * own + share * other)
 
 
@@ -205,10 +175,6 @@ def _without(scene: Scene, index: int) -> Scene:
 
 def _with(scene: Scene, index: int, one: Drawn) -> Scene:
     return replace(scene, objects=(*scene.objects[:index], one, *scene.objects[index + 1 :]))
-
-
-def _other(value: Any, options: Iterable[Any], rng: random.Random) -> Any:
-    return rng.choice([option for option in options if option != value])
 
 
 def fit_scorer(

@@ -81,6 +81,7 @@ ROOMS = (
     "train",
     "trained",
     "order",
+    "pairing",
     "generate",
     "export",
     "gallery",

@@ -17,6 +17,7 @@ from actors.compiling import check_compiler
 from actors.devices import parse_device
 from actors.model_check import check_model, check_prompts
 from actors.quantising import check_quantised
+from cluster.config.data_rules import DATA_RULES
 from cluster.config.schema import Config
 from cluster.config.sentences import short
 from cluster.prompts import read_prompts
@@ -43,7 +44,7 @@ _TAKEN = {
 
 
 def groups_are_compared(config: Config) -> None:
-    if config.objective.asks.groups and config.prompts.samples < 2:
+    if config.objective.asks.groups and config.samples_per_prompt < 2:
         raise ValueError(
             f"prompts.samples is {config.prompts.samples}, but {config.objective.name} compares samples of the same "
             "prompt; give at least 2"
@@ -51,7 +52,7 @@ def groups_are_compared(config: Config) -> None:
 
 
 def standards_have_others(config: Config) -> None:
-    by, samples = config.standardise, config.prompts.samples
+    by, samples = config.standardise, config.samples_per_prompt
     if by in ("group", "group_mean") and samples < 2:
         raise ValueError(
             f"prompts.samples is {samples}, but combination.standardise={by} measures a sample by the others of its "
@@ -65,7 +66,7 @@ def standards_have_others(config: Config) -> None:
 
 
 def some_samples_are_left_out(config: Config) -> None:
-    keeps, samples = config.objective.asks.keeps, config.prompts.samples
+    keeps, samples = config.objective.asks.keeps, config.samples_per_prompt
     if keeps is not None and keeps >= samples:
         raise ValueError(
             f"objective.keep is {keeps}, but a prompt has {samples} samples, of which it would leave none out; set it "
@@ -99,7 +100,7 @@ def rewards_are_there(config: Config) -> None:
 
 
 def rewards_have_weight(config: Config) -> None:
-    if not any(reward.weight for reward in config.rewards.values()):
+    if not any(config.weights.values()):
         raise ValueError("every reward has weight 0, so there is nothing to learn from; give one a weight")
 
 
@@ -199,7 +200,7 @@ def batches_are_of_the_policy(config: Config) -> None:
 
 
 def prompts_are_remembered_whole(config: Config) -> None:
-    samples, combination = config.prompts.samples, config.combination
+    samples, combination = config.samples_per_prompt, config.combination
     if config.standardise == "prompt" and combination.buffer < samples:
         log.warning(
             "combination.buffer is %d and a prompt has %d samples in a batch, so all of them are measured by its last "
@@ -320,5 +321,6 @@ RULES: tuple[Callable[[Config], None], ...] = (
     model_can_be_trained,
     prompts_are_read_whole,
     batch_can_be_held,
+    *DATA_RULES,
     requests_fill_the_batch,
 )

@@ -25,6 +25,7 @@ from learner.objectives.ppod import PPODConfig
 from learner.standardise import Standardise
 from rewards import make_reward, reward_class
 from rewards.environments import locate
+from rewards.people.pick_a_pic import LABEL
 from rewards.reward import Reward
 from shapes import PIPELINES
 
@@ -78,7 +79,7 @@ class CombinationConfig(BaseModel, frozen=True, extra="forbid"):
 
 
 class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
-    """What is asked of the policy."""
+    """What is asked of the policy; where there are `data`, by evaluations alone."""
 
     train: PromptSource = Field(
         description="Text file, one prompt a line; or *.jsonl, whose lines are strings or objects with a `prompt` and "
@@ -95,6 +96,38 @@ class PromptsConfig(BaseModel, frozen=True, extra="forbid"):
         "prompt comes again, each time as a group of its own with an initial noise of its own.",
     )
     samples: int = Field(8, ge=1, description="Samples of each prompt in an iteration (the group).")
+
+
+class DataConfig(BaseModel, frozen=True, extra="forbid"):
+    """Pairs of pictures to train on in the place of samples, see docs/datasets.md."""
+
+    path: Annotated[str, AfterValidator(_absolute)] = Field(
+        description="A Parquet file with the columns of Pick-a-Pic, or a folder with any number of them."
+    )
+    split: str | None = Field(
+        None,
+        description="The files of the folder to read: SPLIT-*.parquet, SPLIT.parquet and those in folders of that "
+        "name; null: all.",
+    )
+    labels: Literal["people", "rewards"] = Field(
+        "people",
+        description="Who says which picture is the better one: the labels in the files, then the rewards judge "
+        "evaluations alone; or the rewards by their weights (AI feedback), then labels are not looked at.",
+    )
+    ties: Literal["drop", "soft"] = Field(
+        "drop", description="What becomes of labels of .5: the pair is dropped, or both pictures get .5 (soft)."
+    )
+    pairs: int = Field(64, ge=1, description="Rows of an iteration, in the place of prompts.per_iteration.")
+    ahead: int = Field(
+        2, ge=0, description="Iterations that are read ahead, so that the learner need not wait; 0 reads when asked."
+    )
+    max_corrupt: float = Field(
+        0.05, ge=0, le=1, description="The run stops when more than this share of the rows cannot be read."
+    )
+    checksum: str | None = Field(
+        None,
+        description="Of the files' names, lengths and row groups; a run fills it in, and does not go on with others.",
+    )
 
 
 class RoleConfig(BaseModel, frozen=True, extra="forbid"):
@@ -207,6 +240,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     combination: CombinationConfig = CombinationConfig()
     reward_actors: RewardActorsConfig = RewardActorsConfig()
     prompts: PromptsConfig
+    data: DataConfig | None = Field(None, description="A dataset to train on; null: the policy's own samples.")
     samplers: SamplersConfig = SamplersConfig()
     learner: LearnerActorConfig = LearnerActorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -243,18 +277,34 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def prompts_per_iteration(self) -> int:
-        """How many prompts an iteration asks for."""
+        """How many prompts an iteration asks for, or pairs it reads."""
+        if self.data is not None:
+            return self.data.pairs
         return self.prompts.per_iteration or len(read_prompts(self.prompts.train))
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """How many samples are compared with one another."""
+        return self.prompts.samples if self.data is None else 2
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What is learned from, by its share: the rewards, or the labels of people alone."""
+        if self.data is not None and self.data.labels == "people":
+            return {LABEL: 1.0}
+        return {name: reward.weight for name, reward in self.rewards.items()}
 
     @property
     def first_step(self) -> int:
         """The step that training rollouts begin with; above 0 where the prompts have start images."""
+        if self.data is not None:
+            return 0
         return first_step(read_prompts(self.prompts.train)[0], self.policy.steps)
 
     @property
     def batch_size(self) -> int:
         """Samples of an iteration."""
-        return self.prompts_per_iteration * self.prompts.samples
+        return self.prompts_per_iteration * self.samples_per_prompt
 
     @property
     def pipeline(self) -> str:

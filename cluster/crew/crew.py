@@ -25,6 +25,7 @@ from cluster.errors import StartError
 from learner.actor import LearnerActor
 from learner.advantages import Advantages
 from learner.reward_gradient import RewardModel
+from learner.spending import ImageSource
 from rewards.actor import RewardActor
 from rewards.weighted import WeightedSum
 
@@ -90,7 +91,7 @@ def assemble(config: Config, placement: Placement) -> Crew:
             options = placement.options("reward", who) | restarting
             options["runtime_env"] = options.get("runtime_env", {}) | isolated
             rewards[names].append(_start(RewardActor, options, f"{who}.{tag}", own))
-    weights = {name: reward.weight for name, reward in config.rewards.items()}
+    weights = config.weights
     combination = config.combination
     advantages = Advantages(weights, config.standardise, combination.buffer, combination.min_count, combination.whiten)
     reward: Callable[[], RewardModel] | None = None
@@ -98,7 +99,7 @@ def assemble(config: Config, placement: Placement) -> Crew:
         with_learner = config.reward_actors.gradients == "learner"
         reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
     run = (config.seed, config.iterations)
-    arguments = (config.learner, policy, config.objective, *run, advantages, reward, config.first_step)
+    arguments = (config.learner, policy, config.objective, *run, advantages, reward, config.first_step, _images(config))
     ranks = [
         _start(LearnerActor, placement.options("learner", who), f"{who}.{tag}", *arguments)
         for who in learner_names(config)
@@ -145,6 +146,13 @@ def dismiss(crew: Crew) -> None:
     """Kill the actors of a run."""
     for actor in (*(actor for pool in crew.pools for actor in pool.actors), *crew.learner.actors, crew.store):
         ray.kill(actor)
+
+
+def _images(config: Config) -> ImageSource:
+    """Whose the images of its batches are."""
+    if config.data is None:
+        return "drawn"
+    return "labelled" if config.data.labels == "people" else "judged"
 
 
 def _start(role: type, options: Mapping[str, Any], name: str, *args: Any) -> ActorHandle:

@@ -20,6 +20,7 @@ from cluster.prompts import locate, read_prompts
 from cluster.records.files import replacing
 from cluster.records.reading import CONFIG, PROMPTS
 from cluster.start_images import image_of
+from rewards.people.pick_a_pic import read_index
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,21 @@ def keep_prompts(config: Config, folder: Path) -> Config:
                 with replacing(kept) as file:
                     file.write(data)
     return config.model_copy(update={"prompts": config.prompts.model_copy(update=copies)})
+
+
+def pin_data(config: Config) -> Config:
+    """The configuration with the checksum of its dataset, which is not copied.
+
+    Raises:
+        ConfigError: If it is gone.
+    """
+    if (data := config.data) is None:
+        return config
+    try:
+        checksum = read_index(Path(data.path), data.split, data.labels == "people").checksum
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"The dataset {data.path} cannot be read ({error}).") from error
+    return config.model_copy(update={"data": data.model_copy(update={"checksum": checksum})})
 
 
 def save(config: Config, folder: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from cluster.crew.pool import Pool
+from cluster.sources.pairs import Counts
 from cluster.sources.rollouts import Rollout
 from cluster.sources.spans import Spans
 from learner.learner import Update
@@ -30,6 +32,8 @@ def iteration_metrics(
     metrics["samples"], metrics["dropped"] = float(samples), dropped
     if (noisy := batch[0].request.noisy_steps) is not None:
         metrics["noise/first_step"], metrics["noise/last_step"] = float(noisy[0]), float(noisy[1] - 1)
+    if counts := [rollout.counts for rollout in batch if rollout.counts is not None]:
+        metrics |= {f"data/{name}": float(value) for name, value in asdict(sum(counts, Counts())).items()}
     metrics["staleness"] = float(update.version - 1 - min(rollout.version for rollout in batch))
     metrics["time/sample"] = float(sum(rollout.seconds for rollout in batch))
     metrics["time/learn"] = update.seconds

@@ -56,7 +56,7 @@ class RunDirectory(Records):
         )
         run = cls(claim.path, claim)
         try:
-            run.config, run._unsaved = given.keep_prompts(config, run.path), True
+            run.config, run._unsaved = given.keep_prompts(given.pin_data(config), run.path), True
         except BaseException:
             run.release()
             raise

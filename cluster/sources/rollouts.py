@@ -1,11 +1,14 @@
-"""Rollouts under way: request -> sampler -> rewards, as references; the driver itself only ever holds scores."""
+"""Rollouts under way: request -> sampler -> rewards, as references; the driver itself only ever holds scores.
+
+Pictures of a dataset go the same way, but that a sampler reads and encodes them, and that people may have judged them.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,15 +16,18 @@ import numpy as np
 import ray
 from ray.exceptions import ObjectLostError, RayTaskError
 
+from actors.encoding import Read
 from actors.trajectories import Request
 from cluster.crew.pool import Call, Pool
 from cluster.errors import Hung
+from cluster.sources.pairs import Counts
 from cluster.sources.spans import Spans
 from rewards.errors import RewardUnavailable, said
 
 log = logging.getLogger(__name__)
 
 _LOOK_AROUND = 1.0  # seconds
+_UNREAD = Request(0, 0, (), (), ())  # until a reader says what there is
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Rollout:
     lag: float | None = None  # seconds from the publication of its weights until it had them, if it just got them
     kl: float | None = None  # mean of the KL of its chains to the pretrained model's, where it was asked for, nats
     failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
+    counts: Counts | None = None  # of the rows that it was read from, if nobody sampled it
 
 
 class Rollouts:
@@ -81,6 +88,17 @@ class Rollouts:
             strict: Take no scores but of exactly the right shape.
         """
         self._sample(_Job(key, request, version, weights, features, strict))
+
+    def read(self, key: Hashable, read: Read, version: int, judged: bool) -> None:
+        """Start reading pictures.
+
+        Args:
+            key: Names the rollout for `take`.
+            read: Reads them, where they are encoded; it says their `counts`, and their `scores` where they have some.
+            version: That they will train.
+            judged: Whether the rewards judge them.
+        """
+        self._sample(_Job(key, _UNREAD, version, reader=read, judged=judged))
 
     def take(self, key: Hashable) -> Rollout | None:
         """The finished rollout of a key, once."""
@@ -125,7 +143,10 @@ class Rollouts:
 
     def _sample(self, job: _Job) -> None:
         def make(sampler: Any) -> Sequence[ray.ObjectRef]:
-            job.sampled = sampler.rollout.options(num_returns=3).remote(job.request, job.version, job.weights)
+            if job.reader is None:
+                job.sampled = sampler.rollout.options(num_returns=3).remote(job.request, job.version, job.weights)
+            else:
+                job.sampled = sampler.encode.options(num_returns=3).remote(job.reader, job.version, job.judged)
             return job.sampled
 
         self._samplers.submit(Call(job, make))
@@ -133,6 +154,7 @@ class Rollouts:
     def _score(self, job: _Job, receipt: Any) -> None:
         if isinstance(receipt, RayTaskError):
             raise receipt
+        job.request = receipt.pop("request", job.request)
         job.receipt = receipt
         self.spans.add("sampler", receipt["started"], receipt["seconds"])
         if receipt.get("missing") and not self._warned:
@@ -143,6 +165,8 @@ class Rollouts:
                 receipt["missing"],
                 len(job.request.prompts),
             )
+        if not (job.judged and job.request.prompts):
+            return self._finish(job)
         for names, pool in self._rewards.items():
             features = job.features if job.features in names else None
             pool.submit(Call((job, names), partial(_ask, job, features)))
@@ -153,7 +177,7 @@ class Rollouts:
         if isinstance(scored, RayTaskError) and isinstance(scored.cause, ObjectLostError):
             log.warning("%d images were lost with their node; they are sampled again.", len(job.request.prompts))
             job.lost = True
-            return self._sample(_Job(job.key, job.request, job.version, job.weights, job.features, job.strict))
+            return self._sample(replace(job, sampled=(), receipt={}, scored={}, lost=False))
         job.scored[names] = scored
         if len(job.scored) == len(self._rewards):
             self._finish(job)
@@ -163,7 +187,7 @@ class Rollouts:
         features = None
         scores: dict[str, np.ndarray] = {}
         failed: dict[str, str] = {}
-        for names in self._rewards:
+        for names in (names for names in self._rewards if names in job.scored):
             scored = job.scored[names]
             if isinstance(scored, RayTaskError) and isinstance(scored.cause, RewardUnavailable):
                 raise scored
@@ -179,15 +203,10 @@ class Rollouts:
         for sentence in sorted(set(failed.values()) - self._said):
             log.warning("%s Its samples are dropped; errors like this one are counted, and not shown again.", sentence)
             self._said.add(sentence)
-        self._done[job.key] = Rollout(
-            job.request,
-            **job.receipt,
-            pixels=job.sampled[1],
-            trajectories=job.sampled[2],
-            scores=scores,
-            features=features,
-            failed=failed,
-        )
+        if not samples:
+            scores = {name: np.empty(0, np.float32) for names in self._rewards for name in names}
+        found: dict[str, Any] = {"scores": scores, "features": features, "failed": failed, **job.receipt}
+        self._done[job.key] = Rollout(job.request, pixels=job.sampled[1], trajectories=job.sampled[2], **found)
 
 
 def _ask(job: _Job, features: str | None, rewards: Any) -> Sequence[ray.ObjectRef]:
@@ -201,9 +220,11 @@ class _Job:
     key: Hashable
     request: Request
     version: int
-    weights: ray.ObjectRef | None
-    features: str | None
-    strict: bool
+    weights: ray.ObjectRef | None = None
+    features: str | None = None
+    strict: bool = False
+    reader: Read | None = None  # of pictures, in the place of a request
+    judged: bool = True  # by the rewards
     sampled: Sequence[ray.ObjectRef] = ()  # receipt, pixels, trajectories; kept alive until scored
     receipt: Mapping[str, Any] = field(default_factory=dict)
     scored: dict[tuple[str, ...], Any] = field(default_factory=dict)  # of the pools that have answered

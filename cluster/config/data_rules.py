@@ -1,0 +1,71 @@
+"""What cannot work of a dataset, one function a rule, as in `cluster.config.rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.config.schema import Config
+from rewards.people.pick_a_pic import LABEL, read_index
+
+
+def data_have_what_the_objective_asks_for(config: Config) -> None:
+    asks, name = config.objective.asks, config.objective.name
+    if config.data is None or (
+        asks.noise == "nowhere" and asks.reward == "scores" and not asks.images and not asks.current
+    ):
+        return
+    what = "the transitions of the policy's own samples" if asks.reward == "scores" else "pictures that it draws itself"
+    raise ValueError(
+        f"{name} trains on {what}, and a dataset has finished pictures alone; set data=null, or objective.name to one "
+        "that noises finished pictures again, such as rwr"
+    )
+
+
+def data_need_no_staleness(config: Config) -> None:
+    if config.data is not None and config.samplers.max_staleness:
+        raise ValueError(
+            f"samplers.max_staleness is {config.samplers.max_staleness}, but a dataset does not age with the policy; "
+            "set it to 0, and data.ahead to how far ahead it is to be read"
+        )
+
+
+def data_have_no_chains(config: Config) -> None:
+    if config.data is not None and (weight := config.learner.chain_kl_weight):
+        raise ValueError(
+            f"learner.chain_kl_weight is {weight:g}, but nobody goes a chain to the pictures of a dataset; set it to 0"
+        )
+
+
+def data_keep_their_name(config: Config) -> None:
+    if config.data is not None and LABEL in config.rewards:
+        raise ValueError(f"a reward is called {LABEL!r}, as the choices in a dataset are; take another name")
+
+
+def data_are_there(config: Config) -> None:
+    if (data := config.data) is None:
+        return
+    found = read_index(Path(data.path), data.split, data.labels == "people").checksum
+    if data.checksum not in (None, found):
+        raise ValueError(
+            f"the dataset {data.path} is not what the run began with (data.checksum): its files have other names, "
+            "lengths or row groups; put back what was there"
+        )
+
+
+def requests_hold_whole_pairs(config: Config) -> None:
+    if config.data is not None and config.samplers.request_size % 2:
+        raise ValueError(
+            f"samplers.request_size is {config.samplers.request_size}, which cuts a pair of pictures in two; set it to "
+            "an even number"
+        )
+
+
+DATA_RULES: tuple[Callable[[Config], None], ...] = (
+    data_have_what_the_objective_asks_for,
+    data_need_no_staleness,
+    data_have_no_chains,
+    data_keep_their_name,
+    data_are_there,
+    requests_hold_whole_pairs,
+)
