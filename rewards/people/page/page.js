@@ -105,6 +105,10 @@ function label(one) {
 }
 
 async function show(state, said, pressed) {
+  const [now = null, ...after] = state.showings;
+  stages = new Map([...stages].filter(([key]) => state.showings.some((one) => keyOf(one) === key)));
+  const ready = now && stage(now);
+  await ready?.loaded; // so that all of it changes at once
   last = state.last;
   $("who").textContent = rater;
   const all = state.done + state.left;
@@ -113,14 +117,10 @@ async function show(state, said, pressed) {
   $("progress").setAttribute("aria-valuemax", all);
   $("progress").setAttribute("aria-valuenow", state.done);
   $("undo").disabled = !last;
-  const [now = null, ...after] = state.showings;
-  stages = new Map([...stages].filter(([key]) => state.showings.some((one) => keyOf(one) === key)));
   for (const id of ["room", "choices", "zoom", "asked", "prompt"]) $(id).hidden = !now;
   $("rest").hidden = Boolean(now);
   showing = now;
   if (!now) return rest(state, said);
-  const ready = stage(now);
-  await ready.loaded;
   for (const place of ready.places) place.classList.remove("chosen");
   $("asked").textContent = now.words || "Which picture is better?";
   $("prompt").textContent = now.prompt;

@@ -26,7 +26,7 @@ Body = dict[str, Any]
 
 
 @asynccontextmanager
-async def served(folder: Path, rules: Rules = Rules(again=0), **access: Any) -> AsyncIterator[TestClient]:
+async def served(folder: Path, rules: Rules, **access: Any) -> AsyncIterator[TestClient]:
     kept = Choices(folder)
     try:
         async with TestClient(TestServer(Page(Questions(folder), kept, rules, **access).app())) as client:
@@ -35,9 +35,9 @@ async def served(folder: Path, rules: Rules = Rules(again=0), **access: Any) -> 
         kept.close()
 
 
-def run(test: Callable[[TestClient], Awaitable[None]], folder: Path, **rest: Any) -> None:
+def run(test: Callable[[TestClient], Awaitable[None]], folder: Path, rules: Rules | None = None, **access: Any) -> None:
     async def whole() -> None:
-        async with served(folder, **rest) as client:
+        async with served(folder, rules or Rules(again=0), **access) as client:
             await test(client)
 
     asyncio.run(whole())
@@ -169,9 +169,7 @@ def test_undo_takes_back_one_and_shows_it_again(tmp_path: Path, ask: Ask) -> Non
     run(test, tmp_path)
 
 
-def test_a_full_disk_is_said_and_nothing_counts(
-    tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_said_and_nothing_counts(tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(4)
     write = os.write
 
