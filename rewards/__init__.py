@@ -10,11 +10,12 @@ from __future__ import annotations
 import difflib
 import inspect
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rewards.errors import said
-from rewards.function import as_reward
-from rewards.reward import Reward, UnknownReward
+from rewards.errors import UnknownReward, said
+
+if TYPE_CHECKING:
+    from rewards.reward import Reward
 
 REWARDS = {
     "shapes_agreement": "rewards.shapes_agreement:ShapesAgreement",
@@ -77,6 +78,9 @@ def _check_address(kind: str) -> None:
 
 
 def _load(target: str) -> type[Reward]:
+    from rewards.function import as_reward  # torch, which `rewards.people` does without
+    from rewards.reward import Reward
+
     module, _, attribute = target.partition(":")
     try:
         found = getattr(import_module(module), attribute, None)

@@ -11,6 +11,13 @@ _LIBRARY = sysconfig.get_path("stdlib")
 _ASKING = {str(Path(__file__).parent / name) for name in ("__init__.py", "checked.py", "function.py", "reward.py")}
 
 
+class UnknownReward(KeyError):
+    """There is no such reward; the message is one sentence."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class RewardUnavailable(RuntimeError):
     """A reward is gone for good, so the run ends; the message is one sentence for the user."""
 

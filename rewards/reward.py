@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rewards.errors import RewardUnavailable as RewardUnavailable  # a part of the protocol
+from rewards.errors import UnknownReward as UnknownReward
 
 
 class Reward(ABC):
@@ -66,13 +67,6 @@ class Reward(ABC):
             TypeError: If the reward has none.
         """
         raise TypeError(f"{type(self).__name__} has no image features.")
-
-
-class UnknownReward(KeyError):
-    """There is no such reward; the message is one sentence."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 @dataclass(frozen=True)

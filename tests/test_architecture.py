@@ -84,6 +84,8 @@ ROOMS = (
     "pairing",
     "generate",
     "export",
+    "gallery",
+    "label",
 )
 IN_CLUSTER = [file for file in FILES if file.parts[0] == "cluster" and file.name != "__init__.py"]
 

@@ -37,6 +37,24 @@ def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Im
     return sheet
 
 
+def cells(sheet: Image.Image, rows: int, columns: int) -> list[list[Image.Image]]:
+    """The images of a `grid`, as large as they stand in it, row by row.
+
+    Raises:
+        ValueError: If it is no grid of so many rows and columns.
+    """
+    width, wide = divmod(sheet.width - _GAP, columns)
+    height, high = divmod(sheet.height - _GAP, rows)
+    width, height = width - _GAP, height - _GAP - _TEXT
+    if wide or high or width < 1 or height < 1:
+        raise ValueError(f"it is no grid of {rows} rows and {columns} columns")
+    corners = [
+        [(_GAP + column * (width + _GAP), _GAP + row * (height + _GAP + _TEXT) + _TEXT) for column in range(columns)]
+        for row in range(rows)
+    ]
+    return [[sheet.crop((x, y, x + width, y + height)) for x, y in row] for row in corners]
+
+
 def before_after(before: Image.Image, after: Image.Image) -> Image.Image:
     """Two grids side by side, with a heading each."""
     gap, head = 28, 30

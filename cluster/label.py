@@ -1,0 +1,236 @@
+"""A page where people choose between pictures: those of a run, of a folder, or of a dataset in Pick-a-Pic's format.
+
+    python -m cluster.label RUN|FOLDER|DATASET               pairs of one prompt
+    python -m cluster.label RUN RUN@0                        pairs of two runs, or of two evaluations of one
+    python -m cluster.label RUN RUN --ask "Which set is the most diverse?"      a study: sets side by side
+
+Choices are kept in the folder `people` of the first source (--records), each before the next pair is shown. What is
+printed at the end, and shown on the page under Results: how steady raters are, how far they agree, and win rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import signal
+import ssl
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cluster.arguments import Parser
+from cluster.errors import ConfigError
+from cluster.gallery import gallery, split_source
+from cluster.records.reading import CONFIG
+from cluster.sources.shuffle import Shuffle
+from cluster.text import counted, shown
+from rewards.people import choices, export, questions, results
+from rewards.people.asking import Picture, ask_pairs, ask_sets, pairs, sets
+from rewards.people.lines import InUse
+from rewards.people.pick_a_pic import Corrupt, caption_of, read_index, read_rows
+from rewards.people.schedule import Rules
+from rewards.people.server import Page, serve
+from rewards.service.security import is_loopback, read_token, split_address
+from shapes.arguments import positive
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Open the page, until Ctrl-C, or write what was chosen; returns the exit status."""
+    args = _parse(arguments)
+    try:
+        host, port, token, encrypted = _access(args)
+        folder = _records(args)
+        if args.export is not None:
+            if not (made_before := choices.read(folder)):
+                raise ConfigError(f"Nobody has chosen anything in {folder} yet.")
+            count = export.export(folder, made_before, args.export)
+            print(f"{counted(count, 'choice')}: {shown(str(args.export))}")
+            return 0
+        _ask(args, folder)
+        if not len(asked := questions.Questions(folder)):
+            raise ConfigError("There is nothing to choose between: no prompt has two different pictures.")
+        started = partial(_announce, args, folder, len(asked), host, token)
+        with closing(choices.Choices(folder)) as made:
+            rules = Rules(args.seed, args.pick, args.again, args.shared)
+            page = Page(asked, made, rules, token, local=is_loopback(host) and token is None)
+            with suppress(asyncio.CancelledError):
+                asyncio.run(_serve(page, host, port, encrypted, started))
+    except (ConfigError, InUse, OSError, ValueError) as error:
+        print(f"error: {shown(str(error))}", file=sys.stderr)
+        return 1
+    found = results.summary(choices.read(folder), {question.id: question for question in asked})
+    print("\n".join(map(shown, results.lines(found))))
+    return 0
+
+
+async def _serve(page: Page, *address: object) -> None:
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    await serve(page, *address)  # type: ignore[arg-type]
+
+
+def _announce(args: argparse.Namespace, folder: Path, count: int, host: str, token: str | None, port: int) -> None:
+    scheme, where = "https" if args.certificate else "http", f"[{host}]" if ":" in host else host
+    print(f"{counted(count, 'question')}; choices are kept in {shown(str(folder))}")
+    print(f"open {scheme}://{where}:{port}/{'?token=' + token if token else ''} (Ctrl-C ends it)", flush=True)
+
+
+def _access(args: argparse.Namespace) -> tuple[str, int, str | None, ssl.SSLContext | None]:
+    """Address, token and TLS.
+
+    Raises:
+        ConfigError: If strangers could come in, or a file is not what it should be.
+    """
+    host, port = split_address(args.listen)
+    token = read_token(args.token_file) if args.token_file else None
+    if bool(args.certificate) != bool(args.key):
+        raise ConfigError("TLS needs --certificate and --key together.")
+    if not is_loopback(host):
+        if token is None:
+            raise ConfigError(
+                f"{host} can be reached from other machines, so the page needs a token: put one word into a file "
+                "(openssl rand -hex 16) and name it with --token-file."
+            )
+        if not args.certificate and not args.insecure:
+            raise ConfigError(
+                f"{host} can be reached from other machines, and without TLS token and choices travel in the open: "
+                "give --certificate and --key, or say --insecure where everybody on the network is trusted."
+            )
+    if not args.certificate:
+        return host, port, token, None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(args.certificate, args.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{args.certificate} and {args.key} cannot be used for TLS ({error}).") from error
+    return host, port, token, context
+
+
+def _records(args: argparse.Namespace) -> Path:
+    if args.records is not None:
+        return Path(args.records).expanduser().absolute()
+    first, _ = split_source(args.sources[0])
+    return first.with_name(f"{first.stem}-people") if first.is_file() else first / "people"
+
+
+def _ask(args: argparse.Namespace, folder: Path) -> None:
+    """Put questions into the folder until there are as many as are wanted.
+
+    Raises:
+        ConfigError: If a source has no pictures, or the settings do not fit to it.
+        NotKept: If they cannot be written.
+    """
+    dataset = _is_dataset(args.sources[0])
+    if dataset and (len(args.sources) > 1 or args.ask or args.pick == "unsure"):
+        raise ConfigError("A dataset has pairs of its own: it is the only source, without --ask and --pick unsure.")
+    if args.ask:
+        if len(args.sources) < 2:
+            raise ConfigError("A study (--ask) compares several runs or folders; name two at least.")
+        found = sets(gallery(args.sources), args.set_size)
+        if not found:
+            raise ConfigError(
+                f"There is no prompt of which each source has {counted(args.set_size, 'picture')}; take a smaller "
+                "--set-size."
+            )
+        made, damaged = ask_sets(folder, found, args.ask, args.pairs)
+    else:
+        chosen = _of_dataset(Path(args.sources[0]).expanduser(), args.seed) if dataset else _of_gallery(args)
+        made, damaged = ask_pairs(folder, chosen, args.pairs)
+    questions.offer(folder, made)
+    if damaged:
+        print(f"warning: {counted(damaged, 'pair')} could not be shown, because a picture is damaged", file=sys.stderr)
+
+
+def _is_dataset(source: str) -> bool:
+    path = Path(source).expanduser()
+    if path.is_dir() and not (path / CONFIG).is_file():
+        return any(path.rglob("*.parquet"))
+    return path.is_file()
+
+
+def _of_gallery(args: argparse.Namespace) -> Iterator[tuple[Picture, Picture]]:
+    found = gallery(args.sources)
+    if args.pick == "unsure":
+        found = _scored(found, args.reward) if args.reward else found
+        if not any(picture.score is not None for picture in found):
+            raise ConfigError("No picture has a score to be unsure by; name a reward with --reward, or --pick random.")
+    return iter(pairs(found, args.seed, args.pick == "unsure"))
+
+
+def _scored(found: list[Picture], kind: str) -> list[Picture]:
+    """The pictures that can be read with the scores of a reward, which is asked about one after the other."""
+    from rewards import make_reward  # torch, which the page itself does without
+    from rewards.reward import to_images
+
+    reward = make_reward(kind)
+    scored = []
+    for picture in found:
+        try:
+            with Image.open(BytesIO(picture.read())) as image:
+                pixels = np.asarray(image.convert("RGB"))[None]
+        except (OSError, SyntaxError, ValueError):
+            continue  # nor can it be shown
+        score = float(reward.score(to_images(pixels), [picture.prompt])[0])
+        scored.append(picture._replace(score=score if math.isfinite(score) else None))
+    return scored
+
+
+def _of_dataset(path: Path, seed: int) -> Iterator[tuple[Picture, Picture]]:
+    """The pairs of a dataset, in an order drawn by the seed, read as they are wanted."""
+    try:
+        index = read_index(path, labelled=False)
+    except ValueError as error:
+        raise ConfigError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+    for group, rows in Shuffle(index.sizes, seed).take(0, index.rows):
+        file, number = index.groups[group]
+        with suppress(Corrupt):  # all of a row group
+            for row in read_rows(index.files[file], number, rows, labelled=False):
+                with suppress(Corrupt):
+                    caption = caption_of(row)
+                    one, other = (Picture(caption, partial(bytes, row[name] or b"")) for name in ("jpg_0", "jpg_1"))
+                    yield one, other
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("cluster.label", __doc__ or "")
+    add = parser.add_argument
+    add("sources", nargs="+", metavar="RUN|FOLDER|DATASET", help="whose pictures; RUN@ITERATION is an older evaluation")
+    add("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default %(default)s; port 0 is a free one")
+    add("--token-file", type=Path, metavar="FILE", help="who opens the page must know the token in it")
+    add("--certificate", type=Path, metavar="PEM", help="the page's certificate: turns TLS on")
+    add("--key", type=Path, metavar="PEM", help="its private key")
+    add("--insecure", action="store_true", help="listen beyond this machine without TLS")
+    add("--records", metavar="FOLDER", help="where questions and choices are kept (default: people, in the source)")
+    add("--pairs", type=positive, default=200, metavar="N", help="to ask about, of a study prompts (default 200)")
+    add("--pick", choices=("random", "unsure"), default="random", help="unsure: where the reward is least sure, first")
+    add("--reward", metavar="KIND", help="that --pick unsure asks, where the pictures have no scores of their own")
+    add("--again", type=_share, default=0.1, metavar="SHARE", help="of a rater's pairs that come again (default 0.1)")
+    add("--shared", type=_share, default=0.2, metavar="SHARE", help="of the pairs that every rater sees (default 0.2)")
+    add("--seed", type=int, default=0, help="of the choice of pairs, of their order, and of left and right (default 0)")
+    add("--ask", action="append", metavar="WORDS", help="a question of a study; as often as there are questions")
+    add("--set-size", type=positive, default=4, metavar="N", help="pictures of a set in a study (default 4)")
+    add("--export", type=Path, metavar="FOLDER", help="write the choices as a Pick-a-Pic dataset, and open no page")
+    return parser.parse_args(arguments)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a share from 0 to 1")
+    return share
+
+
+if __name__ == "__main__":
+    sys.exit(main())

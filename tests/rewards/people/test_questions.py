@@ -1,0 +1,80 @@
+"""Questions: appended by anybody, seen as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rewards.people.lines import Damaged
+from rewards.people.questions import FILE, Question, Questions, keep_picture, offer
+from tests.support.taste import picture
+
+
+def test_questions_come_while_somebody_reads(tmp_path: Path, ask: Callable[..., list[Question]]) -> None:
+    questions = Questions(tmp_path)
+    assert len(questions) == 0
+    assert not questions.refresh()
+    first = ask(2)
+    assert questions.refresh()
+    assert list(questions) == first
+    more = ask(1, start=2, models=("a", "b"), scores=(0.5, 2.0))
+    assert questions.refresh()
+    assert list(questions) == first + more
+    assert questions[more[0].id].gap == 1.5
+    assert not questions.refresh()
+
+
+def test_nothing_is_asked_twice(tmp_path: Path, ask: Callable[..., list[Question]]) -> None:
+    made = ask(3)
+    assert offer(tmp_path, made) == 0
+    assert offer(tmp_path, [*made, Question("another", made[0].sets)]) == 1
+    assert len((tmp_path / FILE).read_text().splitlines()) == 4
+
+
+def test_the_id_follows_from_what_is_asked_alone() -> None:
+    question = Question("a", (("x.png",), ("y.png",)))
+    assert question.id == Question("a", question.sets, ("m", "n"), (1.0, 2.0)).id
+    assert len({question.id, Question("b", question.sets).id, Question("a", question.sets, words="?").id}) == 3
+
+
+def test_pictures_keep_their_bytes_or_become_png(tmp_path: Path) -> None:
+    data = picture(np.random.default_rng(0), 16)
+    name = keep_picture(tmp_path, data)
+    assert name.endswith(".png")
+    assert (tmp_path / "pictures" / name).read_bytes() == data
+    assert keep_picture(tmp_path, data) == name
+    Image.open(BytesIO(data)).save(bmp := BytesIO(), "BMP")
+    other = keep_picture(tmp_path, bmp.getvalue())
+    assert Image.open(tmp_path / "pictures" / other).format == "PNG"
+    with pytest.raises(ValueError, match="it is no picture that can be shown"):
+        keep_picture(tmp_path, data[: len(data) // 2])
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {name, other}
+
+
+def test_only_pictures_that_are_asked_about_have_a_file(tmp_path: Path, ask: Callable[..., list[Question]]) -> None:
+    ((one,), _) = ask(1)[0].sets
+    questions = Questions(tmp_path)
+    assert questions.picture(one) == tmp_path / "pictures" / one
+    assert questions.picture("../questions.jsonl") is None
+    assert questions.picture(keep_picture(tmp_path, picture(np.random.default_rng(9), 16))) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "a", "sets": [["x.png"]]}',
+        '{"prompt": "a", "sets": [["x.png"], []]}',
+        '{"prompt": "a", "sets": [["x.png"], ["../../etc/passwd"]]}',
+        '{"prompt": "a", "sets": [["x.png"], ["y.png"]], "models": ["m"]}',
+        '{"sets": [["x.png"], ["y.png"]]}',
+    ],
+)
+def test_what_is_no_question_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / FILE).write_text(line + "\n")
+    with pytest.raises(Damaged, match="a line that is no question"):
+        Questions(tmp_path)
