@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -122,4 +123,4 @@ def _keys(model: type[BaseModel], rewards: Collection[str], objective: str, pref
 
 def _members(annotation: Any) -> Sequence[Any]:
     """What a setting may be: itself, or those that it is one of."""
-    return typing.get_args(annotation) or [annotation]
+    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]

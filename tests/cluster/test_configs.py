@@ -19,6 +19,7 @@ from cluster.config import load_config
 from learner.batch import collate
 from learner.learner import Learner
 from rewards.people.pick_a_pic import Pair, encode, write
+from rewards.people.shapes_pairs import make_pair
 from shapes.networks import make_scheduler
 from tests.support.redness import Redness
 from tests.support.tiny import make_pipeline
@@ -77,26 +78,40 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str
     return settings
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
+    """From an embedded world's config to settings that put a few pairs in the place of its dataset, if it has one."""
+    folder = tmp_path_factory.mktemp("dataset")
+    write(folder / "train.parquet", [make_pair(row) for row in range(4)])
+    return lambda path: [f"data.path={folder}"] if "\ndata:" in path.read_text() else []
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_loads_and_a_clusters_keeps_its_runs_where_all_nodes_see_them(
-    path: Path, model: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    model: Callable[[Path], list[str]],
+    dataset: Callable[[Path], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
     text = path.read_text()
-    config = load_config(path, [] if "shapes" in path.stem else model(path))
+    config = load_config(path, dataset(path) if "shapes" in path.stem else model(path))
     assert Path(config.folder).is_relative_to(ROOT) == ("python -m cluster.train" not in text)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FOR_MODELS, ids=lambda path: path.stem)
 def test_every_config_of_a_real_model_says_what_was_verified_and_trains_a_tiny_one(
-    path: Path, model: Callable[[Path], list[str]], monkeypatch: pytest.MonkeyPatch
+    path: Path,
+    model: Callable[[Path], list[str]],
+    dataset: Callable[[Path], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two samples of two prompts, one update with the config's own settings; a reward of its own asks no hub."""
     monkeypatch.chdir(ROOT)
     said = " ".join(path.read_text().split("\n\n")[0].replace("\n#", " ").lower().split())
     assert any(label in said for label in ("gated in ci", "proxy in ci", "run once", "not run"))
-    config = load_config(path, model(path))
+    config = load_config(path, [*dataset(path), *model(path)])
     policy, objective = Policy.load(config.policy), config.objective.build()
     learner = Learner(config.learner, policy, objective, config.seed, Redness())
     before, plan = policy.weights()[0].copy(), objective.plan(policy.transitions)

@@ -23,6 +23,7 @@ from learner.objectives.ppod import PPODConfig
 from learner.objectives.refl import ReFLConfig
 from learner.objectives.residual_db import ResidualDBConfig
 from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
+from learner.objectives.rwr import RWRConfig
 from learner.spending import Judged
 
 
@@ -46,6 +47,19 @@ def test_a_policy_counts_what_its_network_sees(policy: Policy, draw: Draw) -> No
     text = policy.encode(["a"])
     policy.predict(torch.zeros(1, *policy.latent_shape), torch.tensor([0]), text, guided=False)
     assert policy.evaluations == 6 * len(policy.transitions) * 2 + 1
+
+
+def test_pictures_of_a_dataset_are_not_drawn_and_queries_only_where_rewards_judge_them(
+    policy: Policy, draw: Draw
+) -> None:
+    batch, spent = draw(policy), {}
+    for source in ("drawn", "judged", "labelled"):
+        learner = Learner(LearnerConfig(), policy, RWRConfig(updates=1, states=1).build(), source=source)  # type: ignore[arg-type]
+        spent[source] = learner.step(replace(batch, clean=batch.latents[:, 0])).metrics
+    assert [spent[source]["images_drawn"] for source in spent] == [6, 0, 0]
+    assert [spent[source]["reward_queries"] for source in spent] == [6, 6, 0]
+    evaluations = [spent[source]["network_evaluations"] for source in spent]
+    assert evaluations[0] - 6 * len(policy.transitions) * 2 == evaluations[1] == evaluations[2] == 6
 
 
 def test_batches_are_counted_as_drawn_and_as_trained_on(policy: Policy, draw: Draw) -> None:
