@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from cluster.records.pictures import before_after, grid, shorten
+from cluster.records.pictures import before_after, cells, grid, shorten
 
 
 def plain(rows: int, columns: int, side: int = 8) -> np.ndarray:
@@ -101,3 +101,17 @@ def test_before_and_after_stand_side_by_side_unchanged() -> None:
         ys, xs = np.nonzero((sheet == colour).all(-1))
         assert len(ys) == area
         assert (xs.max() < 30) if left else (xs.min() > 30)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "height", "width"), [(1, 1, 8, 8), (3, 5, 8, 8), (2, 3, 8, 12), (2, 2, 12, 8)]
+)
+def test_a_grid_comes_apart_into_its_images(rows: int, columns: int, height: int, width: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (rows, columns, height, width, 3), np.uint8)
+    found = cells(grid(pixels, ["a prompt"] * rows, max(height, width)), rows, columns)
+    assert (np.stack([np.stack([np.asarray(image) for image in row]) for row in found]) == pixels).all()
+
+
+def test_what_is_no_such_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="no grid of 2 rows and 3 columns"):
+        cells(grid(plain(2, 4), ["a"] * 2), 2, 3)

@@ -1,0 +1,208 @@
+"""The command: what it refuses, asks and writes. The page itself is in test_label_browser."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cluster import label
+from rewards.people import choices
+from rewards.people.choices import Choice, Choices
+from rewards.people.pick_a_pic import Pair, decode, read_index, write
+from rewards.people.questions import Questions
+from tests.support.taste import picture
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two prompts with three pictures each."""
+    rng = np.random.default_rng(0)
+    for prompt in ("a disc", "another disc"):
+        (tmp_path / "pictures" / prompt).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "pictures" / prompt / f"{number}.png").write_bytes(picture(rng, 16))
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command with a page that nobody opens; status, and what it said."""
+
+    async def serve(page: object, *address: object) -> None:
+        port = address[1]
+        address[-1](port)  # type: ignore[operator]
+
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(label, "serve", serve)
+        try:
+            status = label.main([str(word) for word in words])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    return run
+
+
+def answer(folder: Path, verdicts: list[int | str]) -> list[Choice]:
+    """Choices of the questions of a folder, the right one first."""
+
+    async def add() -> None:
+        kept = Choices(folder)
+        for number, (question, verdict) in enumerate(zip(Questions(folder), verdicts, strict=True)):
+            given = (f"choice{number:04d}", question.id, question.prompt, question.sets, (1, 0), verdict, "Ada", 0, 1.0)
+            await kept.add(Choice(*given))
+        kept.close()
+
+    asyncio.run(add())
+    return choices.read(folder)
+
+
+def test_pairs_of_a_folder_are_asked_about_once(folder: Path, run: Run) -> None:
+    status, said = run(folder, "--pairs", 4)
+    assert (status, said.splitlines()[1]) == (0, "open http://127.0.0.1:8080/ (Ctrl-C ends it)")
+    asked = list(Questions(folder / "people"))
+    assert len(asked) == 4
+    run(folder, "--pairs", 4)
+    assert list(Questions(folder / "people")) == asked
+    run(folder)
+    assert list(Questions(folder / "people"))[:4] == asked
+    assert len(Questions(folder / "people")) == 6
+
+
+def test_the_least_sure_pairs_are_those_of_a_reward(folder: Path, run: Run, tmp_path: Path) -> None:
+    assert run(folder, "--pick", "unsure") == (
+        1,
+        "error: No picture has a score to be unsure by; name a reward with --reward, or --pick random.\n",
+    )
+    status, _ = run(folder, "--pick", "unsure", "--reward", "brightness", "--pairs", 3)
+    assert status == 0
+    gaps = [question.gap for question in Questions(folder / "people")]
+    assert gaps == sorted(gaps)
+    means = {
+        path.name: float(np.asarray(Image.open(path).convert("RGB")).mean()) / 255
+        for path in (folder / "people" / "pictures").iterdir()
+    }
+    for question in Questions(folder / "people"):
+        one, other = (means[name] for (name,) in question.sets)
+        assert question.gap == pytest.approx(abs(one - other), abs=1e-5)
+
+
+def test_a_study_asks_each_question_about_every_prompt(folder: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "others").symlink_to(folder)
+    words = (folder, tmp_path / "others", "--ask", "Best?", "--ask", "Most?", "--set-size", 2)
+    assert run(*words)[0] == 0
+    asked = list(Questions(folder / "people"))
+    assert {(question.prompt, question.words) for question in asked} == {
+        (prompt, said) for prompt in ("a disc", "another disc") for said in ("Best?", "Most?")
+    }
+    assert {question.models for question in asked} == {("pictures", "others")}
+    assert "name two at least" in run(folder, "--ask", "Best?")[1]
+    assert "take a smaller --set-size" in run(*words[:-1], 4)[1]
+
+
+def test_a_dataset_has_its_own_pairs(tmp_path: Path, run: Run) -> None:
+    rng = np.random.default_rng(0)
+    made = [Pair(f"disc {number}", (picture(rng, 16), picture(rng, 16)), 1.0) for number in range(9)]
+    made[3] = Pair("torn", (b"no picture", made[3].pictures[1]), 1.0)
+    made[4] = Pair("", made[4].pictures, 1.0)
+    path = tmp_path / "data" / "train.parquet"
+    write(path, made, rows=3)
+    status, said = run(path)
+    assert status == 0
+    assert "warning: 1 pair could not be shown" in said
+    asked = list(Questions(tmp_path / "data" / "train-people"))
+    assert {question.prompt for question in asked} == {f"disc {number}" for number in range(9)} - {"disc 3", "disc 4"}
+    run(path.parent, "--pairs", 2)
+    assert len(Questions(tmp_path / "data" / "people")) == 2
+    assert "a dataset has pairs of its own" in run(path, "--ask", "Best?")[1].lower()
+
+
+def test_choices_become_a_dataset_that_is_read_back(folder: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "Nobody has chosen anything" in run(folder, "--export", out)[1]
+    run(folder)
+    made = answer(folder / "people", [0, 1, "tie", "both_bad", 0, 1])
+    assert run(folder, "--export", out) == (0, f"6 choices: {out}\n")
+    table = pq.read_table(out).to_pylist()
+    # The second picture stood on the left.
+    assert [row["label_0"] for row in table] == [0.0, 1.0, 0.5, None, 0.0, 1.0]
+    assert [row["label_1"] for row in table] == [1.0, 0.0, 0.5, None, 1.0, 0.0]
+    assert [row["has_label"] for row in table] == [True, True, True, False, True, True]
+    assert [row["both_bad"] for row in table] == [False, False, False, True, False, False]
+    for row, choice in zip(table, made, strict=True):
+        assert row["caption"] == choice.prompt
+        for side, (name,) in enumerate(choice.sets):
+            kept = np.asarray(Image.open(folder / "people" / "pictures" / name).convert("RGB"))
+            assert (decode(row[f"jpg_{side}"]) == kept).all()
+    assert read_index(out).rows == 6
+
+
+def test_an_export_without_its_pictures_is_refused(folder: Path, run: Run, tmp_path: Path) -> None:
+    run(folder, "--pairs", 1)
+    (choice,) = answer(folder / "people", [0])
+    (folder / "people" / "pictures" / choice.sets[0][0]).unlink()
+    status, said = run(folder, "--export", tmp_path / "out")
+    assert status == 1
+    assert "of a choice cannot be read (No such file or directory)." in said
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--listen", "0.0.0.0:0"), "0.0.0.0 can be reached from other machines, so the page needs a token"),
+        (("--listen", "0.0.0.0:0", "--token-file", "TOKEN"), "without TLS token and choices travel in the open"),
+        (("--listen", "8080"), "is not an address; write host:port"),
+        (("--certificate", "TOKEN"), "TLS needs --certificate and --key together."),
+        (("--certificate", "TOKEN", "--key", "TOKEN"), "cannot be used for TLS"),
+        (("--again", "2"), "'2' is not a share from 0 to 1"),
+        (("--pairs", "0"), "is not a whole number"),
+    ],
+)
+def test_what_would_let_strangers_in_is_refused(
+    folder: Path, run: Run, tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    (tmp_path / "token").write_text("a-token\n")
+    status, said = run(folder, *(word.replace("TOKEN", str(tmp_path / "token")) for word in words))
+    assert status == 1
+    assert said.startswith("error: ")
+    assert sentence in said
+    assert not (folder / "people").exists()
+
+
+def test_with_a_token_the_network_may_be_trusted_outright(folder: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a-token\n")
+    status, said = run(folder, "--listen", "0.0.0.0:80", "--token-file", tmp_path / "token", "--insecure")
+    assert status == 0
+    assert "open http://0.0.0.0:80/?token=a-token" in said
+
+
+def test_one_page_a_folder(folder: Path, run: Run) -> None:
+    run(folder)
+    held = Choices(folder / "people")
+    status, said = run(folder)
+    held.close()
+    assert status == 1
+    assert said.startswith("error: Another process writes to ")
+
+
+def test_results_are_printed_at_the_end(folder: Path, run: Run) -> None:
+    run(folder)
+    answer(folder / "people", [0, 1, "tie", "both_bad", 0, 1])
+    assert "Ada: 6 choices, 1 ties, 1 both bad, left 50% of the rest" in run(folder)[1]
+
+
+def test_pictures_without_a_pair_are_said(folder: Path, run: Run) -> None:
+    for prompt in folder.iterdir():
+        for path in list(prompt.iterdir())[1:]:
+            path.unlink()
+    assert run(folder)[1].startswith("error: There is nothing to choose between")
