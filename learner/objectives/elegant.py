@@ -28,6 +28,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from actors.policy import Policy
+from actors.rollout import Predict
 from actors.rollout import chain as steps_of
 from actors.transitions import Transitions
 from learner.batch import Batch
@@ -112,7 +113,8 @@ def controlled_chain(policy: Policy, batch: Batch, rows: Tensor, checkpointing: 
         The final latents `(n, ...)`, and the sum of KL_t over the steps with an adapter, `(n,)` in nats; float32.
     """
     assert batch.keys is not None
-    predict, pretrained = policy.predict, policy.pretrained
+    predict: Predict = policy.predict
+    pretrained: Predict = policy.pretrained
     if checkpointing:
         predict, pretrained = recomputed(policy), recomputed(policy, policy.pretrained)
     conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
