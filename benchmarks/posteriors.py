@@ -199,7 +199,7 @@ def gaussian_rows() -> list[Row]:
         Row("no_flow, gamma = alpha_bar, quadratic", QUADRATIC_10, partial(nabla, no_flow=True), 2000, fast),
         Row("adjoint_matching, quadratic, N = 10", QUADRATIC_10, adjoint, 2000, fast),
         Row("elegant, quadratic, N = 10", QUADRATIC_10, elegant, 400, {**WIDE, "lr": 5e-2}),
-        Row("draft, quadratic, N = 10", QUADRATIC_10, draft, 400, {**WIDE, "lr": 5e-2}),
+        Row("draft, quadratic, N = 10", QUADRATIC_10, draft, 2000, {**WIDE, "lr": 5e-2}),
     ]
 
 
