@@ -18,7 +18,7 @@ from actors.transitions import make_transitions
 from cluster.config import load_config
 from learner.batch import collate
 from learner.learner import Learner
-from rewards.people.pick_a_pic import Pair, encode, write
+from rewards.people.pick_a_pic import write
 from rewards.people.shapes_pairs import make_pair
 from shapes.networks import make_scheduler
 from tests.support.redness import Redness
@@ -52,25 +52,16 @@ FOR_MODELS = [path for path in CONFIGS if "shapes" not in path.stem]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
-    """From a config to settings that put a tiny model, and a pair of pictures, in the place of its own."""
+    """From a config to settings that put a tiny model in the place of its own."""
 
     @cache
-    def write_model(kind: str) -> Path:
+    def make(kind: str) -> Path:
         return MODELS[kind](tmp_path_factory.mktemp("configs") / kind)
-
-    @cache
-    def write_pairs() -> Path:
-        folder = tmp_path_factory.mktemp("pairs")
-        picture = encode(np.zeros((16, 16, 3), np.uint8))
-        write(folder / "train.parquet", [Pair("ant", (picture, picture), 1.0)])
-        return folder
 
     def settings(path: Path) -> list[str]:
         # It reads words that it does not know letter by letter.
         kind = path.stem.split("_")[0]
-        given = [f"policy.model={write_model(kind)}", "policy.variant=null", "policy.device=cpu"]
-        if "\ndata:" in path.read_text():
-            given.append(f"data.path={write_pairs()}")
+        given = [f"policy.model={make(kind)}", "policy.variant=null", "policy.device=cpu"]
         if kind in FLOW:  # encoders of theirs read long prompts, and a tiny model draws tiny pictures
             return [*given, "policy.height=16", "policy.width=16"]
         return [*given, "policy.prompt_windows=8"]
@@ -80,7 +71,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[str]]:
-    """From an embedded world's config to settings that put a few pairs in the place of its dataset, if it has one."""
+    """From a config to settings that put a few pairs in the place of its dataset, if it has one."""
     folder = tmp_path_factory.mktemp("dataset")
     write(folder / "train.parquet", [make_pair(row) for row in range(4)])
     return lambda path: [f"data.path={folder}"] if "\ndata:" in path.read_text() else []
@@ -95,7 +86,7 @@ def test_every_config_loads_and_a_clusters_keeps_its_runs_where_all_nodes_see_th
 ) -> None:
     monkeypatch.chdir(ROOT)
     text = path.read_text()
-    config = load_config(path, dataset(path) if "shapes" in path.stem else model(path))
+    config = load_config(path, [*dataset(path), *([] if "shapes" in path.stem else model(path))])
     assert Path(config.folder).is_relative_to(ROOT) == ("python -m cluster.train" not in text)
 
 
