@@ -127,9 +127,8 @@ def main() -> None:
         beside = subprocess.Popen(shlex.split(args.beside), stdout=subprocess.DEVNULL) if args.beside else None
         try:
             with page(folder / "source", folder / "records") as address:
-                print(
-                    said("from key to next pair, in the browser", in_browser(address, folder / "profile", args.pairs))
-                )
+                found = in_browser(address, folder / "profile", args.pairs)
+                print(said("from key to next pair, in the browser", found))
                 found = asyncio.run(at_once(address, args.raters, min(50, args.pairs)))
                 print(said(f"an answer, {args.raters} raters at once", found))
                 print(f"choices a second, all raters together: {args.raters / found.mean():.0f}")

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Question:
     scores: tuple[float, ...] | None = None
     words: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A name that follows from what is asked, and from nothing else."""
         asked = json.dumps([self.prompt, self.sets, self.words])

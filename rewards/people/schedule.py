@@ -98,8 +98,7 @@ class Schedule:
         first = sum(choice.round == 0 for choice in made)
         fresh = len(self._open(rater, set()))
         waiting = len(self._due(rater, made, 0))
-        to_come = sum(self._comes_again(rater, number) for number in range(first, first + fresh))
-        return fresh + waiting + to_come
+        return fresh + waiting + self._again(rater, first + fresh) - self._again(rater, first)
 
     def _due(self, rater: str, made: list[Choice], between: int) -> list[tuple[str, int]]:
         """What a rater has answered so many answers ago, and is to be asked again."""
@@ -108,15 +107,14 @@ class Schedule:
             (question, 1)
             for number, (place, question) in enumerate(first)
             if len(made) - place > between
-            and self._comes_again(rater, number)
+            and self._again(rater, number + 1) > self._again(rater, number)
             and question in self._questions
             and not self._choices.answered(rater, question, 1)
         ]
 
-    def _comes_again(self, rater: str, number: int) -> bool:
-        """Whether the n-th question that a rater answers is one of those: spread evenly, from a drawn place on."""
-        share, offset = self._rules.again, self._draw("again", rater)
-        return floor((number + 1) * share + offset) > floor(number * share + offset)
+    def _again(self, rater: str, number: int) -> int:
+        """How many of the first so many that a rater answers come again: spread evenly, from a drawn place on."""
+        return floor(number * self._rules.again + self._draw("again", rater))
 
     def _fresh(self, rater: str) -> list[tuple[str, int]]:
         now = self._clock()
