@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
     }
 )
 LABEL, TIE = "label", 0.5  # what choices are called among scores; that of who likes both as much
-_PICTURES, _CHOICE = ("jpg_0", "jpg_1", "caption"), ("label_0", "label_1", "has_label")
+_PICTURES, _CHOICE = ("jpg_0", "jpg_1", "caption"), ("label_0", "label_1", "has_label", "both_bad")
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's RGB of these is white from 255 on
 _READING = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises of files
 _MOST = 2**30  # bytes of a row group
