@@ -4,7 +4,7 @@
 
 GRID is a file as `benchmarks.methods` has them, of which each "world" is a reward; the default is front.yaml beside
 this file. Runs, pictures and figures are kept: finished runs are passed over, begun ones go on. Compared are residual
-nabla-DB's arms with every other where a run's path first reaches the pretrained model's reward plus .5, 1 and 1.5 of
+nabla-DB's arms with every other where a run's path first reaches the pretrained model's reward plus .25, .5, 1 and 1.5 of
 its deviations within a prompt; an arm is ahead or behind where the mean difference over seeds is more than two standard
 errors. Writes table.md and WORLD.png to runs/GRID, or to --folder.
 """
@@ -37,7 +37,7 @@ from cluster.text import shown
 from shapes.arguments import positive
 
 GRID = Path(__file__).with_name("front.yaml")
-TARGETS = (0.5, 1.0, 1.5)  # deviations of the reward within a prompt, above the pretrained model's
+TARGETS = (0.25, 0.5, 1.0, 1.5)  # deviations of the reward within a prompt, above the pretrained model's
 _SHOWN = (
     "gold", "tilt_gold", "diversity", "tilt_diversity", "diversity_pixels", "tilt_diversity_pixels", "distance",
     "grounds_kl", "frechet", "frechet_floor",
