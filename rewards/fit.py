@@ -145,6 +145,8 @@ def fit(kind: str, options: Mapping[str, Any], choices: Iterator[Choice], seed: 
     x = np.stack(shown).astype(np.float64)
     mean, spread = x.mean(axis=(0, 1)), x.std(axis=(0, 1))
     scale = np.where(spread > 1e-6, spread, 1.0)  # what is the same in all pictures says nothing
+    if scored:  # beforehand it counts as much as all the others together, among which decay would lose it
+        scale[-1] /= (len(scale) - 1) ** 0.5
     differences = (x[:, 0] - x[:, 1]) / scale
     numbers = {name: number for number, name in enumerate(sorted({name for both in names for name in both}))}
     groups = bradley_terry.connected(np.array([[numbers[name] for name in both] for both in names]))

@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 from scipy.stats import binomtest
 
-DECAYS = (0.01, 0.03, 0.1, 0.3, 1.0)
+DECAYS = (0.03, 0.1, 0.3, 1.0, 3.0)
 _FOLDS, _BINS = 5, 5
 
 

@@ -132,7 +132,7 @@ def test_rows_that_are_no_choice_are_counted(
     given = [str(tmp_path / "data.parquet"), "--out", str(tmp_path / "taste"), "--option", f"checkpoint={checkpoint}"]
     assert main(given) == 0
     said = capsys.readouterr().out
-    assert said.startswith("20 pairs, ")
+    assert "20 pairs, 4 of them ties; " in said
     assert all(words in said for words in ("1 both bad", "1 without a choice", "2 corrupt", "accuracy 0."))
     assert Head.load(tmp_path / "taste").report["ties"] == 1 + sum(pair.label == 0.5 for pair in made[5:])
 
