@@ -191,4 +191,5 @@ def test_help_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    assert all(option in capsys.readouterr().out for option in ("DATASET", "--features", "--out"))
+    said = capsys.readouterr().out
+    assert all(option in said for option in ("DATASET", "--features", "--out"))
