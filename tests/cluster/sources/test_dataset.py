@@ -146,6 +146,6 @@ def test_reading_takes_the_memory_of_a_few_row_groups_and_not_of_the_dataset(mak
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(rollouts.asked) == 60
+    assert len(rollouts.asked) == 30 * 4  # of 20 pictures each
     assert peak < 10e6 < size / 2
     assert 0 < held < 10e6
