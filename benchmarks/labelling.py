@@ -9,7 +9,6 @@ people do; their time is that of one answer.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import shlex
 import socket
@@ -26,6 +25,7 @@ import numpy as np
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from cluster.arguments import Parser
 from rewards.people.questions import Question, keep_picture, offer
 from tests.support.browser import chromium
 from tests.support.taste import picture
@@ -111,7 +111,7 @@ def said(what: str, seconds: np.ndarray) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("benchmarks.labelling", __doc__ or "")
     parser.add_argument("--pairs", type=int, default=500)
     parser.add_argument("--raters", type=int, default=20)
     parser.add_argument("--side", type=int, default=512, help="pixels of a picture's side")

@@ -45,7 +45,7 @@ def strict(images, prompts, *, path): ...
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        *((name, {}) for name in REWARDS),
+        *((name, {"path": "a"} if name == "fitted" else {}) for name in REWARDS),
         ("jpeg_compressibility", {"quality": 10}),
         ("optional:Needs", {"path": "a", "scale": 2}),
         ("optional:Any", {"whatever": 1}),
