@@ -2,8 +2,9 @@
 
     KL = sum_j E w_j |o_theta(x_j) - o_pretrained(x_j)|^2,       w_j = b_j^2 / (2 std_j^2)
 
-by the chain rule, over the steps with noise in which the adapter acts; o is the guided output of the network, and at
-all other steps both chains are one. Of each chain one step J is drawn with probability w_J / W, W the weights' sum:
+by the chain rule, over the steps with noise in which the adapter acts; o is the guided output of the network. At steps
+without an adapter both chains are one; steps with one and without noise, whose KL is infinite, are left out. Of each
+chain one step J is drawn with probability w_J / W, W the weights' sum:
 
     W |o_theta(x_J) - o_pretrained(x_J)|^2
 
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from actors.transitions import Transitions
 
-_DRAW = 2**21  # beyond the steps of any chain, whose noise has the same keys
+# Beyond the steps of any chain, whose noise has the same keys; smoothing has 2**22 on.
+_DRAW = 2**21
 
 
 def has_kl(transitions: Transitions) -> bool:

@@ -270,11 +270,11 @@ class Policy:
     @contextmanager
     def everywhere(self) -> Iterator[None]:
         """Let adapters act at every step, whatever `policy.adapted_steps` says, as an exported one does."""
-        self._everywhere = True
+        before, self._everywhere = self._everywhere, True
         try:
             yield
         finally:
-            self._everywhere = False
+            self._everywhere = before
 
     @contextmanager
     def along(self, chain: Transitions) -> Iterator[None]:

@@ -154,6 +154,8 @@ class _Watched:
     def of(cls, policy: Policy, request: Request) -> _Watched | None:
         """What a request asks for; `None` if it does not, or no such KL is defined."""
         own = policy.transitions
+        if request.noisy_steps is not None:
+            own = own.noisy_within(*request.noisy_steps)
         transitions = replace(own, first_step=request.first_step, adapted=None if request.everywhere else own.adapted)
         if not (request.kl and has_kl(transitions)):
             return None

@@ -34,6 +34,9 @@ def series(folder: Path, reward: str) -> tuple[str, np.ndarray]:
     config, found = read_config(folder / "config.yaml"), Records(folder).metrics()
     took = [(number, seconds) for number, seconds in found.get("time/iteration", []) if number]
     found["seconds"] = [(number, sum(of for _, of in took[: i + 1])) for i, (number, _) in enumerate(took)]
+    missing = [name for name in SPENT if name not in found]
+    if missing and f"eval/train/{reward}" in found:
+        raise ConfigError(f"There is no {missing[0]!r} on record in {shown(str(folder))}; it was run by older code.")
     columns = [{0: 0.0, **dict(found.get(name, []))} for name in SPENT]
     columns += [dict(found.get(f"eval/train/{name}", [])) for name in (reward, *FIGURES)]
     shared = sorted(set.intersection(*map(set, columns)))

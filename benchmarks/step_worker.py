@@ -29,6 +29,8 @@ def main() -> None:
     objective = config.objective.build()
     learner = Learner(config.learner, policy, objective, config.seed, reward)
     plan = objective.plan(policy.transitions)
+    if plan.noisy_steps is not None:
+        sys.exit("error: A window of steps with noise is another chain in each iteration; set objective.window=null.")
     requests = make_requests(
         prompts_of(read_prompts(config.prompts.train), 0, config.prompts_per_iteration, config.seed),
         config.prompts.samples,
@@ -38,6 +40,7 @@ def main() -> None:
         most=None,
         stored_steps=plan.stored_steps,
         share_init_noise=plan.share_init_noise,
+        clean=plan.clean,
     )
     sampled = [rollout(policy, request) for request in requests]
     scores = [

@@ -35,6 +35,12 @@ _METADATA = "metadata.jsonl"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
 
+def has_pictures(folder: Path) -> bool:
+    """Whether a folder is one of pictures, in itself or in folders of prompts, whatever datasets lie beside them."""
+    names = (*folder.glob("*"), *folder.glob("*/*"))  # the page's own records are deeper
+    return (folder / _METADATA).is_file() or any(name.suffix.lower() in _SUFFIXES for name in names if name.is_file())
+
+
 def gallery(sources: Sequence[str]) -> list[Picture]:
     """The pictures of runs and folders; of several sources, each picture says which it is from.
 

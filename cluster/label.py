@@ -26,11 +26,12 @@ import numpy as np
 from PIL import Image
 
 from cluster.arguments import Parser
-from cluster.errors import ConfigError
-from cluster.gallery import gallery, split_source
+from cluster.errors import ConfigError, sentence
+from cluster.gallery import gallery, has_pictures, split_source
 from cluster.records.reading import CONFIG
 from cluster.sources.shuffle import Shuffle
 from cluster.text import counted, shown
+from rewards.errors import RewardFailed, RewardUnavailable, UnknownReward
 from rewards.people import choices, export, questions, results
 from rewards.people.asking import Picture, ask_pairs, ask_sets, pairs, sets
 from rewards.people.lines import InUse
@@ -38,7 +39,7 @@ from rewards.people.pick_a_pic import Corrupt, caption_of, read_index, read_rows
 from rewards.people.schedule import Rules
 from rewards.people.server import Page, serve
 from rewards.service.security import is_loopback, read_token, split_address
-from shapes.arguments import positive
+from shapes.arguments import positive, share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page = Page(asked, made, rules, token, local=is_loopback(host) and token is None)
             with suppress(asyncio.CancelledError):
                 asyncio.run(_serve(page, host, port, encrypted, started))
-    except (ConfigError, InUse, OSError, ValueError) as error:
-        print(f"error: {shown(str(error))}", file=sys.stderr)
+    except (ConfigError, InUse, RewardFailed, RewardUnavailable, UnknownReward, OSError, ValueError) as error:
+        print(f"error: {shown(sentence(error))}", file=sys.stderr)
         return 1
     found = results.summary(choices.read(folder), {question.id: question for question in asked})
     print("\n".join(map(shown, results.lines(found))))
@@ -153,7 +154,7 @@ def _ask(args: argparse.Namespace, folder: Path) -> None:
 def _is_dataset(source: str) -> bool:
     path = Path(source).expanduser()
     if path.is_dir() and not (path / CONFIG).is_file():
-        return any(path.rglob("*.parquet"))
+        return any(path.rglob("*.parquet")) and not has_pictures(path)
     return path.is_file()
 
 
@@ -168,10 +169,13 @@ def _of_gallery(args: argparse.Namespace) -> Iterator[tuple[Picture, Picture]]:
 
 def _scored(found: list[Picture], kind: str) -> list[Picture]:
     """The pictures that can be read with the scores of a reward, which is asked about one after the other."""
-    from rewards import make_reward  # torch, which the page itself does without
+    import torch  # which the page itself does without
+
+    from rewards import make_reward
+    from rewards.checked import Checked
     from rewards.reward import to_images
 
-    reward = make_reward(kind)
+    reward = Checked.make(kind, lambda: make_reward(kind))
     scored = []
     for picture in found:
         try:
@@ -179,7 +183,8 @@ def _scored(found: list[Picture], kind: str) -> list[Picture]:
                 pixels = np.asarray(image.convert("RGB"))[None]
         except (OSError, SyntaxError, ValueError):
             continue  # nor can it be shown
-        score = float(reward.score(to_images(pixels), [picture.prompt])[0])
+        with torch.no_grad():
+            score = float(reward.score(to_images(pixels), [picture.prompt])[0])
         scored.append(picture._replace(score=score if math.isfinite(score) else None))
     return scored
 
@@ -213,23 +218,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--pairs", type=positive, default=200, metavar="N", help="to ask about, of a study prompts (default 200)")
     add("--pick", choices=("random", "unsure"), default="random", help="unsure: where the reward is least sure, first")
     add("--reward", metavar="KIND", help="that --pick unsure asks, where the pictures have no scores of their own")
-    add("--again", type=_share, default=0.1, metavar="SHARE", help="of a rater's pairs that come again (default 0.1)")
-    add("--shared", type=_share, default=0.2, metavar="SHARE", help="of the pairs that every rater sees (default 0.2)")
+    add("--again", type=share, default=0.1, metavar="SHARE", help="of a rater's pairs that come again (default 0.1)")
+    add("--shared", type=share, default=0.2, metavar="SHARE", help="of the pairs that every rater sees (default 0.2)")
     add("--seed", type=int, default=0, help="of the choice of pairs, of their order, and of left and right (default 0)")
     add("--ask", action="append", metavar="WORDS", help="a question of a study; as often as there are questions")
     add("--set-size", type=positive, default=4, metavar="N", help="pictures of a set in a study (default 4)")
     add("--export", type=Path, metavar="FOLDER", help="write the choices as a Pick-a-Pic dataset, and open no page")
     return parser.parse_args(arguments)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a share from 0 to 1")
-    return share
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Compared(Point):
     tilt_diversity_pixels: float
     grounds_kl: float  # KL of the shares of backgrounds to the tilt's, nats
     frechet: float  # Frechet distance to the tilt, in the reading network's features
-    frechet_floor: float  # the same of as many pictures drawn from the tilt itself
+    frechet_floor: float  # the same of as many pictures drawn from the tilt itself, told by half of the base each
 
 
 NUMBERS = [field.name for field in fields(Compared) if field.name != "shares"]
@@ -101,20 +101,28 @@ class Exact:
         if np.isnan(beta):
             return Compared(*own, *([float("nan")] * 8))
         tilt, weights = self.at(beta), tilted(base.reward, base.groups, beta)
-        floors = [frechet(base.reading[rows], np.ones(len(rows)), base.reading, weights)
-                  for rows in self._resampled(weights, found.groups)]  # fmt: skip
         return Compared(
             *own, beta, tilt.effective, tilt.gold, tilt.diversity, tilt.diversity_pixels,
             divergence(shares, np.array(tilt.shares)),
-            frechet(found.reading, even, base.reading, weights), float(np.mean(floors)),
+            frechet(found.reading, even, base.reading, weights), self._floor(weights, found.groups),
         )  # fmt: skip
 
-    def _resampled(self, weights: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
-        """Rows of the base, drawn by weight: as many of each prompt as there are in `groups`."""
-        random = np.random.default_rng(0)
-        made = []
+    def _floor(self, weights: np.ndarray, groups: np.ndarray) -> float:
+        """The Frechet distance that chance makes, in the mean over halves of the base.
+
+        Pictures are drawn by weight from one half, as many of each prompt as there are in `groups`, and held against
+        the other, so that none is compared with itself.
+        """
+        random, features = np.random.default_rng(0), self.base.reading
+        found = []
         for _ in range(_RESAMPLED):
-            rows = [random.choice(mine, size=int((groups == group).sum()), p=weights[mine])
-                    for group, mine in zip(np.unique(groups), self._reading.members, strict=True)]  # fmt: skip
-            made.append(np.concatenate(rows))
-        return made
+            drawn, others = [], []
+            for group, members in zip(np.unique(groups), self._reading.members, strict=True):
+                one, other = np.array_split(random.permutation(members), 2)
+                share = weights[one] / weights[one].sum()
+                drawn.append(random.choice(one, size=int((groups == group).sum()), p=share))
+                others.append((other, weights[other] / weights[other].sum()))
+            rows, theirs = np.concatenate(drawn), np.concatenate([rows for rows, _ in others])
+            law = np.concatenate([of for _, of in others])
+            found.append(frechet(features[rows], np.ones(len(rows)), features[theirs], law))
+        return float(np.mean(found))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
 # Figures by which a method keeps more of the prior, and whether more of them is better.
 MEASURES = {
@@ -54,8 +55,8 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """`ahead` or `behind` at more than two standard errors, or `open`."""
-        if self.seeds < 2 or not abs(self.lead) > 2 * self.error:
+        """`ahead` or `behind` where 0 is outside of Student's interval of 95 %, or `open`."""
+        if self.seeds < 2 or not abs(self.lead) > t.ppf(0.975, self.seeds - 1) * self.error:
             return "open"
         return "ahead" if self.lead > 0 else "behind"
 

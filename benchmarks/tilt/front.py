@@ -5,8 +5,9 @@
 GRID is a file as `benchmarks.methods` has them, of which each "world" is a reward; the default is front.yaml beside
 this file. Runs, pictures and figures are kept: finished runs are passed over, begun ones go on. Compared are residual
 nabla-DB's arms with every other where a run's path first reaches the pretrained model's reward plus .25, .5, 1 and 1.5
-of its deviations within a prompt; an arm is ahead or behind where the mean difference over seeds is more than two
-standard errors. Writes table.md and WORLD.png to runs/GRID, or to --folder.
+of its deviations within a prompt; an arm is ahead or behind where 0 is outside of the 95 % interval of the mean
+difference over seeds (Student's: 4.3 standard errors for three). Writes table.md and WORLD.png to runs/GRID, or to
+--folder.
 """
 
 from __future__ import annotations

@@ -36,6 +36,15 @@ def data_have_no_chains(config: Config) -> None:
         )
 
 
+def ties_are_learned_from(config: Config) -> None:
+    if config.data is not None and config.data.ties == "soft" and config.objective.asks.strict:
+        cure = ", or objective.ties to soft" if "ties" in type(config.objective).model_fields else ""
+        raise ValueError(
+            f"data.ties=soft keeps the ties, of which {config.objective.name}, as it is set, learns nothing; set it to "
+            f"drop{cure}"
+        )
+
+
 def data_keep_their_name(config: Config) -> None:
     if config.data is not None and LABEL in config.rewards:
         raise ValueError(f"a reward is called {LABEL!r}, as the choices in a dataset are; take another name")
@@ -64,6 +73,7 @@ DATA_RULES: tuple[Callable[[Config], None], ...] = (
     data_have_what_the_objective_asks_for,
     data_need_no_staleness,
     data_have_no_chains,
+    ties_are_learned_from,
     data_keep_their_name,
     data_are_there,
     requests_hold_whole_pairs,

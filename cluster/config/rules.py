@@ -261,6 +261,11 @@ def model_can_be_trained(config: Config) -> None:
                     "noise, so none can be trained; raise the strength, or policy.steps"
                 )
             config.objective.asks.check(config.objective.name, chain)
+            if config.learner.chain_kl_weight and config.objective.asks.window is not None:
+                raise ValueError(
+                    f"learner.chain_kl_weight is {config.learner.chain_kl_weight:g}, but objective.window leaves most "
+                    "steps of a chain without noise, others in each iteration; set the one to 0 or the other to null"
+                )
             if config.learner.chain_kl_weight and not has_kl(chain):
                 raise ValueError(
                     f"learner.chain_kl_weight is {config.learner.chain_kl_weight:g}, but no step with an adapter has a "

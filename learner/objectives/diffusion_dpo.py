@@ -19,7 +19,7 @@ leaves it out and has 2500, the same loss. The online form is that of Flow-GRPO'
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -41,8 +41,6 @@ from learner.subsample import split_groups
 
 class DiffusionDPOConfig(BaseModel, frozen=True, extra="forbid"):
     """Direct preference optimisation of diffusion models."""
-
-    asks: ClassVar[Asks] = Asks(groups=True, noise="nowhere")
 
     name: Literal["diffusion_dpo"] = "diffusion_dpo"
     loss: Literal["bt", "hinge", "ipo"] = Field("bt", description="Preference loss; Bradley-Terry as published.")
@@ -82,6 +80,11 @@ class DiffusionDPOConfig(BaseModel, frozen=True, extra="forbid"):
         if self.reference != "round":
             refuse_unused(self, "reference=round", "round_length")
         return self
+
+    @property
+    def asks(self) -> Asks:
+        """Pairs of a prompt, of which ties may count."""
+        return Asks(groups=True, strict=self.ties == "drop", noise="nowhere")
 
     def build(self) -> DiffusionDPO:
         """The objective."""

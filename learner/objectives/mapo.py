@@ -38,7 +38,7 @@ from learner.subsample import split_groups
 class MaPOConfig(BaseModel, frozen=True, extra="forbid"):
     """Margin-aware preference optimisation."""
 
-    asks: ClassVar[Asks] = Asks(groups=True, noise="nowhere")
+    asks: ClassVar[Asks] = Asks(groups=True, strict=True, noise="nowhere")
 
     name: Literal["mapo"] = "mapo"
     margin_weight: float = Field(0.1, ge=0, description="Weight of the margin's term, the code's beta_mapo.")

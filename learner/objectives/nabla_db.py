@@ -45,7 +45,7 @@ from learner.objectives.objective import Asks
 from learner.reward_gradient import reward_gradient
 from learner.visits import Visits, visit
 
-_COPIES = 2**21  # numbers of the noise of smoothing, beyond those of any chain
+_COPIES = 2**22  # numbers of the noise of smoothing, beyond those of any chain
 
 
 class NablaDBConfig(DetailedBalanceConfig, frozen=True, extra="forbid"):

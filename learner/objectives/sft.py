@@ -62,7 +62,8 @@ class SFTConfig(BaseModel, frozen=True, extra="forbid"):
     @property
     def asks(self) -> Asks:
         """The best of a prompt needs a second picture."""
-        return Asks(groups=self.pictures == "preferred", noise="nowhere")
+        preferred = self.pictures == "preferred"
+        return Asks(groups=preferred, strict=preferred, noise="nowhere")
 
     def build(self) -> SFT:
         """The objective."""

@@ -111,11 +111,12 @@ def judge_held_out(differences: np.ndarray, labels: np.ndarray, groups: np.ndarr
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
     """The share of choices that are foretold, and Wilson's interval of 95 %, which takes pairs as independent.
 
-    Ties are left out; there must be a choice.
+    Ties of people are left out; there must be a choice. Where the model has none, with a logit of 0, half is foretold.
     """
     chosen = labels != 0.5
-    hits, count = int(((logits > 0) == (labels > 0.5))[chosen].sum()), int(chosen.sum())
-    interval = binomtest(hits, count).proportion_ci(0.95, "wilson")
+    own, count = np.sign(logits[chosen]), int(chosen.sum())
+    hits = float((0.5 + 0.5 * own * np.sign(labels[chosen] - 0.5)).sum())
+    interval = binomtest(round(hits), count).proportion_ci(0.95, "wilson")
     return hits / count, float(interval.low), float(interval.high)
 
 
@@ -138,7 +139,7 @@ class Bin:
 
 def reliability(logits: np.ndarray, labels: np.ndarray) -> list[Bin]:
     """Five bins of equal width from .5 to 1; empty ones are left out."""
-    sure, right = expit(np.abs(logits)), np.where(logits > 0, labels, 1 - labels)
+    sure, right = expit(np.abs(logits)), 0.5 + np.sign(logits) * (labels - 0.5)
     place = np.minimum(((sure - 0.5) * 2 * _BINS).astype(int), _BINS - 1)
     inside = [(0.5 + number / (2 * _BINS), place == number) for number in range(_BINS)]
     return [

@@ -99,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("rewards.people.shapes_pairs", __doc__ or "")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the Parquet files go")
     parser.add_argument("--rows", type=positive, default=20_000, metavar="N", help="to train on (default 20000)")
-    parser.add_argument("--held-out", type=int, default=0, metavar="N", help=f"of the split {HELD_OUT} (default 0)")
+    parser.add_argument(
+        "--held-out", type=positive, default=0, metavar="N", help=f"of the split {HELD_OUT} (default 0)"
+    )
     parser.add_argument("--ties", type=share, default=0.0, metavar="SHARE", help="both pictures are true (default 0)")
     parser.add_argument("--mistakes", type=share, default=0.0, metavar="SHARE", help="the label is wrong (default 0)")
     parser.add_argument("--corrupt", type=share, default=0.0, metavar="SHARE", help="cannot be read (default 0)")

@@ -164,7 +164,7 @@ def test_an_export_without_its_pictures_is_refused(folder: Path, run: Run, tmp_p
         (("--listen", "8080"), "is not an address; write host:port"),
         (("--certificate", "TOKEN"), "TLS needs --certificate and --key together."),
         (("--certificate", "TOKEN", "--key", "TOKEN"), "cannot be used for TLS"),
-        (("--again", "2"), "'2' is not a share from 0 to 1"),
+        (("--again", "2"), "'2' is not a number from 0 to 1"),
         (("--pairs", "0"), "is not a whole number"),
     ],
 )
