@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,7 +15,9 @@ from pydantic import BaseModel
 from cluster.config.schema import Config, RewardConfig
 from learner.objectives import ObjectiveConfig
 from rewards import REWARDS
+from shapes import PIPELINES
 
+_MEMBER = re.compile(r"(constrained-|literal\[)")  # how pydantic calls a member without a name
 _MISSING = {
     "prompts": "prompts.train (a text file, one prompt a line)",
     "prompts.train": "prompts.train (a text file, one prompt a line)",
@@ -32,9 +35,11 @@ def of_details(details: Sequence[Any], settings: Mapping[str, Any]) -> str:
     missing = [_MISSING.get(key, key) for detail in details if detail["type"] == "missing" for key in [_key(detail)]]
     if missing:
         model = (settings.get("policy") or {}).get("model")
-        why = f"; with policy.model={model} nothing comes from the embedded world" if isinstance(model, str) else ""
+        own = isinstance(model, str) and model not in PIPELINES
+        why = f"; with policy.model={model} nothing comes from the embedded world" if own else ""
         return f"The configuration lacks {' and '.join(missing)}{why}."
-    return " ".join(_of_detail(detail, settings) for detail in details[:3])
+    first = {_key(detail): detail for detail in reversed(details)}  # of a union's members the first one speaks
+    return " ".join(_of_detail(detail, settings) for detail in reversed([*first.values()][-3:]))
 
 
 def of_rule(message: str) -> str:
@@ -66,7 +71,7 @@ def _of_detail(detail: Any, settings: Mapping[str, Any]) -> str:
 
 def _key(detail: Any) -> str:
     # Pydantic puts the name of the union's member into the location; it is no part of the key.
-    location = [str(part) for part in detail["loc"]]
+    location = [str(part) for part in detail["loc"] if not _MEMBER.match(str(part))]
     if len(location) > 1 and location[0] == "objective" and location[1] in _objectives():
         del location[1]
     return ".".join(location)

@@ -76,7 +76,7 @@ def estimate(config: Config, on_gpu: bool) -> list[Need]:
     try:
         sampler, learner = _of_policy(config, folder, config.policy.dtype_on(device))
     except Exception as error:  # whatever a network of one's own does where there are no numbers
-        log.warning("What the run needs of memory is not known: %s.", " ".join(str(error).split())[:200])
+        log.warning("What the run needs of memory is not known: %s.", " ".join(str(error).split())[:200].rstrip("."))
         return []
     ranks, actors = config.learner.ranks, config.reward_actors.count
     learners = "the learner" if ranks == 1 else "a learner rank"
@@ -103,7 +103,7 @@ def estimate_drawing(settings: PolicyConfig, folder: Path, pictures: int) -> Nee
         held = _Held.of(settings, folder, settings.dtype_on(device))
         found = held.sampler(pictures)
     except Exception as error:  # as above
-        log.warning("What drawing needs of memory is not known: %s.", " ".join(str(error).split())[:200])
+        log.warning("What drawing needs of memory is not known: %s.", " ".join(str(error).split())[:200].rstrip("."))
         return None
     slicing = ["policy.vae_slicing=true"] * (not settings.vae_slicing)
     advice = [*slicing, *["a smaller --batch"] * (pictures > 1), *_thrift(settings, device)]
@@ -146,7 +146,7 @@ class _Held:
 
 def _of_policy(config: Config, folder: Path, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
     """Bytes of a sampler and of a learner where their networks are; of each, those on the host begin with "host "."""
-    held = _Held.of(config.policy, folder, dtype)
+    held = _Held.of(config.policy.model_copy(update={"model": config.pipeline}), folder, dtype)
     policy, sampler = held.policy, held.sampler(config.samplers.request_size)
     asks = config.objective.asks
     at_a_time = 1 if config.learner.micro_batch == "auto" else config.learner.micro_batch

@@ -92,7 +92,7 @@ class Dataset:
                 f"captions that are missing, labels outside of [0, 1]), more than data.max_corrupt={allowed} allows; "
                 f"look at {self._data.path}."
             )
-        if seen.rows >= _ENOUGH and not seen.pairs:
+        if seen.rows >= min(_ENOUGH, self._index.rows) and not seen.pairs:
             raise RunStopped(
                 f"None of the {seen.rows:,} rows read so far can be learned from: {seen.ties:,} are ties (data.ties), "
                 f"{seen.unlabelled:,} have no label, {seen.long:,} a caption that is longer than the model reads "

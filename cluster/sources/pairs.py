@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from actors.trajectories import Request
-from rewards.people.pick_a_pic import LABEL, TIE, Corrupt, caption_of, decode, label_of, read_rows
+from rewards.people.pick_a_pic import LABEL, TIE, Corrupt, File, caption_of, decode, label_of, read_rows
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Rows:
     seed: int  # of the run
     batch: int  # that they belong to
     first: int  # number of the first of them in the batch
-    pieces: tuple[tuple[str, int, tuple[int, ...]], ...]  # file, row group in it, rows in that
+    pieces: tuple[tuple[File, int, tuple[int, ...]], ...]  # file, row group in it, rows in that
     by_people: bool  # labels count, and rows without one do not
     drop_ties: bool
 
@@ -51,7 +51,7 @@ class Rows:
         people, the label of each picture.
 
         Raises:
-            OSError: If a file is gone.
+            DatasetChanged: If a file is another one by now, or gone.
         """
         kept: list[tuple[int, str, float, list[np.ndarray]]] = []
         skipped = dict.fromkeys(("corrupt", "unlabelled", "ties"), 0)
@@ -84,7 +84,7 @@ class Rows:
         scores = np.array([side for _, _, label, _ in read for side in (label, 1 - label)], np.float32)
         return request, {"counts": counts} | ({"scores": {LABEL: scores}} if self.by_people else {})
 
-    def _rows(self, file: str, group: int, rows: Sequence[int]) -> Sequence[Mapping[str, Any]]:
+    def _rows(self, file: File, group: int, rows: Sequence[int]) -> Sequence[Mapping[str, Any]]:
         try:
             return list(read_rows(file, group, rows, self.by_people))
         except Corrupt:

@@ -36,7 +36,7 @@ from learner.subsample import split_groups
 class KTOConfig(BaseModel, frozen=True, extra="forbid"):
     """Kahneman-Tversky optimisation of diffusion models."""
 
-    asks: ClassVar[Asks] = Asks(noise="nowhere")
+    asks: ClassVar[Asks] = Asks(strict=True, noise="nowhere")
 
     name: Literal["kto"] = "kto"
     beta: float = Field(1000.0, gt=0, description="Scale of the gain g; 1000 is the code's.")

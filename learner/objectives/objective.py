@@ -30,7 +30,7 @@ class Asks:
     reward: Literal["scores", "images", "gradients"] = "scores"
     standardise: Standardise = "run"  # what scores are standardised by, unless the config says it
     groups: bool = False  # compares samples of one prompt, so there must be at least two
-    strict: bool = False  # learns nothing of samples of a prompt that are equally good
+    strict: bool = False  # ties of a dataset teach it nothing
     keeps: int | None = None  # trains on so many samples of a prompt and no more, so there must be more
     ratios: bool = False  # trains on ratios to the policy that drew the samples
     means: bool = False  # and on how far the means of transitions are from that policy's

@@ -25,7 +25,7 @@ from functools import lru_cache
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +56,17 @@ _ROWS = 64  # of a row group that is written: a batch or two
 
 class Corrupt(ValueError):
     """A row that cannot be read; the message says why."""
+
+
+class DatasetChanged(Exception):
+    """A file that is no longer what it was when the dataset was opened; the message is a sentence."""
+
+
+class File(NamedTuple):
+    """A file of a dataset, as it was when the dataset was opened."""
+
+    path: str
+    length: int  # bytes
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,7 @@ def label_of(row: Mapping[str, Any]) -> float | None:
 class Index:
     """Where the rows of a dataset are, read off the ends of its files."""
 
-    files: tuple[str, ...]
+    files: tuple[File, ...]
     groups: tuple[tuple[int, int], ...]  # the file and the number in it, of every row group that has rows
     sizes: tuple[int, ...]  # rows of each of these
     checksum: str  # SHA-256 of names, lengths and row groups; other data has another, wherever the folder is
@@ -231,7 +242,9 @@ def _index(folder: Path, marks: tuple[tuple[str, int, int], ...], labelled: bool
         digest.update(f"{Path(file).relative_to(folder).as_posix()} {length} {rows}\n".encode())
     if not groups:
         raise ValueError(f"the dataset {folder} has no rows")
-    return Index(tuple(file for file, _, _ in marks), tuple(groups), tuple(sizes), digest.hexdigest())
+    return Index(
+        tuple(File(file, length) for file, length, _ in marks), tuple(groups), tuple(sizes), digest.hexdigest()
+    )
 
 
 def _check_columns(file: str, schema: pa.Schema, labelled: bool) -> None:
@@ -250,7 +263,7 @@ def _check_columns(file: str, schema: pa.Schema, labelled: bool) -> None:
             raise ValueError(f"the column {name!r} of {file} is {schema.field(name).type}, which Pick-a-Pic's is not")
 
 
-def read_rows(file: str, group: int, rows: Sequence[int], labelled: bool = True) -> Iterator[dict[str, Any]]:
+def read_rows(file: File, group: int, rows: Sequence[int], labelled: bool = True) -> Iterator[dict[str, Any]]:
     """Some rows of a row group, as `caption_of`, `label_of` and `decode` take them apart.
 
     The row groups last read stay in memory, two of them, because the next rows will be of the same.
@@ -263,23 +276,31 @@ def read_rows(file: str, group: int, rows: Sequence[int], labelled: bool = True)
 
     Raises:
         Corrupt: If the row group is damaged.
-        OSError: If the file is gone.
+        DatasetChanged: If the file is another one by now, or gone.
     """
     taken = _row_group(file, group, labelled).take(pa.array(rows, pa.int64()))
     yield from taken.to_pylist()
 
 
 @lru_cache(maxsize=2)
-def _row_group(file: str, group: int, labelled: bool) -> pa.Table:
+def _row_group(file: File, group: int, labelled: bool) -> pa.Table:
     try:
-        with pq.ParquetFile(file, pre_buffer=False) as opened:
+        same = Path(file.path).stat().st_size == file.length
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise DatasetChanged(
+            f"{file.path} has changed or gone since the dataset was opened; put back what was there, and go on."
+        )
+    try:
+        with pq.ParquetFile(file.path, pre_buffer=False) as opened:
             there = opened.schema_arrow.names
             wanted = [name for name in (*_PICTURES, *(_CHOICE if labelled else ())) if name in there]
             table = opened.read_row_group(group, columns=wanted, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
-        raise Corrupt(f"row group {group} of {file} is damaged ({' '.join(str(error).split())[:100]})") from error
+        raise Corrupt(f"row group {group} of {file.path} is damaged ({' '.join(str(error).split())[:100]})") from error
     place = table.column_names.index("caption")
     kind = pa.large_binary() if pa.types.is_large_string(table.schema.field("caption").type) else pa.binary()
     return table.set_column(place, "caption", table["caption"].cast(kind))  # bytes that are no text stay to be found

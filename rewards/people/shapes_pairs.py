@@ -88,6 +88,9 @@ def write_split(folder: Path, split: str, pairs: Iterator[Pair], rows: int) -> N
         OSError: If they cannot be written.
     """
     files = -(-rows // _IN_A_FILE)
+    others = [path.name for path in folder.glob(f"{split}-*.parquet") if not path.stem.endswith(f"-of-{files:05d}")]
+    if others:
+        raise FileExistsError(f"{others[0]} is of another dataset; take another folder")
     for number in range(files):
         count = min(_IN_A_FILE, rows - number * _IN_A_FILE)
         path = folder / f"{split}-{number:05d}-of-{files:05d}.parquet"

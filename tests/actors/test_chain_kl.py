@@ -107,3 +107,10 @@ def test_chains_without_a_density_have_none(policy_config: PolicyConfig) -> None
     for changes in ({"solver": "dpm_2m"}, {"solver": "sde_dpm_2m"}, {"eta": 0.0}):
         policy = Policy.load(policy_config.model_copy(update=changes))
         assert rollout(policy, replace(REQUEST, stored_steps=()))[1].kl is None
+
+
+def test_a_window_of_steps_with_noise_is_the_chain_whose_kl_is_taken(policy: Policy) -> None:
+    request = replace(REQUEST, noisy_steps=(1, 3), stored_steps=(1, 2))
+    drawn = rollout(policy, request)[1]
+    assert drawn.kl_steps is not None
+    assert set(drawn.kl_steps.tolist()) <= {1, 2}

@@ -66,6 +66,23 @@ def test_what_a_dataset_cannot_do_is_refused_in_a_sentence(make: Make, override:
     assert words.lower() in str(caught.value).lower()
 
 
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        ("{name: kto}", "of which kto, as it is set, learns nothing; set it to drop."),
+        ("{name: mapo}", "of which mapo, as it is set, learns nothing; set it to drop."),
+        ("{name: sft}", "of which sft, as it is set, learns nothing; set it to drop."),
+        ("{name: diffusion_dpo}", "set it to drop, or objective.ties to soft."),
+    ],
+)
+def test_ties_are_not_kept_for_who_learns_nothing_of_them(make: Make, objective: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(f"objective={objective}", "data.ties=soft")
+    assert str(caught.value).endswith(words)
+    make("objective={name: diffusion_dpo, ties: soft}", "data.ties=soft")
+    make("data.ties=soft")  # rwr weighs them
+
+
 @pytest.mark.parametrize("objective", ["rwr", "nft", "awm", "dgpo"])
 def test_objectives_that_noise_finished_pictures_again_take_a_dataset(make: Make, objective: str) -> None:
     make(f"objective={{name: {objective}}}")

@@ -65,3 +65,12 @@ def test_nothing_is_obeyed_that_stands_in_a_name() -> None:
     assert "\x1b" not in message
     assert "\n" not in message
     assert "[red]" in message
+
+
+def test_a_setting_that_may_be_of_several_types_is_refused_once_by_its_own_name() -> None:
+    message = refusal("policy.adapted_steps=0")
+    assert message == "The setting 'policy.adapted_steps' is 0: input should be greater than or equal to 1."
+
+
+def test_what_a_dataset_lacks_has_nothing_to_do_with_the_model() -> None:
+    assert refusal("data.split=train") == "The configuration lacks data.path."

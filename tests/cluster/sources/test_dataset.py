@@ -125,7 +125,7 @@ def test_a_few_corrupt_rows_at_the_start_stop_nothing(make: Make, tmp_path: Path
 
 def test_a_dataset_of_ties_alone_stops_the_run_with_a_sentence(make: Make, tmp_path: Path) -> None:
     write(tmp_path / "ties" / "a.parquet", [replace(GOOD, label=0.5)] * 50)
-    with pytest.raises(RunStopped, match=r"None of the 104 rows .* can be learned from: 104 are ties \(data\.ties\)"):
+    with pytest.raises(RunStopped, match=r"None of the 56 rows .* can be learned from: 56 are ties \(data\.ties\)"):
         batches(make(f"data.path={tmp_path}/ties"))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.sources.pairs import Counts, Rows
-from rewards.people.pick_a_pic import LABEL, Pair, encode, write
+from rewards.people.pick_a_pic import LABEL, File, Pair, encode, write
 
 PICTURES = [np.full((4, 4, 3), level, np.uint8) for level in range(20)]
 
@@ -36,10 +36,14 @@ def reads(prompts: Sequence[str]) -> list[bool]:
     return [len(prompt) < 20 for prompt in prompts]
 
 
+def file_of(path: Path) -> File:
+    return File(str(path), path.stat().st_size)
+
+
 @pytest.fixture
 def rows(tmp_path: Path) -> Rows:
     write(tmp_path / "a.parquet", MIXED)
-    return Rows(7, 3, 8, ((str(tmp_path / "a.parquet"), 0, tuple(range(8))),), True, True)
+    return Rows(7, 3, 8, ((file_of(tmp_path / "a.parquet"), 0, tuple(range(8))),), True, True)
 
 
 def test_what_cannot_be_learned_from_is_counted_and_takes_no_other_row_along(rows: Rows) -> None:
@@ -82,6 +86,6 @@ def test_a_row_group_that_is_damaged_counts_as_corrupt_rows(rows: Rows, tmp_path
     data = bytearray(path.read_bytes())
     data[4:-3000] = bytes(len(data) - 3004)
     path.write_bytes(data)
-    request, said = replace(rows, pieces=(*rows.pieces, (str(whole), 0, (0,))))(reads)
+    request, said = replace(rows, pieces=(*rows.pieces, (file_of(whole), 0, (0,))))(reads)
     assert said["counts"] == Counts(rows=9, corrupt=8)
     assert (request.prompts, request.prompt_index) == (("picture 9",) * 2, (16, 16))

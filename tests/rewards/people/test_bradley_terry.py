@@ -85,3 +85,11 @@ def test_calibration_by_hand() -> None:
     expected = (0.55 + abs((0.95 + 0.95 + 0.97) - 2.5)) / 4
     assert calibration_error(bins) == pytest.approx(expected)
     assert log_loss(np.zeros(3), np.array([0.0, 0.5, 1.0])) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_who_cannot_tell_is_right_half_of_the_time(label: float) -> None:
+    share, low, high = accuracy(np.zeros(20), np.full(20, label))
+    assert share == 0.5
+    assert low < 0.5 < high
+    assert [found.right for found in reliability(np.zeros(20), np.full(20, label))] == [0.5]

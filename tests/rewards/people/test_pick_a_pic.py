@@ -19,6 +19,7 @@ from rewards.people import pick_a_pic
 from rewards.people.pick_a_pic import (
     SCHEMA,
     Corrupt,
+    DatasetChanged,
     Pair,
     caption_of,
     decode,
@@ -209,7 +210,7 @@ def test_deep_pictures_are_corrupt_and_not_white() -> None:
         decode(file.getvalue())
 
 
-def test_a_damaged_row_group_is_corrupt_and_a_missing_file_is_not(tmp_path: Path) -> None:
+def test_a_damaged_row_group_is_corrupt_and_a_file_that_changed_is_not(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write(path, pairs(5))
     index, data = read_index(path), bytearray(path.read_bytes())
@@ -217,6 +218,9 @@ def test_a_damaged_row_group_is_corrupt_and_a_missing_file_is_not(tmp_path: Path
     path.write_bytes(data)
     with pytest.raises(Corrupt, match=r"row group 0 of .* is damaged"):
         list(read_rows(index.files[0], 0, [0]))
+    path.write_bytes(data[:-1])
+    with pytest.raises(DatasetChanged, match=r"a\.parquet has changed or gone since the dataset was opened; put back"):
+        list(read_rows(index.files[0], 0, [0]))
     path.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DatasetChanged, match=r"changed or gone"):
         list(read_rows(index.files[0], 0, [0]))

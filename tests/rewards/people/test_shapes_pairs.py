@@ -63,3 +63,10 @@ def test_a_share_that_is_none_is_refused(tmp_path: Path, share: str, capsys: pyt
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--ties", share])
     assert "is not a number from 0 to 1" in capsys.readouterr().err
+
+
+def test_datasets_of_other_sizes_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train-00000-of-00002.parquet").touch()
+    assert main([str(tmp_path), "--rows", "3"]) == 1
+    assert "train-00000-of-00002.parquet is of another dataset; take another folder" in capsys.readouterr().err
+    assert len(list(tmp_path.iterdir())) == 1
