@@ -45,8 +45,11 @@ def gallery(sources: Sequence[str]) -> list[Picture]:
     """The pictures of runs and folders; of several sources, each picture says which it is from.
 
     Raises:
-        ConfigError: If a source has none, in one sentence.
+        ConfigError: If a source has none, or is named twice, in one sentence.
     """
+    places = [split_source(source) for source in sources]
+    if twice := next((source for source, place in zip(sources, places, strict=True) if places.count(place) > 1), None):
+        raise ConfigError(f"{twice} is named twice; it can be compared with another run, folder or evaluation.")
     found = {source: pictures(source) for source in sources}
     if len(sources) == 1:
         return found[sources[0]]

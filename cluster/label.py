@@ -2,7 +2,7 @@
 
     python -m cluster.label RUN|FOLDER|DATASET               pairs of one prompt
     python -m cluster.label RUN RUN@0                        pairs of two runs, or of two evaluations of one
-    python -m cluster.label RUN RUN --ask "Which set is the most diverse?"      a study: sets side by side
+    python -m cluster.label RUN OTHER --ask "Which set is the most diverse?"    a study: sets side by side
 
 Choices are kept in the folder `people` of the first source (--records), each before the next pair is shown. What is
 printed at the end, and shown on the page under Results: how steady raters are, how far they agree, and win rates.

@@ -106,6 +106,7 @@ def test_a_study_asks_each_question_about_every_prompt(folder: Path, run: Run, t
     }
     assert {question.models for question in asked} == {("pictures", "others")}
     assert "name two at least" in run(folder, "--ask", "Best?")[1]
+    assert f"error: {folder} is named twice" in run(folder, folder, "--ask", "Best?")[1]
     assert "take a smaller --set-size" in run(*words[:-1], 4)[1]
 
 
@@ -144,6 +145,22 @@ def test_choices_become_a_dataset_that_is_read_back(folder: Path, run: Run, tmp_
             kept = np.asarray(Image.open(folder / "people" / "pictures" / name).convert("RGB"))
             assert (decode(row[f"jpg_{side}"]) == kept).all()
     assert read_index(out).rows == 6
+
+
+def test_an_export_replaces_no_dataset(tmp_path: Path, run: Run) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    write(path, [Pair("a disc", (picture(rng, 16), picture(rng, 16)), 1.0)] * 9)
+    before = path.read_bytes()
+    run(path.parent)
+    answer(path.parent / "people", [0])
+    for out in (path.parent, tmp_path):
+        status, said = run(path.parent, "--export", out)
+        assert (status, said.startswith(f"error: {out} holds a dataset already (")) == (1, True)
+    assert run(path.parent, "--export", path) == (1, f"error: {path} is a file; name a folder for the dataset.\n")
+    assert path.read_bytes() == before
+    assert [*tmp_path.rglob("*.parquet")] == [path]
+    assert run(path.parent, "--export", tmp_path / "new")[0] == 0
 
 
 def test_an_export_without_its_pictures_is_refused(folder: Path, run: Run, tmp_path: Path) -> None:
