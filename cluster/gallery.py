@@ -69,22 +69,28 @@ def pictures(source: str) -> list[Picture]:
         ConfigError: If there are none, in one sentence.
     """
     path, iteration = split_source(source)
-    if (path / CONFIG).is_file():
-        found = list(_of_run(path, iteration))
-    elif iteration is not None:
-        raise ConfigError(f"There is no run in {path} ({CONFIG}), so it has no evaluation {iteration}.")
-    elif not path.is_dir():
-        raise ConfigError(f"There is no folder {path}.")
-    elif (path / _METADATA).is_file():
-        found = list(_listed(path))
-    else:
-        found = [*_generated(path), *_by_folder(path)]
+    try:
+        found = _pictures(path, iteration)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path} cannot be read ({error.strerror or error}).") from error
     if not found:
         raise ConfigError(
             f"{path} has no pictures with prompts: it needs those of cluster.generate, a {_METADATA}, or a subfolder "
             "for each prompt."
         )
     return found
+
+
+def _pictures(path: Path, iteration: int | None) -> list[Picture]:
+    if (path / CONFIG).is_file():
+        return list(_of_run(path, iteration))
+    if iteration is not None:
+        raise ConfigError(f"There is no run in {path} ({CONFIG}), so it has no evaluation {iteration}.")
+    if not path.is_dir():
+        raise ConfigError(f"There is no folder {path}.")
+    if (path / _METADATA).is_file():
+        return list(_listed(path))
+    return [*_generated(path), *_by_folder(path)]
 
 
 def split_source(source: str) -> tuple[Path, int | None]:

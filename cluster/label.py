@@ -21,6 +21,7 @@ from contextlib import closing, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -82,7 +83,7 @@ async def _serve(page: Page, *address: object) -> None:
 def _announce(args: argparse.Namespace, folder: Path, count: int, host: str, token: str | None, port: int) -> None:
     scheme, where = "https" if args.certificate else "http", f"[{host}]" if ":" in host else host
     print(f"{counted(count, 'question')}; choices are kept in {shown(str(folder))}")
-    print(f"open {scheme}://{where}:{port}/{'?token=' + token if token else ''} (Ctrl-C ends it)", flush=True)
+    print(f"open {scheme}://{where}:{port}/{'?token=' + quote(token, safe='') if token else ''} (Ctrl-C ends it)", flush=True)
 
 
 def _access(args: argparse.Namespace) -> tuple[str, int, str | None, ssl.SSLContext | None]:
@@ -181,7 +182,7 @@ def _scored(found: list[Picture], kind: str) -> list[Picture]:
         try:
             with Image.open(BytesIO(picture.read())) as image:
                 pixels = np.asarray(image.convert("RGB"))[None]
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # nor can it be shown
         with torch.no_grad():
             score = float(reward.score(to_images(pixels), [picture.prompt])[0])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -137,6 +140,17 @@ def test_metadata_names_nothing_outside(tmp_path: Path, line: str) -> None:
 def test_metadata_that_is_none_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(line)
     with pytest.raises(ConfigError, match=r"Line 1 of .* is no JSON object with file_name and prompt"):
+        pictures(str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+
+    def closed(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(tmp_path))} cannot be read \(Permission denied\)\.$"):
         pictures(str(tmp_path))
 
 

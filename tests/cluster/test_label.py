@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -201,6 +202,23 @@ def test_with_a_token_the_network_may_be_trusted_outright(folder: Path, run: Run
     status, said = run(folder, "--listen", "0.0.0.0:80", "--token-file", tmp_path / "token", "--insecure")
     assert status == 0
     assert "open http://0.0.0.0:80/?token=a-token" in said
+
+
+def test_any_token_makes_a_link_that_lets_in(folder: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a+b&c#d%20\n")
+    said = run(folder, "--token-file", tmp_path / "token")[1]
+    (link,) = (word for word in said.split() if word.startswith("http"))
+    assert parse_qs(urlsplit(link).query) == {"token": ["a+b&c#d%20"]}
+
+
+def test_one_odd_picture_is_counted_and_no_more(folder: Path, run: Run) -> None:
+    (folder / "a disc" / "gone.png").symlink_to("nowhere")
+    (folder / "another disc" / "folder.png").mkdir()
+    status, said = run(folder)
+    assert (status, len(Questions(folder / "people"))) == (0, 6)
+    assert "warning: 6 pairs could not be shown, because a picture is damaged" in said
+    status, said = run(folder, "--pick", "unsure", "--reward", "brightness")
+    assert status == 0
 
 
 def test_one_page_a_folder(folder: Path, run: Run) -> None:
