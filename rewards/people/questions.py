@@ -80,7 +80,7 @@ class Questions:
         try:
             if os.path.getsize(path) == self._position:
                 return False
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         records, position = read_lines(path, self._position)
         for record in records:

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from rewards.people import choices
 from rewards.people.choices import Choices
-from rewards.people.questions import Question, Questions, keep_picture, offer
+from rewards.people.questions import FILE, Question, Questions, keep_picture, offer
 from rewards.people.schedule import Rules
 from rewards.people.server import Page
 from tests.support.taste import picture
@@ -64,6 +64,15 @@ def answer(shown: Body, choice: object = 0, rater: str = "Ada", name: str = "") 
 async def post(client: TestClient, body: object, path: str = "/api/choose") -> tuple[int, Body]:
     response = await client.post(path, json=body)
     return response.status, await response.json()
+
+
+async def raw(client: TestClient, request: bytes) -> bytes:
+    """The answer to a request that no client would send."""
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
 
 
 def test_a_choice_is_on_the_disk_before_the_next_is_handed_out(tmp_path: Path, ask: Ask) -> None:
@@ -231,6 +240,29 @@ def test_questions_of_another_process_come_onto_the_open_page(tmp_path: Path, as
     run(test, tmp_path)
 
 
+@pytest.mark.parametrize("line", ['{"prompt": "a", "sets": []}', "no JSON", "[" * 100_000, '{"scores": [1' + "0" * 400 + "]}"])
+def test_a_line_that_is_no_question_stops_nobody_and_is_said_once(
+    tmp_path: Path, ask: Ask, caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    ask(3)
+
+    async def test(client: TestClient) -> None:
+        now = await state(client)
+        with (tmp_path / FILE).open("a") as file:
+            file.write(f"{line}\n")
+        for _ in range(3):
+            status, now = await post(client, answer(now["showings"][0]))
+            assert status == 200
+        assert (await state(client))["done"] == 3
+        (said,) = caplog.messages
+        assert said.startswith(f"warning: No more questions come: {tmp_path / FILE} ")
+        (tmp_path / FILE).write_text("".join((tmp_path / FILE).read_text().splitlines(keepends=True)[:3]))
+        ask(1, start=3)
+        assert len((await state(client))["showings"]) == 1
+
+    run(test, tmp_path)
+
+
 def test_only_what_is_asked_about_can_be_fetched(tmp_path: Path, ask: Ask) -> None:
     ask(1)
     (tmp_path / "pictures" / "secret.png").write_bytes(b"x")
@@ -282,7 +314,15 @@ def test_what_is_no_choice_is_refused_in_a_sentence(tmp_path: Path, ask: Ask) ->
         ({"choice": "left"}, 400),
         ({"choice": None}, 400),
         ({"choice": [0]}, 400),
+        ({"choice": True}, 400),
         ({"round": 2}, 400),
+        ({"round": 0.0}, 400),
+        ({"round": False}, 400),
+        ({"round": 1}, 409),
+        ({"seconds": 10**400}, 400),
+        ({"seconds": float("nan")}, 400),
+        ({"seconds": True}, 400),
+        ({"seconds": "1"}, 400),
         ({"places": [["x.png"], ["y.png"]]}, 400),
         ({"places": None}, 400),
         ({"places": 7}, 400),
@@ -297,6 +337,10 @@ def test_what_is_no_choice_is_refused_in_a_sentence(tmp_path: Path, ask: Ask) ->
         assert choices.read(tmp_path) == []
         for other in ([1], "x"):
             assert (await post(client, other))[0] == 400
+        for data, kind in ((b"[" * 100_000, ""), (b"{}", "; charset=nonsense"), (b"{}", "; charset=hex"), (b"\xff", "")):
+            headers = {"Content-Type": f"application/json{kind}"}
+            response = await client.post("/api/choose", data=data, headers=headers)
+            assert (response.status, await response.json()) == (400, {"error": "The request is no JSON object."})
         form = await client.post("/api/choose", data={"id": "x"})
         assert form.status == 415
 
@@ -324,6 +368,10 @@ def test_a_token_lets_in_and_nothing_else_does(tmp_path: Path, ask: Ask) -> None
         assert (await client.post("/api/choose", json={})).status == 401
         assert (await client.get("/?token=wrong")).status == 401
         assert (await client.get("/api/next?rater=Ada", cookies={"reinoise-label": "wrong"})).status == 401
+        for name in (b"\xff", "caf\u00e9".encode()):
+            answer = await raw(client, b"GET /api/results HTTP/1.0\r\nCookie: reinoise-label=" + name + b"\r\n\r\n")
+            assert b" 401 " in answer.split(b"\r\n")[0]
+            assert b"Open the page once" in answer
         response = await client.get("/?token=right", allow_redirects=False)
         assert (response.status, response.headers["Location"]) == (302, "/")
         cookie = response.headers["Set-Cookie"]
@@ -333,6 +381,17 @@ def test_a_token_lets_in_and_nothing_else_does(tmp_path: Path, ask: Ask) -> None
             assert (await client.get(path)).status == 200
 
     run(test, tmp_path, token="right")
+
+
+@pytest.mark.parametrize("token", ["a+b&c#d%20", "a;b,c\"d\\e=?/"])
+def test_any_token_that_may_be_is_remembered(tmp_path: Path, ask: Ask, token: str) -> None:
+    ask(1)
+
+    async def test(client: TestClient) -> None:
+        assert (await client.get("/", params={"token": token}, allow_redirects=False)).status == 302
+        assert (await client.get("/api/next?rater=Ada")).status == 200
+
+    run(test, tmp_path, token=token)
 
 
 def test_other_sites_cannot_pass_for_this_machine(tmp_path: Path, ask: Ask) -> None:
