@@ -83,7 +83,10 @@ async def _serve(page: Page, *address: object) -> None:
 def _announce(args: argparse.Namespace, folder: Path, count: int, host: str, token: str | None, port: int) -> None:
     scheme, where = "https" if args.certificate else "http", f"[{host}]" if ":" in host else host
     print(f"{counted(count, 'question')}; choices are kept in {shown(str(folder))}")
-    print(f"open {scheme}://{where}:{port}/{'?token=' + quote(token, safe='') if token else ''} (Ctrl-C ends it)", flush=True)
+    print(
+        f"open {scheme}://{where}:{port}/{'?token=' + quote(token, safe='') if token else ''} (Ctrl-C ends it)",
+        flush=True,
+    )
 
 
 def _access(args: argparse.Namespace) -> tuple[str, int, str | None, ssl.SSLContext | None]:
@@ -118,8 +121,12 @@ def _access(args: argparse.Namespace) -> tuple[str, int, str | None, ssl.SSLCont
 
 
 def _records(args: argparse.Namespace) -> Path:
+    """The folder of questions and choices; raises a `ConfigError` where it is none."""
     if args.records is not None:
-        return Path(args.records).expanduser().absolute()
+        folder = Path(args.records).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--records names a folder, and {folder} is a file.")
+        return folder
     first, _ = split_source(args.sources[0])
     return first.with_name(f"{first.stem}-people") if first.is_file() else first / "people"
 
@@ -225,7 +232,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ask", action="append", metavar="WORDS", help="a question of a study; as often as there are questions")
     add("--set-size", type=positive, default=4, metavar="N", help="pictures of a set in a study (default 4)")
     add("--export", type=Path, metavar="FOLDER", help="write the choices as a Pick-a-Pic dataset, and open no page")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.reward and args.pick != "unsure":
+        parser.error("--reward is asked by --pick unsure alone")
+    return args
 
 
 if __name__ == "__main__":

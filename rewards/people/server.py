@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -185,7 +186,6 @@ class Page:
             "last": made[-1].id if made else None,
         }
 
-
     def _refresh(self) -> None:
         """Look for more questions; where there is something else, those known so far are asked, and it is said once."""
         try:
@@ -210,13 +210,18 @@ async def serve(
         started: Is told the port, once the page can be opened.
 
     Raises:
-        OSError: If the address cannot be listened on.
+        OSError: If the address cannot be listened on; the message is one sentence for the user.
     """
     runner = web.AppRunner(page.app(), access_log=None)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, ssl_context=encrypted, shutdown_timeout=2.0)
-        await site.start()
+        try:
+            await site.start()
+        except (OSError, UnicodeError) as error:
+            number = getattr(error, "errno", None) or 0
+            why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "it is no name of a host"
+            raise OSError(f"Nothing can listen on {host}, port {port} ({why}); name another --listen.") from error
         started(runner.addresses[0][1])
         await asyncio.Event().wait()
     finally:

@@ -184,9 +184,13 @@ def test_an_export_without_its_pictures_is_refused(folder: Path, run: Run, tmp_p
         (("--certificate", "TOKEN", "--key", "TOKEN"), "cannot be used for TLS"),
         (("--again", "2"), "'2' is not a number from 0 to 1"),
         (("--pairs", "0"), "is not a whole number"),
+        (("--reward", "brightness"), "--reward is asked by --pick unsure alone"),
+        (("--records", "TOKEN"), "token is a file."),
+        (("--records", "TOKEN/deeper"), "cannot be written to (Not a directory)"),
+        (("--records", "TOKEN/deeper", "--export", "TOKEN"), "Nobody has chosen anything"),
     ],
 )
-def test_what_would_let_strangers_in_is_refused(
+def test_settings_that_cannot_be_are_refused(
     folder: Path, run: Run, tmp_path: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     (tmp_path / "token").write_text("a-token\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from rewards.people import choices
 from rewards.people.choices import Choices
 from rewards.people.questions import FILE, Question, Questions, keep_picture, offer
 from rewards.people.schedule import Rules
-from rewards.people.server import Page
+from rewards.people.server import Page, serve
 from tests.support.taste import picture
 
 Ask = Callable[..., list[Question]]
@@ -240,7 +241,9 @@ def test_questions_of_another_process_come_onto_the_open_page(tmp_path: Path, as
     run(test, tmp_path)
 
 
-@pytest.mark.parametrize("line", ['{"prompt": "a", "sets": []}', "no JSON", "[" * 100_000, '{"scores": [1' + "0" * 400 + "]}"])
+@pytest.mark.parametrize(
+    "line", ['{"prompt": "a", "sets": []}', "no JSON", "[" * 100_000, '{"scores": [1' + "0" * 400 + "]}"]
+)
 def test_a_line_that_is_no_question_stops_nobody_and_is_said_once(
     tmp_path: Path, ask: Ask, caplog: pytest.LogCaptureFixture, line: str
 ) -> None:
@@ -337,7 +340,12 @@ def test_what_is_no_choice_is_refused_in_a_sentence(tmp_path: Path, ask: Ask) ->
         assert choices.read(tmp_path) == []
         for other in ([1], "x"):
             assert (await post(client, other))[0] == 400
-        for data, kind in ((b"[" * 100_000, ""), (b"{}", "; charset=nonsense"), (b"{}", "; charset=hex"), (b"\xff", "")):
+        for data, kind in (
+            (b"[" * 100_000, ""),
+            (b"{}", "; charset=nonsense"),
+            (b"{}", "; charset=hex"),
+            (b"\xff", ""),
+        ):
             headers = {"Content-Type": f"application/json{kind}"}
             response = await client.post("/api/choose", data=data, headers=headers)
             assert (response.status, await response.json()) == (400, {"error": "The request is no JSON object."})
@@ -383,7 +391,7 @@ def test_a_token_lets_in_and_nothing_else_does(tmp_path: Path, ask: Ask) -> None
     run(test, tmp_path, token="right")
 
 
-@pytest.mark.parametrize("token", ["a+b&c#d%20", "a;b,c\"d\\e=?/"])
+@pytest.mark.parametrize("token", ["a+b&c#d%20", 'a;b,c"d\\e=?/'])
 def test_any_token_that_may_be_is_remembered(tmp_path: Path, ask: Ask, token: str) -> None:
     ask(1)
 
@@ -403,6 +411,18 @@ def test_other_sites_cannot_pass_for_this_machine(tmp_path: Path, ask: Ask) -> N
         assert (await client.get("/")).status == 200
 
     run(test, tmp_path, local=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "x" * 99])
+def test_an_address_that_is_taken_or_none_is_said(tmp_path: Path, host: str) -> None:
+    kept = Choices(tmp_path)
+    page = Page(Questions(tmp_path), kept, Rules())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = rf"^Nothing can listen on {host}, port {port} \(.+\); name another --listen\.$"
+        with pytest.raises(OSError, match=said):
+            asyncio.run(serve(page, host, port, None, print))
+    kept.close()
 
 
 def test_results_are_those_of_the_choices(tmp_path: Path) -> None:
