@@ -154,8 +154,10 @@ class Page:
             raise Refused(400, f"The choice says nothing that can be kept ({error}).") from None
         verdict, again = given.get("choice"), given.get("round")
         places = [*range(len(order)), TIE, *([] if question.words else [BOTH_BAD])]
-        if type(verdict) not in (int, str) or verdict not in places or type(again) is not int or again not in (0, 1):
+        if isinstance(verdict, bool) or not isinstance(verdict, int | str) or verdict not in places:
             raise Refused(400, "The choice is none of those that can be made.")
+        if type(again) is not int or again not in (0, 1):
+            raise Refused(400, "The round is neither 0 nor 1.")
         if again and not self._choices.answered(rater, name, 0):
             raise Refused(409, "This comes again to those alone who have answered it before.")
         choice = Choice(
@@ -212,10 +214,10 @@ async def serve(
     Raises:
         OSError: If the address cannot be listened on; the message is one sentence for the user.
     """
-    runner = web.AppRunner(page.app(), access_log=None)
+    runner = web.AppRunner(page.app(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, ssl_context=encrypted, shutdown_timeout=2.0)
+        site = web.TCPSite(runner, host, port, ssl_context=encrypted)
         try:
             await site.start()
         except (OSError, UnicodeError) as error:
