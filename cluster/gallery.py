@@ -26,7 +26,7 @@ from cluster.records.parts import Parts
 from cluster.records.pictures import cells
 from cluster.records.png import read_facts, read_pixels
 from cluster.records.reading import CONFIG
-from cluster.text import lines
+from cluster.text import decode, lines
 from rewards.people.asking import Picture
 
 _SPLITS = ("train", "held_out")
@@ -45,8 +45,11 @@ def gallery(sources: Sequence[str]) -> list[Picture]:
     """The pictures of runs and folders; of several sources, each picture says which it is from.
 
     Raises:
-        ConfigError: If a source has none, in one sentence.
+        ConfigError: If a source has none, or is named twice, in one sentence.
     """
+    places = [split_source(source) for source in sources]
+    if twice := next((source for source, place in zip(sources, places, strict=True) if places.count(place) > 1), None):
+        raise ConfigError(f"{twice} is named twice; it can be compared with another run, folder or evaluation.")
     found = {source: pictures(source) for source in sources}
     if len(sources) == 1:
         return found[sources[0]]
@@ -66,22 +69,28 @@ def pictures(source: str) -> list[Picture]:
         ConfigError: If there are none, in one sentence.
     """
     path, iteration = split_source(source)
-    if (path / CONFIG).is_file():
-        found = list(_of_run(path, iteration))
-    elif iteration is not None:
-        raise ConfigError(f"There is no run in {path} ({CONFIG}), so it has no evaluation {iteration}.")
-    elif not path.is_dir():
-        raise ConfigError(f"There is no folder {path}.")
-    elif (path / _METADATA).is_file():
-        found = list(_listed(path))
-    else:
-        found = [*_generated(path), *_by_folder(path)]
+    try:
+        found = _pictures(path, iteration)
+    except OSError as error:
+        raise ConfigError(f"{error.filename or path} cannot be read ({error.strerror or error}).") from error
     if not found:
         raise ConfigError(
             f"{path} has no pictures with prompts: it needs those of cluster.generate, a {_METADATA}, or a subfolder "
             "for each prompt."
         )
     return found
+
+
+def _pictures(path: Path, iteration: int | None) -> list[Picture]:
+    if (path / CONFIG).is_file():
+        return list(_of_run(path, iteration))
+    if iteration is not None:
+        raise ConfigError(f"There is no run in {path} ({CONFIG}), so it has no evaluation {iteration}.")
+    if not path.is_dir():
+        raise ConfigError(f"There is no folder {path}.")
+    if (path / _METADATA).is_file():
+        return list(_listed(path))
+    return [*_generated(path), *_by_folder(path)]
 
 
 def split_source(source: str) -> tuple[Path, int | None]:
@@ -150,23 +159,43 @@ def _png(image: Image.Image) -> bytes:
 
 def _listed(folder: Path) -> Iterator[Picture]:
     path = folder / _METADATA
-    for number, line in enumerate(lines(path.read_text(encoding="utf-8")), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            name, prompt = record["file_name"], record.get("prompt", record.get("text"))
-            score, model = record.get("score"), record.get("model")
-            if not isinstance(name, str) or not isinstance(prompt, str):
-                raise TypeError
-            if score is not None:
-                score = float(score)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ConfigError(f"Line {number} of {path} is no JSON object with file_name and prompt.") from None
+    try:
+        text = decode(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    for number, line in enumerate(lines(text), 1):
+        if line.strip():
+            yield _of_line(folder, line, f"Line {number} of {path}")
+
+
+def _of_line(folder: Path, line: str, where: str) -> Picture:
+    try:
+        record = json.loads(line)
+        name, prompt = record["file_name"], record.get("prompt", record.get("text"))
+        score, model = record.get("score"), record.get("model")
+        if not isinstance(name, str) or not isinstance(prompt, str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ConfigError(f"{where} is no JSON object with file_name and prompt.") from None
+    model = None if model is None else str(model)
+    try:
+        f"{prompt}{model}".encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where} has half a character (a lone surrogate, \\ud800 to \\udfff).") from None
+    try:
+        score = None if score is None else float(score)
+        if score is not None and not math.isfinite(score):
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        raise ConfigError(f"{where} has a score that is no finite number.") from None
+    try:
         image = (folder / name).resolve()
-        if not image.is_relative_to(folder.resolve()) or not image.is_file():
-            raise ConfigError(f"Line {number} of {path} names {name!r}, which is no file of the folder.")
-        yield Picture(prompt, image.read_bytes, None if model is None else str(model), score)
+        inside = image.is_relative_to(folder.resolve()) and image.is_file()
+    except (OSError, RuntimeError, ValueError):  # no name of a file, or a link that leads to itself
+        inside = False
+    if not inside:
+        raise ConfigError(f"{where} names {name!r}, which is no file of the folder.")
+    return Picture(prompt, image.read_bytes, model, score)
 
 
 def _generated(folder: Path) -> Iterator[Picture]:

@@ -2,7 +2,7 @@
 
     python -m cluster.label RUN|FOLDER|DATASET               pairs of one prompt
     python -m cluster.label RUN RUN@0                        pairs of two runs, or of two evaluations of one
-    python -m cluster.label RUN RUN --ask "Which set is the most diverse?"      a study: sets side by side
+    python -m cluster.label RUN OTHER --ask "Which set is the most diverse?"    a study: sets side by side
 
 Choices are kept in the folder `people` of the first source (--records), each before the next pair is shown. What is
 printed at the end, and shown on the page under Results: how steady raters are, how far they agree, and win rates.
@@ -21,6 +21,7 @@ from contextlib import closing, suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -82,7 +83,10 @@ async def _serve(page: Page, *address: object) -> None:
 def _announce(args: argparse.Namespace, folder: Path, count: int, host: str, token: str | None, port: int) -> None:
     scheme, where = "https" if args.certificate else "http", f"[{host}]" if ":" in host else host
     print(f"{counted(count, 'question')}; choices are kept in {shown(str(folder))}")
-    print(f"open {scheme}://{where}:{port}/{'?token=' + token if token else ''} (Ctrl-C ends it)", flush=True)
+    print(
+        f"open {scheme}://{where}:{port}/{'?token=' + quote(token, safe='') if token else ''} (Ctrl-C ends it)",
+        flush=True,
+    )
 
 
 def _access(args: argparse.Namespace) -> tuple[str, int, str | None, ssl.SSLContext | None]:
@@ -117,8 +121,12 @@ def _access(args: argparse.Namespace) -> tuple[str, int, str | None, ssl.SSLCont
 
 
 def _records(args: argparse.Namespace) -> Path:
+    """The folder of questions and choices; raises a `ConfigError` where it is none."""
     if args.records is not None:
-        return Path(args.records).expanduser().absolute()
+        folder = Path(args.records).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--records names a folder, and {folder} is a file.")
+        return folder
     first, _ = split_source(args.sources[0])
     return first.with_name(f"{first.stem}-people") if first.is_file() else first / "people"
 
@@ -181,7 +189,7 @@ def _scored(found: list[Picture], kind: str) -> list[Picture]:
         try:
             with Image.open(BytesIO(picture.read())) as image:
                 pixels = np.asarray(image.convert("RGB"))[None]
-        except (OSError, SyntaxError, ValueError):
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # nor can it be shown
         with torch.no_grad():
             score = float(reward.score(to_images(pixels), [picture.prompt])[0])
@@ -224,7 +232,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--ask", action="append", metavar="WORDS", help="a question of a study; as often as there are questions")
     add("--set-size", type=positive, default=4, metavar="N", help="pictures of a set in a study (default 4)")
     add("--export", type=Path, metavar="FOLDER", help="write the choices as a Pick-a-Pic dataset, and open no page")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.reward and args.pick != "unsure":
+        parser.error("--reward is asked by --pick unsure alone")
+    return args
 
 
 if __name__ == "__main__":

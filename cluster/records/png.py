@@ -46,7 +46,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         with Image.open(path) as image:
             text = image.text.get(_CHUNK) if isinstance(image, PngImageFile) else None
         facts = json.loads(text) if text else None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, RecursionError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(facts, dict):
         raise ValueError("does not say how it was made: it is no picture of cluster.generate, or was saved anew")

@@ -73,7 +73,7 @@ def ask_pairs(folder: Path, chosen: Iterator[tuple[Picture, Picture]], count: in
     damaged = 0
     while len(questions) < count and (pair := next(chosen, None)) is not None:
         try:
-            names = [keep_picture(folder, picture.read()) for picture in pair]
+            names = [_keep(folder, picture) for picture in pair]
         except ValueError:
             damaged += 1
             continue
@@ -114,12 +114,21 @@ def ask_sets(
         if len(questions) == count * len(words):
             break
         try:
-            names = tuple(tuple(keep_picture(folder, picture.read()) for picture in own) for own in by_model.values())
+            names = tuple(tuple(_keep(folder, picture) for picture in own) for own in by_model.values())
         except ValueError:
             damaged += 1
             continue
         questions += [Question(prompt, names, tuple(by_model), words=asked) for asked in words]
     return questions, damaged
+
+
+def _keep(folder: Path, picture: Picture) -> str:
+    """Its name in the folder; raises as `keep_picture`, where its file cannot be read as well."""
+    try:
+        data = picture.read()
+    except OSError as error:
+        raise ValueError(f"it cannot be read ({error.strerror or error})") from error
+    return keep_picture(folder, data)
 
 
 def _by_prompt(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:

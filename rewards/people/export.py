@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rewards.people.choices import BOTH_BAD, Choice
-from rewards.people.lines import Damaged
+from rewards.people.lines import Damaged, NotKept
 from rewards.people.pick_a_pic import TIE, Pair, write
 from rewards.people.questions import PICTURES
 
@@ -21,12 +21,17 @@ def export(folder: Path, choices: Iterable[Choice], out: Path) -> int:
     Args:
         folder: Of the questions.
         choices: See `rewards.people.choices.read`.
-        out: The folder of the dataset.
+        out: The folder of the dataset, where there is none yet: what is there may be what somebody trains on.
 
     Raises:
         Damaged: If a picture is gone.
+        NotKept: If there is a dataset already, or a file.
         OSError: If the dataset cannot be written.
     """
+    if out.exists() and not out.is_dir():
+        raise NotKept(f"{out} is a file; name a folder for the dataset.")
+    if (there := next(out.rglob("*.parquet"), None)) is not None:
+        raise NotKept(f"{out} holds a dataset already ({there.relative_to(out)}); name a folder without one.")
     return write(out / FILE, _pairs(folder / PICTURES, choices))
 
 

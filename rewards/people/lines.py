@@ -40,14 +40,14 @@ def read_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
         with path.open("rb") as file:
             file.seek(start)
             data = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return [], start
     whole = data[: data.rfind(b"\n") + 1]
     records, position = [], start
     for line in whole.splitlines(keepends=True):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             raise Damaged(

@@ -198,7 +198,10 @@ def read_index(path: Path, split: str | None = None, labelled: bool = True) -> I
         ValueError: If there are none, or one is no such dataset; the sentence has no full stop.
     """
     files = _find(path, split)
-    marks = tuple((str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+    try:
+        marks = tuple((str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror})") from error
     return _index(path if path.is_dir() else path.parent, marks, labelled)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -79,11 +80,14 @@ class Questions:
         try:
             if os.path.getsize(path) == self._position:
                 return False
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         records, position = read_lines(path, self._position)
         for record in records:
-            question = _question(record, path)
+            try:
+                question = _question(record)
+            except ValueError as error:
+                raise Damaged(f"{path} has a line that is no question: {error}") from None
             self._by_id[question.id] = question
             self._pictures |= {name for names in question.sets for name in names}
         self._position = position
@@ -117,11 +121,15 @@ def offer(folder: Path, questions: Iterable[Question]) -> int:
     Raises:
         Damaged: If the file says something else than questions.
         NotKept: If they cannot be written.
+        ValueError: If one is no question, such as one with a single set; then none of them is asked.
     """
     with Journal(folder / FILE, wait=True) as file:
         there = {record.get("id") for record in file.records}
         new = {question.id: question for question in questions if question.id not in there}
-        file.append(*(question.record() for question in new.values()))
+        records = [question.record() for question in new.values()]
+        for record in records:
+            _question(record)
+        file.append(*records)
     return len(new)
 
 
@@ -156,12 +164,14 @@ def keep_picture(folder: Path, data: bytes) -> str:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise NotKept(f"{path.parent} cannot be written to ({error.strerror}); see to its disk.") from error
     return name
 
 
-def _question(record: dict[str, Any], path: Path) -> Question:
+def _question(record: dict[str, Any]) -> Question:
+    """The question of a record; raises a `ValueError` that says what it lacks."""
     try:
         sets = tuple(tuple(map(_plain_name, names)) for names in record["sets"])
         models, scores = record.get("models"), record.get("scores")
@@ -174,15 +184,15 @@ def _question(record: dict[str, Any], path: Path) -> Question:
         )
         if len(sets) < 2 or not all(sets) or {len(x) for x in (models, scores) if x} - {len(sets)}:
             raise ValueError
-    except (KeyError, TypeError, ValueError):
-        raise Damaged(
-            f"{path} has a line that is no question ({json.dumps(record)[:120]}): it needs a prompt and at least two "
-            "sets of names of pictures, and models and scores, where there are any, one a set."
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"A question needs a prompt and at least two sets of names of pictures, and models and scores, where there "
+            f"are any, one a set, which {json.dumps(record)[:120]} has not."
         ) from None
     return question
 
 
 def _plain_name(name: str) -> str:
-    if not isinstance(name, str) or Path(name).name != name:
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
         raise ValueError
     return name

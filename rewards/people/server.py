@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import math
+import logging
+import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -19,16 +20,19 @@ from rewards.people.questions import Questions
 from rewards.people.results import summary
 from rewards.people.schedule import Rules, Schedule, Showing
 from rewards.service.security import is_loopback
+from shapes.arguments import one_line
 
 _PAGE = Path(__file__).parent / "page"
 _FILES = {path.name: path for path in sorted(_PAGE.iterdir()) if path.suffix in (".html", ".css", ".js", ".svg")}
 _COOKIE = "reinoise-label"
 _LONGEST = 60  # characters of a name
+_DAY, _AGE = 86400.0, 1e9  # seconds: the longest look, and what nobody has looked for
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -62,6 +66,7 @@ class Page:
         self._questions, self._choices = questions, choices
         self._schedule = Schedule(questions, choices, rules)
         self._token, self._local = token, local
+        self._trouble = ""  # what was said of the questions' file
         self._summary: tuple[int, dict[str, Any]] | None = None  # at so many changes
 
     def app(self) -> web.Application:
@@ -95,8 +100,6 @@ class Page:
             )
         except AlreadyChosen as error:
             response = web.json_response({"error": str(error)}, status=409)
-        except Damaged as error:
-            response = web.json_response({"error": str(error)}, status=500)
         if not response.prepared:
             response.headers.update(_HEADERS)
         return response
@@ -151,8 +154,12 @@ class Page:
             raise Refused(400, f"The choice says nothing that can be kept ({error}).") from None
         verdict, again = given.get("choice"), given.get("round")
         places = [*range(len(order)), TIE, *([] if question.words else [BOTH_BAD])]
-        if not isinstance(verdict, int | str) or verdict not in places or again not in (0, 1):
+        if isinstance(verdict, bool) or not isinstance(verdict, int | str) or verdict not in places:
             raise Refused(400, "The choice is none of those that can be made.")
+        if type(again) is not int or again not in (0, 1):
+            raise Refused(400, "The round is neither 0 nor 1.")
+        if again and not self._choices.answered(rater, name, 0):
+            raise Refused(409, "This comes again to those alone who have answered it before.")
         choice = Choice(
             _id(given), name, question.prompt, question.sets, order, verdict, rater, again, time.time(), _seconds(given)
         )  # fmt: skip
@@ -172,7 +179,7 @@ class Page:
 
     def _state(self, rater: str) -> dict[str, Any]:
         """What a rater's page shows."""
-        self._questions.refresh()
+        self._refresh()
         made = self._choices.of(rater)
         return {
             "showings": [_shown(showing) for showing in self._schedule.next(rater)],
@@ -180,6 +187,16 @@ class Page:
             "left": self._schedule.left(rater),
             "last": made[-1].id if made else None,
         }
+
+    def _refresh(self) -> None:
+        """Look for more questions; where there is something else, those known so far are asked, and it is said once."""
+        try:
+            self._questions.refresh()
+            self._trouble = ""
+        except (Damaged, OSError) as error:
+            if (trouble := one_line(error)) != self._trouble:
+                _log.warning("warning: No more questions come: %s", trouble)
+            self._trouble = trouble
 
 
 async def serve(
@@ -195,13 +212,18 @@ async def serve(
         started: Is told the port, once the page can be opened.
 
     Raises:
-        OSError: If the address cannot be listened on.
+        OSError: If the address cannot be listened on; the message is one sentence for the user.
     """
-    runner = web.AppRunner(page.app(), access_log=None)
+    runner = web.AppRunner(page.app(), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port, ssl_context=encrypted, shutdown_timeout=2.0)
-        await site.start()
+        site = web.TCPSite(runner, host, port, ssl_context=encrypted)
+        try:
+            await site.start()
+        except (OSError, UnicodeError) as error:
+            number = getattr(error, "errno", None) or 0
+            why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "it is no name of a host"
+            raise OSError(f"Nothing can listen on {host}, port {port} ({why}); name another --listen.") from error
         started(runner.addresses[0][1])
         await asyncio.Event().wait()
     finally:
@@ -226,7 +248,7 @@ async def _json(request: web.Request) -> dict[str, Any]:
         raise Refused(415, "Choices come as JSON.")
     try:
         given = await request.json()
-    except ValueError:
+    except (ValueError, LookupError, RecursionError):  # no JSON, no such charset, too deep
         given = None
     if not isinstance(given, dict):
         raise Refused(400, "The request is no JSON object.")
@@ -250,10 +272,12 @@ def _id(given: dict[str, Any]) -> str:
 def _seconds(given: dict[str, Any]) -> float | None:
     """How long somebody looked, as far as a browser can be believed."""
     seconds = given.get("seconds")
-    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+    if seconds is None:
         return None
-    return round(min(max(float(seconds), 0.0), 86400.0), 3)
+    if type(seconds) not in (int, float) or not -_AGE < seconds < _AGE:  # nor is NaN
+        raise Refused(400, "The seconds are no number of seconds.")
+    return round(min(max(float(seconds), 0.0), _DAY), 3)
 
 
 def _same(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(), token.encode())
+    return hmac.compare_digest(given.encode(errors="surrogatepass"), token.encode())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -123,20 +126,61 @@ def test_metadata_lists_files_prompts_models_and_scores(tmp_path: Path) -> None:
     assert isinstance(one, Picture)
 
 
-@pytest.mark.parametrize("line", ['{"file_name": "../x.png", "prompt": "a"}', '{"file_name": "no.png", "prompt": "a"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"file_name": "../x.png", "prompt": "a"}',
+        '{"file_name": "no.png", "prompt": "a"}',
+        '{"file_name": "x.png\\u0000", "prompt": "a"}',
+        '{"file_name": "%s", "prompt": "a"}' % ("x" * 999),
+        '{"file_name": "loop.png", "prompt": "a"}',
+    ],
+)
 def test_metadata_names_nothing_outside(tmp_path: Path, line: str) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     plain(0).save(tmp_path / "x.png")
+    (folder / "loop.png").symlink_to("loop.png")
     (folder / "metadata.jsonl").write_text(line)
     with pytest.raises(ConfigError, match=r"Line 1 of .* which is no file of the folder"):
         pictures(str(folder))
 
 
-@pytest.mark.parametrize("line", ["[]", "{", '{"prompt": "a"}', '{"file_name": 3, "prompt": "a"}'])
+@pytest.mark.parametrize("line", ["[]", "{", '{"prompt": "a"}', '{"file_name": 3, "prompt": "a"}', "[" * 200_000])
 def test_metadata_that_is_none_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(line)
     with pytest.raises(ConfigError, match=r"Line 1 of .* is no JSON object with file_name and prompt"):
+        pictures(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (b'"score": NaN', "Line 2 of .* has a score that is no finite number"),
+        (b'"score": 1e999', "Line 2 of .* has a score that is no finite number"),
+        (b'"score": 1' + b"0" * 400, "Line 2 of .* has a score that is no finite number"),
+        (b'"score": []', "Line 2 of .* has a score that is no finite number"),
+        (b'"text": "a \\ud800"', "Line 2 of .* has half a character"),
+        (b'"model": "\\udfff"', "Line 2 of .* has half a character"),
+        (b'"model": "\xe9"', r"metadata\.jsonl cannot be read: line 2 is not UTF-8 \(byte 0xe9\)"),
+    ],
+)
+def test_metadata_that_cannot_be_shown_or_sorted_is_refused(tmp_path: Path, more: bytes, words: str) -> None:
+    plain(0).save(tmp_path / "x.png")
+    prompt = b"" if b"text" in more else b'"prompt": "a", '
+    (tmp_path / "metadata.jsonl").write_bytes(b'\n{"file_name": "x.png", ' + prompt + more + b"}")
+    with pytest.raises(ConfigError, match=words):
+        pictures(str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+
+    def closed(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(tmp_path))} cannot be read \(Permission denied\)\.$"):
         pictures(str(tmp_path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -106,6 +107,7 @@ def test_a_study_asks_each_question_about_every_prompt(folder: Path, run: Run, t
     }
     assert {question.models for question in asked} == {("pictures", "others")}
     assert "name two at least" in run(folder, "--ask", "Best?")[1]
+    assert f"error: {folder} is named twice" in run(folder, folder, "--ask", "Best?")[1]
     assert "take a smaller --set-size" in run(*words[:-1], 4)[1]
 
 
@@ -146,6 +148,22 @@ def test_choices_become_a_dataset_that_is_read_back(folder: Path, run: Run, tmp_
     assert read_index(out).rows == 6
 
 
+def test_an_export_replaces_no_dataset(tmp_path: Path, run: Run) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    write(path, [Pair("a disc", (picture(rng, 16), picture(rng, 16)), 1.0)] * 9)
+    before = path.read_bytes()
+    run(path.parent)
+    answer(path.parent / "people", [0])
+    for out in (path.parent, tmp_path):
+        status, said = run(path.parent, "--export", out)
+        assert (status, said.startswith(f"error: {out} holds a dataset already (")) == (1, True)
+    assert run(path.parent, "--export", path) == (1, f"error: {path} is a file; name a folder for the dataset.\n")
+    assert path.read_bytes() == before
+    assert [*tmp_path.rglob("*.parquet")] == [path]
+    assert run(path.parent, "--export", tmp_path / "new")[0] == 0
+
+
 def test_an_export_without_its_pictures_is_refused(folder: Path, run: Run, tmp_path: Path) -> None:
     run(folder, "--pairs", 1)
     (choice,) = answer(folder / "people", [0])
@@ -166,9 +184,13 @@ def test_an_export_without_its_pictures_is_refused(folder: Path, run: Run, tmp_p
         (("--certificate", "TOKEN", "--key", "TOKEN"), "cannot be used for TLS"),
         (("--again", "2"), "'2' is not a number from 0 to 1"),
         (("--pairs", "0"), "is not a whole number"),
+        (("--reward", "brightness"), "--reward is asked by --pick unsure alone"),
+        (("--records", "TOKEN"), "token is a file."),
+        (("--records", "TOKEN/deeper"), "cannot be written to (Not a directory)"),
+        (("--records", "TOKEN/deeper", "--export", "TOKEN"), "Nobody has chosen anything"),
     ],
 )
-def test_what_would_let_strangers_in_is_refused(
+def test_settings_that_cannot_be_are_refused(
     folder: Path, run: Run, tmp_path: Path, words: tuple[str, ...], sentence: str
 ) -> None:
     (tmp_path / "token").write_text("a-token\n")
@@ -184,6 +206,23 @@ def test_with_a_token_the_network_may_be_trusted_outright(folder: Path, run: Run
     status, said = run(folder, "--listen", "0.0.0.0:80", "--token-file", tmp_path / "token", "--insecure")
     assert status == 0
     assert "open http://0.0.0.0:80/?token=a-token" in said
+
+
+def test_any_token_makes_a_link_that_lets_in(folder: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a+b&c#d%20\n")
+    said = run(folder, "--token-file", tmp_path / "token")[1]
+    (link,) = (word for word in said.split() if word.startswith("http"))
+    assert parse_qs(urlsplit(link).query) == {"token": ["a+b&c#d%20"]}
+
+
+def test_one_odd_picture_is_counted_and_no_more(folder: Path, run: Run) -> None:
+    (folder / "a disc" / "gone.png").symlink_to("nowhere")
+    (folder / "another disc" / "folder.png").mkdir()
+    status, said = run(folder)
+    assert (status, len(Questions(folder / "people"))) == (0, 6)
+    assert "warning: 6 pairs could not be shown, because a picture is damaged" in said
+    status, said = run(folder, "--pick", "unsure", "--reward", "brightness")
+    assert status == 0
 
 
 def test_one_page_a_folder(folder: Path, run: Run) -> None:

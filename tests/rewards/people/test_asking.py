@@ -43,10 +43,10 @@ def test_the_least_sure_come_first() -> None:
 
 def test_damaged_and_equal_pictures_are_passed_over(tmp_path: Path) -> None:
     good, other, third = pictures(3)
-    bad = Picture("a", lambda: b"no picture")
-    chosen = iter([(good, bad), (good, good), (good, other), (other, third), (good, third)])
+    bad, gone = Picture("a", lambda: b"no picture"), Picture("a", (tmp_path / "gone.png").read_bytes)
+    chosen = iter([(good, bad), (gone, good), (good, good), (good, other), (other, third), (good, third)])
     questions, damaged = ask_pairs(tmp_path, chosen, 2)
-    assert (len(questions), damaged) == (2, 1)
+    assert (len(questions), damaged) == (2, 2)
     assert questions[0].models is None
     assert all((tmp_path / "pictures" / name).exists() for asked in questions for (name,) in asked.sets)
     assert next(chosen)[1] is third  # no more is read than is wanted
@@ -60,8 +60,9 @@ def test_a_study_has_what_every_model_drew(tmp_path: Path) -> None:
     assert {prompt: {model: len(own) for model, own in models.items()} for prompt, models in found.items()} == {
         "a": {"m": 2, "n": 2}
     }
+    found["c"] = {model: [Picture("c", (tmp_path / "gone.png").read_bytes)] * 2 for model in "mn"}
     questions, damaged = ask_sets(tmp_path, found, ["best?", "most?"], 5)
-    assert damaged == 0
+    assert damaged == 1
     assert [(asked.words, asked.models, [len(names) for names in asked.sets]) for asked in questions] == [
         ("best?", ("m", "n"), [2, 2]),
         ("most?", ("m", "n"), [2, 2]),

@@ -131,6 +131,10 @@ def test_what_is_no_dataset_is_refused_in_a_sentence(tmp_path: Path, monkeypatch
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no PAR1")
     with pytest.raises(ValueError, match=r"a\.parquet is no Parquet file"):
         read_index(tmp_path)
+    (tmp_path / "b.parquet").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"b\.parquet cannot be read \(No such file or directory\)$"):
+        read_index(tmp_path)
+    (tmp_path / "b.parquet").unlink()
     write(tmp_path / "a.parquet", [])
     with pytest.raises(ValueError, match="has no rows"):
         read_index(tmp_path)

@@ -36,6 +36,14 @@ def test_nothing_is_asked_twice(tmp_path: Path, ask: Callable[..., list[Question
     assert len((tmp_path / FILE).read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("broken", [Question("a", (("x.png",),)), Question("a", (("x.png",), ("..",)))])
+def test_what_is_no_question_is_not_asked(tmp_path: Path, ask: Callable[..., list[Question]], broken: Question) -> None:
+    (good,) = ask(1)
+    with pytest.raises(ValueError, match=r"A question needs a prompt and at least two sets .*\.$"):
+        offer(tmp_path, [Question("another", good.sets), broken])
+    assert list(Questions(tmp_path)) == [good]
+
+
 def test_the_id_follows_from_what_is_asked_alone() -> None:
     question = Question("a", (("x.png",), ("y.png",)))
     assert question.id == Question("a", question.sets, ("m", "n"), (1.0, 2.0)).id

@@ -1,69 +1,24 @@
-"""The page's server: what it hands out, keeps, refuses, and never says."""
+"""The page's server: what it hands out, keeps, and never says."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 
 from rewards.people import choices
-from rewards.people.choices import Choices
-from rewards.people.questions import Question, Questions, keep_picture, offer
+from rewards.people.questions import FILE, Question, keep_picture, offer
 from rewards.people.schedule import Rules
-from rewards.people.server import Page
+from tests.support.label_page import Body, answer, post, run, state
 from tests.support.taste import picture
 
 Ask = Callable[..., list[Question]]
-Body = dict[str, Any]
-
-
-@asynccontextmanager
-async def served(folder: Path, rules: Rules, **access: Any) -> AsyncIterator[TestClient]:
-    kept = Choices(folder)
-    try:
-        async with TestClient(TestServer(Page(Questions(folder), kept, rules, **access).app())) as client:
-            yield client
-    finally:
-        kept.close()
-
-
-def run(test: Callable[[TestClient], Awaitable[None]], folder: Path, rules: Rules | None = None, **access: Any) -> None:
-    async def whole() -> None:
-        async with served(folder, rules or Rules(again=0), **access) as client:
-            await test(client)
-
-    asyncio.run(whole())
-
-
-async def state(client: TestClient, rater: str = "Ada") -> Body:
-    response = await client.get("/api/next", params={"rater": rater})
-    assert response.status == 200
-    return await response.json()
-
-
-def answer(shown: Body, choice: object = 0, rater: str = "Ada", name: str = "") -> Body:
-    return {
-        "id": name or f"{rater}{shown['question']}{shown['round']}",
-        "rater": rater,
-        "question": shown["question"],
-        "round": shown["round"],
-        "places": shown["places"],
-        "choice": choice,
-        "seconds": 1.25,
-    }
-
-
-async def post(client: TestClient, body: object, path: str = "/api/choose") -> tuple[int, Body]:
-    response = await client.post(path, json=body)
-    return response.status, await response.json()
 
 
 def test_a_choice_is_on_the_disk_before_the_next_is_handed_out(tmp_path: Path, ask: Ask) -> None:
@@ -150,6 +105,19 @@ def test_two_raters_share_some_and_lose_nothing(tmp_path: Path, ask: Ask) -> Non
     run(test, tmp_path, rules=Rules(again=0, shared=0.2))
 
 
+def test_what_was_answered_comes_again_and_is_kept_as_such(tmp_path: Path, ask: Ask) -> None:
+    ask(3)
+
+    async def test(client: TestClient) -> None:
+        now = await state(client)
+        while now["showings"]:
+            status, now = await post(client, answer(now["showings"][0]))
+            assert status == 200
+        assert [choice.round for choice in choices.read(tmp_path)] == [0, 0, 0, 1, 1, 1]
+
+    run(test, tmp_path, rules=Rules(again=1.0))
+
+
 def test_undo_takes_back_one_and_shows_it_again(tmp_path: Path, ask: Ask) -> None:
     ask(4)
 
@@ -231,26 +199,27 @@ def test_questions_of_another_process_come_onto_the_open_page(tmp_path: Path, as
     run(test, tmp_path)
 
 
-def test_only_what_is_asked_about_can_be_fetched(tmp_path: Path, ask: Ask) -> None:
-    ask(1)
-    (tmp_path / "pictures" / "secret.png").write_bytes(b"x")
-    (tmp_path.parent / "secret.txt").write_text("x")
+@pytest.mark.parametrize(
+    "line", ['{"prompt": "a", "sets": []}', "no JSON", "[" * 100_000, '{"scores": [1' + "0" * 400 + "]}"]
+)
+def test_a_line_that_is_no_question_stops_nobody_and_is_said_once(
+    tmp_path: Path, ask: Ask, caplog: pytest.LogCaptureFixture, line: str
+) -> None:
+    ask(3)
 
     async def test(client: TestClient) -> None:
-        for path in (
-            "/pictures/secret.png",
-            "/pictures/..%2Fchoices.jsonl",
-            "/pictures/%2e%2e/choices.jsonl",
-            "/pictures/..%2F..%2Fsecret.txt",
-            "/page/..%2Fserver.py",
-            "/page/%2Fetc%2Fpasswd",
-            "/choices.jsonl",
-        ):
-            assert (await client.get(path)).status == 404, path
-        for path, kind in (("/", "text/html"), ("/results", "text/html"), ("/page/page.css", "text/css")):
-            response = await client.get(path)
-            assert response.content_type == kind
-            assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+        now = await state(client)
+        with (tmp_path / FILE).open("a") as file:
+            file.write(f"{line}\n")
+        for _ in range(3):
+            status, now = await post(client, answer(now["showings"][0]))
+            assert status == 200
+        assert (await state(client))["done"] == 3
+        (said,) = caplog.messages
+        assert said.startswith(f"warning: No more questions come: {tmp_path / FILE} ")
+        (tmp_path / FILE).write_text("".join((tmp_path / FILE).read_text().splitlines(keepends=True)[:3]))
+        ask(1, start=3)
+        assert len((await state(client))["showings"]) == 1
 
     run(test, tmp_path)
 
@@ -265,85 +234,6 @@ def test_prompts_travel_as_they_are(tmp_path: Path, ask: Ask) -> None:
         assert "<script>alert" not in await (await client.get("/")).text()
 
     run(test, tmp_path)
-
-
-def test_what_is_no_choice_is_refused_in_a_sentence(tmp_path: Path, ask: Ask) -> None:
-    ask(2)
-    changes: list[tuple[Body, int]] = [
-        ({"rater": ""}, 400),
-        ({"rater": "x" * 61}, 400),
-        ({"rater": "a\x00b"}, 400),
-        ({"rater": 3}, 400),
-        ({"id": "short"}, 400),
-        ({"id": None}, 400),
-        ({"question": "unknown"}, 404),
-        ({"question": ["x"]}, 404),
-        ({"choice": 2}, 400),
-        ({"choice": "left"}, 400),
-        ({"choice": None}, 400),
-        ({"choice": [0]}, 400),
-        ({"round": 2}, 400),
-        ({"places": [["x.png"], ["y.png"]]}, 400),
-        ({"places": None}, 400),
-        ({"places": 7}, 400),
-    ]
-
-    async def test(client: TestClient) -> None:
-        shown = (await state(client))["showings"][0]
-        for change, status in changes:
-            found, body = await post(client, {**answer(shown), **change})
-            assert found == status, change
-            assert body["error"].endswith(".")
-        assert choices.read(tmp_path) == []
-        for other in ([1], "x"):
-            assert (await post(client, other))[0] == 400
-        form = await client.post("/api/choose", data={"id": "x"})
-        assert form.status == 415
-
-    run(test, tmp_path)
-
-
-def test_in_a_study_none_is_bad(tmp_path: Path, ask: Ask) -> None:
-    ask(1, words="Which set is the most diverse?")
-
-    async def test(client: TestClient) -> None:
-        shown = (await state(client))["showings"][0]
-        assert (await post(client, answer(shown, "both_bad")))[0] == 400
-        assert (await post(client, answer(shown, "tie")))[0] == 200
-
-    run(test, tmp_path)
-
-
-def test_a_token_lets_in_and_nothing_else_does(tmp_path: Path, ask: Ask) -> None:
-    (question,) = ask(1)
-
-    async def test(client: TestClient) -> None:
-        paths = ("/api/next?rater=Ada", "/api/results", "/results", f"/pictures/{question.sets[0][0]}", "/page/page.js")
-        for path in paths:
-            assert (await client.get(path)).status == 401
-        assert (await client.post("/api/choose", json={})).status == 401
-        assert (await client.get("/?token=wrong")).status == 401
-        assert (await client.get("/api/next?rater=Ada", cookies={"reinoise-label": "wrong"})).status == 401
-        response = await client.get("/?token=right", allow_redirects=False)
-        assert (response.status, response.headers["Location"]) == (302, "/")
-        cookie = response.headers["Set-Cookie"]
-        assert "HttpOnly" in cookie
-        assert "SameSite=Strict" in cookie
-        for path in ("/", *paths):
-            assert (await client.get(path)).status == 200
-
-    run(test, tmp_path, token="right")
-
-
-def test_other_sites_cannot_pass_for_this_machine(tmp_path: Path, ask: Ask) -> None:
-    ask(1)
-
-    async def test(client: TestClient) -> None:
-        assert (await client.get("/", headers={"Host": "evil.example:8080"})).status == 403
-        assert (await client.get("/", headers={"Host": "localhost:8080"})).status == 200
-        assert (await client.get("/")).status == 200
-
-    run(test, tmp_path, local=True)
 
 
 def test_results_are_those_of_the_choices(tmp_path: Path) -> None:
