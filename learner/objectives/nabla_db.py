@@ -132,7 +132,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Seen:
-    """n states of chains and what the policy's network says there."""
+    """n states of chains and what the network says there by which the guess sees the image."""
 
     x: Tensor  # (n, ...) float32, a leaf where the network's Jacobian is asked for
     state: Tensor  # (n,) int64 in [0, T]
@@ -159,6 +159,18 @@ class NablaDB(DetailedBalance):
     @property
     def always_last(self) -> bool:  # type: ignore[override]
         return not self.config.unbiased
+
+    def piece(self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Piece:
+        """Transitions `(rows, cols)`, `(n,)` int64 each, of a batch, with what is predicted at their start."""
+        return predict_piece(policy, batch, rows, cols, self._follows_input)
+
+    def see_starts(self, piece: Piece, keys: np.ndarray | None) -> Seen:
+        """The states that transitions start at, as the guess sees them; `keys` `(n, 5)` are of the samples' noise."""
+        return Seen(piece.x, piece.step, piece.prediction, piece.prompts, keys)
+
+    def foresee(self, policy: Policy, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
+        """The prediction `(n, ...)` by which the guess sees the image in states `(n, ...)` of steps `(n,)`."""
+        return policy.predict(x, step, conditioning)
 
     def scores(self, policy: Policy, piece: Piece) -> tuple[Tensor, Tensor | None]:
         """What the flow score has to equal: at x_next (with gradient to the policy) and at x_t (without any).
@@ -195,7 +207,7 @@ class NablaDB(DetailedBalance):
         self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, weights: Tensor
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         config, transitions, visits = self.config, policy.transitions, visit(batch, rows, cols)
-        piece = predict_piece(policy, batch, rows, cols, self._follows_input)
+        piece = self.piece(policy, batch, rows, cols)
         ends, weights = visits.ends.to(piece.x.device), weights.to(piece.x.device)
         final = (piece.step == transitions.adapted_steps - 1).to(piece.x.device)
         scale = self.scale(policy, piece)
@@ -244,7 +256,7 @@ class NablaDB(DetailedBalance):
         """
         starts, device = len(piece.step), piece.x.device
         guess, judged = torch.zeros_like(visits.x, device=device), torch.ones(len(visits.state), dtype=torch.bool)
-        at_starts = Seen(piece.x, piece.step, piece.prediction, piece.prompts, batch.keys_of(visits.rows[:starts]))
+        at_starts = self.see_starts(piece, batch.keys_of(visits.rows[:starts]))
         others = self._see(policy, batch, visits, starts)
         asked = torch.arange(starts) if self._reverses else visits.ends[visits.ends < starts]
         for first, seen, which in ((0, at_starts, asked), (starts, others, torch.arange(len(others.state)))):
@@ -254,7 +266,7 @@ class NablaDB(DetailedBalance):
         return guess, judged.to(device)
 
     def _see(self, policy: Policy, batch: Batch, visits: Visits, first: int) -> Seen:
-        """The states from number `first` on; the policy is not asked about images."""
+        """The states from number `first` on; no network is asked about images."""
         x, state, rows = visits.x[first:].to(policy.device), visits.state[first:], visits.rows[first:]
         prompts, noisy = [batch.prompts[row] for row in rows.tolist()], state < len(policy.transitions)
         by_network = self.config.guess_jacobian == "network"
@@ -265,7 +277,7 @@ class NablaDB(DetailedBalance):
             )
             with torch.set_grad_enabled(by_network):
                 where = noisy.to(x.device)
-                prediction[where] = policy.predict(x[where], state[noisy], conditioning)
+                prediction[where] = self.foresee(policy, x[where], state[noisy], conditioning)
         return Seen(x, state, prediction, prompts, batch.keys_of(rows))
 
     def guess(self, policy: Policy, seen: Seen, which: Tensor) -> tuple[Tensor, Tensor]:

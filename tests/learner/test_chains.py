@@ -128,14 +128,17 @@ def rescale(policy: Policy, batch: Batch, size: Tensor) -> Batch:
         batch: Of the policy.
         size: `(T + 1,)`, of every state.
     """
-    chain, inner, sizes = policy.transitions, policy.predict, size.float()
+    chain, sizes = policy.transitions, size.float()
     levels = NoiseLevels(chain.timesteps, chain.signal / size, chain.sigma / size, chain.prediction)
     policy.transitions = make_transitions(levels)
 
-    def predict(x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
-        return inner(x * sizes[step].view(-1, 1, 1, 1), step, conditioning, guided)
+    def rescaled(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def predict(x: Tensor, step: Tensor, conditioning: Conditioning, guided: bool = True) -> Tensor:
+            return inner(x * sizes[step].view(-1, 1, 1, 1), step, conditioning, guided)
 
-    policy.predict = predict  # type: ignore[method-assign]
+        return predict
+
+    policy.predict, policy.pretrained = rescaled(policy.predict), rescaled(policy.pretrained)  # type: ignore[method-assign]
     now, then = sizes[batch.steps], sizes[batch.steps + 1]
     return replace(
         batch,

@@ -97,7 +97,7 @@ def close(one: Tensor, other: Tensor) -> None:
 def test_the_kappa_form_is_the_difference_of_the_forward_scores(
     policy: Policy, batch: Batch, make: Callable[..., ResidualNablaDB]
 ) -> None:
-    piece = predict_piece(policy, batch, torch.arange(6).repeat(5), torch.arange(5).repeat_interleave(6))
+    piece = make().piece(policy, batch, torch.arange(6).repeat(5), torch.arange(5).repeat_interleave(6))
 
     def score(mean: Tensor) -> Tensor:
         x_next = piece.x_next.detach().requires_grad_()

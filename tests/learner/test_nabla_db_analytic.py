@@ -14,6 +14,7 @@ from learner.flow_function import FlowConfig
 from learner.objectives.nabla_db import Seen, predict_piece
 from learner.objectives.objective import Part
 from learner.objectives.residual_nabla_db import ResidualNablaDB, ResidualNablaDBConfig
+from learner.visits import visit
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
@@ -30,10 +31,16 @@ def test_expected_scores_are_the_means_of_the_sampled_ones(eta: float) -> None:
         next_latents=(piece.mean.detach() + piece.std * noise)[:, None].expand(-1, 10, -1, -1, -1),
         prompts=("",) * draws,
     )
-    many = predict_piece(world, repeated, torch.arange(draws), torch.full((draws,), step))
     settings = {"prior_strength": eta, "no_flow": False}
-    forward, reverse = ResidualNablaDBConfig(**settings, expected_scores=False).build().scores(world, many)
-    expected = ResidualNablaDBConfig(**settings).build().scores(world, many)
+
+    def scores(**more: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        objective = ResidualNablaDBConfig(**settings, **more).build()
+        return objective.scores(
+            world, objective.piece(world, repeated, torch.arange(draws), torch.full((draws,), step))
+        )
+
+    forward, reverse = scores(expected_scores=False)
+    expected = scores()
     for sampled, mean in zip((forward, reverse), expected, strict=True):
         assert sampled is not None
         assert mean is not None
@@ -68,6 +75,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"weighting": "variance", "gamma": "one"},
     {"guess_jacobian": "identity"},
     {"guess_jacobian": "identity", "gamma": "sqrt_alpha_bar", "subsample": "steps"},
+    {"guess_by": "pretrained", "gamma": "one"},
+    {"guess_by": "pretrained", "guess_jacobian": "identity"},
     {"smoothing": 3, "smoothing_std": 0.2},
 ]
 
@@ -128,10 +137,11 @@ def test_at_the_optimum_of_a_quadratic_reward_only_the_sampled_noise_is_left(opt
         spread, offset, slope = spread + slope**2 * variance, offset + slope * shift, slope * factor
         denominator = 1 + beta * spread
         q, level = beta * slope**2 / denominator, beta * slope * (centre - offset) / denominator
-        # The predicted image is that of the policy, whose noise is the exact model's and the drift.
+        # The predicted image is that of the policy, whose noise is the exact model's and the drift, or of that model.
         ends = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
         with torch.no_grad():
-            told = policy.predict(ends, torch.tensor([step, step]), policy.encode(["", ""]))
+            predict = policy.pretrained if options.get("guess_by") == "pretrained" else policy.predict
+            told = predict(ends, torch.tensor([step, step]), policy.encode(["", ""]))
             at, above = policy.transitions.clean(ends, told, torch.tensor([step, step])).flatten().tolist()
             moves = 1.0 if options.get("guess_jacobian") == "identity" else above - at
             faded = beta * moves * jacobian(policy, step, options | {"guess_jacobian": "identity"})
@@ -146,6 +156,36 @@ def test_at_the_optimum_of_a_quadratic_reward_only_the_sampled_noise_is_left(opt
     assert metrics["loss/forward"] == pytest.approx(sum(floors) / steps, rel=0.02)
     assert metrics["loss/reverse"] < 1e-4 * metrics["loss/forward"]
     assert metrics["loss/largest_step"] == pytest.approx(max(floors) / sum(floors), rel=0.02)
+
+
+def test_the_pretrained_guess_alone_is_exact_for_a_linear_reward_whatever_the_policy() -> None:
+    """E[x_0 | x_t] of the pretrained chain is its predicted image, up to the size of a step; no flow function is there.
+
+    The law of images is Gaussian, so that d E[x_0 | x_t] / d x_t is one number a step, and a policy that pulls towards
+    0 has another: the policy's own guess is too small by what it pulls.
+    """
+    policy, beta = AnalyticPolicy(100, dimensions=4), 1.5
+    steps = len(policy.transitions)
+    slopes = [1.0]
+    for factor, _, _ in reversed(chain(policy)):
+        slopes.append(slopes[-1] * factor)
+    exact = beta * torch.tensor(slopes[-2::-1])  # by step, at the state that it leads to
+    reward = AnalyticReward(slope=1.0)
+    with torch.no_grad():
+        policy.drift.table[:, 0] = -0.5
+    batch = draw_analytic(policy, reward, 4, 1, seed=0, version=0)
+    found = {}
+    for guess_by in ("pretrained", "policy"):
+        config = ResidualNablaDBConfig(beta=beta, gamma="one", no_flow=True, guess_by=guess_by)
+        objective = config.build()
+        objective.attach(policy, reward)
+        rows, cols = torch.zeros(steps, dtype=torch.int64), torch.arange(steps)
+        visits = visit(batch, rows, cols)
+        guess, judged = objective.guesses(policy, batch, visits, objective.piece(policy, batch, rows, cols))
+        assert judged.all()
+        found[guess_by] = guess[visits.ends].flatten(1)[:, 0]
+    torch.testing.assert_close(found["pretrained"], exact, rtol=0, atol=0.05)
+    assert (found["policy"] - exact).abs().max() > 0.2
 
 
 def test_smoothing_averages_the_gradient_over_noise_that_a_sample_and_a_state_have_of_their_own() -> None:
