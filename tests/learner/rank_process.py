@@ -53,6 +53,13 @@ CASES: dict[str, dict[str, Any]] = {
         "step_fraction": 0.4,
         "updates": 1,
     },
+    "residual_nabla_db, pretrained guess": {
+        "name": "residual_nabla_db",
+        "step_fraction": 1.0,
+        "no_flow": True,
+        "guess_by": "pretrained",
+        "updates": 1,
+    },
     "residual_nabla_db_release": {"name": "residual_nabla_db_release", **FLOW},
     "residual_db": {"name": "residual_db", **FLOW},
     "dag_db": {"name": "dag_db", **FLOW, "updates": 2},

@@ -54,6 +54,11 @@ def test_a_chain_visits_each_state_once_and_what_touches_nothing_two_a_transitio
 SPENT: list[tuple[Any, float, int]] = [
     (ResidualNablaDBConfig(flow=SMALL), 4, 6),
     (ResidualNablaDBConfig(flow=SMALL, guess_jacobian="identity"), 4, 6),
+    (
+        ResidualNablaDBConfig(flow=SMALL, guess_by="pretrained"),
+        4,
+        6,
+    ),  # one prediction is told apart from and guessed by
     (ResidualNablaDBConfig(no_flow=True), 4, 5),  # nobody asks where a chain begins
     (ResidualNablaDBConfig(no_flow=True, smoothing=3, smoothing_std=0.1), 4, 15),
     (NablaDBConfig(flow=SMALL), 2, 6),
