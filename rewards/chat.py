@@ -53,8 +53,9 @@ class Chat:
             read: From the body of a response; whatever `ValueError` it raises means that there is nothing to read.
 
         Raises:
-            RewardUnavailable: If the server lets nobody in, or while a request was repeated answered nothing at all.
+            RewardUnavailable: If the server lets nobody in, or none of the requests is answered at all.
         """
+        began = time.monotonic()
         free = asyncio.Semaphore(self._concurrency)
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {self._key}"} if self._key is not None else {}
@@ -66,7 +67,7 @@ class Chat:
                 async with free:
                     body = await asyncio.to_thread(request)
                     try:
-                        return read(await self._repeat(session, body))
+                        return read(await self._repeat(session, body, began))
                     except (Refused, ValueError) as error:
                         return Refused(self._clean(str(error)))
 
@@ -77,8 +78,7 @@ class Chat:
                 raise several.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def _repeat(self, session: aiohttp.ClientSession, body: bytes) -> bytes:
-        began = time.monotonic()
+    async def _repeat(self, session: aiohttp.ClientSession, body: bytes, began: float) -> bytes:
         attempts = AsyncRetrying(
             retry=retry_if_exception(_may_pass), wait=_pause, stop=stop_before_delay(self._patience), reraise=True
         )

@@ -56,8 +56,8 @@ class VlmJudge(Reward):
         image_format: What pictures travel as: `png`, or `jpeg` of quality 95.
         concurrency: Pictures of one call that are asked about at the same time.
         deadline: Seconds that one attempt may take.
-        patience: Seconds for which a picture is asked about again, if the server is busy, slow or broken. If it
-            answered nothing meanwhile, the reward counts as gone for good; otherwise the picture is NaN.
+        patience: Seconds for which a picture is asked about again, if the server is busy, slow or broken. Then it is
+            NaN; if there was no answer about any picture of the call, the reward counts as gone for good.
         extra: Further fields of each request, over those of their name; null leaves one out.
 
     Attributes:
