@@ -88,12 +88,19 @@ def serving(answer: Answer) -> Iterator[ChatServer]:
         nonlocal port
         application = web.Application(client_max_size=2**26)
         application.router.add_post("/v1/chat/completions", server.handle)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         port = runner.addresses[0][1]
         return runner
+
+    async def stop() -> None:
+        await runner.cleanup()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     runner = loop.run_until_complete(start())
     server.url = f"http://127.0.0.1:{port}/v1"
@@ -102,7 +109,7 @@ def serving(answer: Answer) -> Iterator[ChatServer]:
     try:
         yield server
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+        asyncio.run_coroutine_threadsafe(stop(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
