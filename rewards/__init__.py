@@ -31,6 +31,7 @@ REWARDS = {
     "image_reward": "rewards.image_reward:ImageReward",
     "hpsv2": "rewards.hpsv2:HPSv2",
     "ocr": "rewards.ocr:Ocr",
+    "vlm_judge": "rewards.vlm_judge:VlmJudge",
     "fitted": "rewards.fitted:Fitted",
 }
 

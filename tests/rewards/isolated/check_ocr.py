@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -37,6 +41,17 @@ def test_drawn_words_are_read_whatever_their_case_and_spaces(reward: Ocr) -> Non
     assert scores.tolist() == [1.0] * 4
 
 
+@pytest.mark.parametrize("font", ["DejaVuSans-BoldOblique", "DejaVuSerif", "DejaVuSansMono", "STIXGeneralBolIta"])
+def test_words_are_read_in_several_fonts_sizes_and_colours(reward: Ocr, font: str) -> None:
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
+    pictures = []
+    for size, colour, ground in ((12, "black", "white"), (28, "yellow", "maroon"), (72, "darkgreen", "skyblue")):
+        picture = Image.new("RGB", (512, 512), ground)
+        ImageDraw.Draw(picture).text((30, 150), "OPEN 24 h", fill=colour, font=ImageFont.truetype(str(file), size))
+        pictures += [picture, picture.rotate(8, fillcolor=ground, resample=Image.Resampling.BICUBIC)]
+    assert reward.score(as_images(pictures), ['a shop, "Open 24 h" above its door'] * 6).tolist() == [1.0] * 6
+
+
 def test_words_among_others_count_as_found_and_wrong_letters_as_their_share(reward: Ocr) -> None:
     drawn = ["Welcome to Berlin today", "Berlim", "Berl", "Paris", "Copenhagen airport"]
     scores = reward.score(as_images([draw(text) for text in drawn]), ['a sign that says "Berlin"'] * 5)
@@ -70,8 +85,8 @@ def test_a_prompt_that_quotes_nothing_is_not_judged_and_the_others_are(reward: O
 
 @settings(max_examples=200, deadline=None)
 @given(st.text("abcD 1", max_size=12), st.text("abCd 1", min_size=1, max_size=8).filter(str.strip))
-def test_the_formula_is_that_of_flow_grpo(read: str, words: str) -> None:
-    reward = Ocr()
+def test_the_formula_is_that_of_flow_grpo(reward: Ocr, read: str, words: str) -> None:
+    reward = copy(reward)
     reward._read = lambda _: read  # type: ignore[method-assign]
     found, wanted = read.replace(" ", "").lower(), words.replace(" ", "").lower()
     distance = 0 if wanted in found else min(_edits(found, wanted), len(wanted))
