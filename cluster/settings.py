@@ -58,14 +58,23 @@ def objectives() -> list[Objective]:
         for node in _tree(OBJECTIVES).body
         if isinstance(node, ast.Assign) and _names(node, "ObjectiveConfig")
     )
-    found = []
     classes = [node for node in ast.walk(union) if isinstance(node, ast.Name) and node.id.endswith("Config")]
-    for name in (node.id for node in sorted(classes, key=lambda node: node.lineno)):
-        module, _ = _find(OBJECTIVES, name) or (OBJECTIVES, None)
-        fields = _fields(module, name, "objective.")
-        own = next(setting.default for setting in fields if setting.key == "objective.name")
-        found.append(Objective(own, first_paragraph(module), fields))
-    return found
+    return [_objective(node.id) for node in sorted(classes, key=lambda node: node.lineno)]
+
+
+def objective(name: str) -> Objective | None:
+    """An objective by its name, which is its file's; no other file is read."""
+    for node in _tree(OBJECTIVES).body:
+        if isinstance(node, ast.ImportFrom) and node.module == f"{OBJECTIVES}.{name}":
+            return _objective(node.names[0].name)
+    return None
+
+
+def _objective(config: str) -> Objective:
+    module, _ = _find(OBJECTIVES, config) or (OBJECTIVES, None)
+    fields = _fields(module, config, "objective.")
+    name = next(setting.default for setting in fields if setting.key == "objective.name")
+    return Objective(name, first_paragraph(module), fields)
 
 
 def first_paragraph(module: str) -> str:
@@ -130,7 +139,7 @@ def _value(module: str, node: ast.expr) -> Any:
 
 
 def _fields(module: str, name: str, prefix: str, given: Mapping[str, Any] | None = None) -> list[Setting]:
-    """The settings of a configuration's class and of those within it; those of its bases come first, as pydantic has it.
+    """The settings of a configuration's class and of those within it; those of its bases first, as pydantic has them.
 
     Args:
         module: Where its name is known.

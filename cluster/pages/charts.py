@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 380, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 12, 34
 COLOURS = 8  # that the page has
 _POINTS = 240  # of a curve: what a panel's width can show
+_LARGEST = 1e100  # value that is drawn
 _LOG = 1e3  # largest value over smallest from which an axis is logarithmic
 
 Point = tuple[float, float]
@@ -43,6 +44,7 @@ class Scale(NamedTuple):
     log: bool
 
     def __call__(self, value: float) -> float:
+        """The place of a value in pixels."""
         low, high, value = map(math.log, (self.low, self.high, value)) if self.log else (self.low, self.high, value)
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
@@ -57,14 +59,16 @@ def curves(lines: Sequence[Line], title: str, x: str = "iteration", unit: str = 
         unit: What is on the vertical axis.
         dots: Whether single points are marked however many there are, with their labels (a Pareto front).
     """
-    drawn = [(line, _thinned([p for p in line.points if all(map(math.isfinite, p))])) for line in lines]
+    drawn = [(line, _thinned(list(_drawable(line.points)))) for line in lines]
     xs = [p[0] for _, points in drawn for p in points]
-    ys = [p[1] for _, points in drawn for p in points] + [e for line in lines for _, *ends in line.band for e in ends]
+    bands = [[(a, *ends) for a, *ends in _drawable(line.band)] for line in lines]
+    ys = [p[1] for _, points in drawn for p in points] + [end for band in bands for _, *ends in band for end in ends]
     across = _scale(xs, _LEFT, WIDTH - _RIGHT, False, pad=0.04 if dots else 0.0)
-    up = _scale([y for y in ys if math.isfinite(y)], HEIGHT - _BOTTOM, _TOP, True, pad=0.06)
+    up = _scale(ys, HEIGHT - _BOTTOM, _TOP, True, pad=0.06)
     marks = [_axes(across, up, x, unit)]
-    for line, _ in drawn:
-        if band := [ends for ends in line.band if all(map(math.isfinite, ends)) and (not up.log or ends[1] > 0)]:
+    for line, band in zip(lines, bands, strict=True):
+        if band:
+            band = band[:: max(1, len(band) // _POINTS)]
             edge = [(a, high) for a, _, high in band] + [(a, low) for a, low, _ in reversed(band)]
             marks.append(Markup('<polygon class="band c{}" points="{}"/>').format(line.colour, _path(edge, across, up)))
     for line, points in drawn:
@@ -84,7 +88,7 @@ def curves(lines: Sequence[Line], title: str, x: str = "iteration", unit: str = 
                 for place, (a, b) in enumerate(points)
             ]
     if dots:
-        marks += _names(lines, across, up)
+        marks += _names([(line, points) for line, points in drawn if points and not line.faint], across, up)
     facts = Markup(' data-x="{} {} {} {}" data-y="{} {} {} {} {}"').format(*across[:4], *up[:4], int(up.log))
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"{}>{}</svg>').format(
         WIDTH, HEIGHT, shown(title), "" if dots else facts, Markup("").join(marks)
@@ -150,12 +154,11 @@ def _text(x: float, y: float, text: str, anchor: str, title: str = "", kind: str
     )
 
 
-def _names(lines: Sequence[Line], across: Scale, up: Scale) -> Iterator[Markup]:
+def _names(named: Sequence[tuple[Line, Sequence[Point]]], across: Scale, up: Scale) -> Iterator[Markup]:
     """The name of each curve beside its last point, moved up or down until it covers neither points nor names."""
-    taken = [(across(x) - 5, across(x) + 5, up(y) + 4) for line in lines for x, y in line.points]  # left, right, y
-    named = [line for line in lines if line.points and not line.faint]
-    for line in sorted(named, key=lambda of: up(of.points[-1][1])):
-        x, y = across(line.points[-1][0]), up(line.points[-1][1])
+    taken = [(across(x) - 5, across(x) + 5, up(y) + 4) for _, points in named for x, y in points]  # left, right, y
+    for line, points in sorted(named, key=lambda of: up(of[1][-1][1])):
+        x, y = across(points[-1][0]), up(points[-1][1])
         text = _cut(line.label, 30)
         length = 6.8 * len(text)
         left = x + 9 if x + 9 + length < WIDTH else max(2.0, x - 9 - length)
@@ -181,6 +184,13 @@ def _path(points: Iterable[Point], across: Scale, up: Scale) -> str:
     return " ".join(f"{across(x):.1f},{up(max(y, up.low) if up.log else y):.1f}" for x, y in points)
 
 
+def _drawable(points: Iterable[tuple[float, ...]]) -> Iterator[Any]:
+    """Points that have a place: finite, and within what differences of floats can tell."""
+    for point in points:
+        if all(abs(value) < _LARGEST for value in point):
+            yield tuple(0.0 if abs(value) < 1 / _LARGEST else value for value in point)
+
+
 def _thinned(points: list[Point]) -> list[Point]:
     """A curve with no more points than can be seen: of each stretch the first, the least and the largest."""
     if len(points) <= _POINTS:
@@ -197,7 +207,7 @@ def _thinned(points: list[Point]) -> list[Point]:
 def _scale(values: Sequence[float], start: float, end: float, may_log: bool, pad: float) -> Scale:
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     log = may_log and low > 0 and high / low > _LOG
-    if low == high:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     if log:
         return Scale(low / 1.3, high * 1.3, start, end, True)

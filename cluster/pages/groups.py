@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,11 +68,8 @@ def siblings(run: Path, most: int = 8) -> list[Path]:
 
 def mean_of(values: Iterable[float]) -> Mean | None:
     """The mean of what runs say, with its standard error; values that are not finite do not count."""
-    finite = np.array([value for value in values if math.isfinite(value)])
-    if not finite.size:
-        return None
-    error = finite.std(ddof=1) / math.sqrt(finite.size) if finite.size > 1 else math.nan
-    return Mean(float(finite.mean()), float(error), int(finite.size))
+    found = mean_curve([[(0.0, value)] for value in values])
+    return found[0][1] if found else None
 
 
 def mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, Mean]]:
@@ -81,6 +77,14 @@ def mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[fl
     columns = [dict(curve) for curve in curves if curve]
     if not columns:
         return []
-    shared = set.intersection(*(set(column) for column in columns))
-    means = ((x, mean_of(column[x] for column in columns)) for x in sorted(shared))
-    return [(x, mean) for x, mean in means if mean is not None]
+    shared = sorted(set.intersection(*(set(column) for column in columns)))
+    table = np.array([[column[x] for x in shared] for column in columns], float)  # (curves, points)
+    finite = np.isfinite(table)
+    table = np.where(finite, table, 0.0)
+    counts = finite.sum(axis=0)
+    means = table.sum(axis=0) / np.maximum(counts, 1)
+    squares = np.where(finite, (table - means) ** 2, 0.0).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.where(counts > 1, np.sqrt(squares / (counts - 1) / counts), np.nan)
+    rows = zip(shared, means.tolist(), errors.tolist(), counts.tolist(), strict=True)
+    return [(x, Mean(mean, error, runs)) for x, mean, error, runs in rows if runs]

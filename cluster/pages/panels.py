@@ -1,4 +1,4 @@
-"""Which curves a run's metrics make: a panel for whatever was measured, so that any reward and objective has its own."""
+"""Which curves a run has: a panel for whatever was measured, so that any reward and objective has its own."""
 
 from __future__ import annotations
 

@@ -126,10 +126,9 @@ def curves(series: Series) -> dict[str, dict[str, Sequence[Any]]]:
 @cache
 def _defaults(objective: Any) -> dict[str, Any]:
     found = {setting.key: setting.default for setting in settings.settings()}
-    own = next((known.settings for known in settings.objectives() if known.name == objective), None)
-    if own is not None:
+    if isinstance(objective, str) and (own := settings.objective(objective)) is not None:
         found = {key: value for key, value in found.items() if not key.startswith("objective.")}
-        found |= {setting.key: setting.default for setting in own}
+        found |= {setting.key: setting.default for setting in own.settings}
     return found
 
 

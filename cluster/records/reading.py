@@ -65,14 +65,15 @@ class Records:
 
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
         """All metrics so far: (iteration, value) by name, in order; a torn part costs a warning."""
+        tables = self._metrics.read()
+        whole = [table for table in tables if table.schema.equals(METRICS)]
+        if len(whole) < len(tables):
+            log.warning("A part of %s holds something else than metrics and was passed over.", self._metrics.folder)
+        rows = pa.concat_tables(whole) if whole else METRICS.empty_table()
+        columns = (rows[name].to_pylist() for name in ("iteration", "name", "value"))
         series: dict[str, list[tuple[int, float]]] = {}
-        for table in self._metrics.read():
-            if not table.schema.equals(METRICS):
-                log.warning("A part of %s holds something else than metrics and was passed over.", self._metrics.folder)
-                continue
-            columns = (table[name].to_pylist() for name in ("iteration", "name", "value"))
-            for iteration, name, value in zip(*columns, strict=True):
-                series.setdefault(name, []).append((iteration, value))
+        for iteration, name, value in zip(*columns, strict=True):
+            series.setdefault(name, []).append((iteration, value))
         return series
 
     def latest(self) -> tuple[int, dict[str, float]]:
