@@ -17,12 +17,11 @@ from PIL import Image
 from actors.trajectories import EVALUATION, Request
 from cluster.config import Config
 from cluster.prompts import make_requests, read_prompts
+from cluster.records.grids import COLUMNS, EVERYWHERE, ROWS
 from cluster.records.metrics import finite_mean
 from cluster.records.pictures import grid
 from cluster.sources.rollouts import Rollout, Rollouts
 from cluster.sources.source import Progress, unseen
-
-EVERYWHERE = "train_everywhere"  # the split whose pictures are those of an exported adapter
 
 
 def evaluate(
@@ -166,7 +165,7 @@ def mean_pairwise_distance(features: np.ndarray) -> float:
     return float(np.linalg.norm(features[rows] - features[columns], axis=1).mean())
 
 
-def sample_grid(rollouts: Sequence[Rollout], rows: int = 12, columns: int = 8) -> Image.Image:
+def sample_grid(rollouts: Sequence[Rollout], rows: int = ROWS, columns: int = COLUMNS) -> Image.Image:
     """The grid of the first samples of the first prompts of an evaluation; fetches only the rollouts that it shows."""
     cells: dict[tuple[int, int], np.ndarray] = {}
     prompts: dict[int, str] = {}

@@ -22,15 +22,14 @@ import yaml
 from PIL import Image
 
 from cluster.errors import ConfigError
-from cluster.records.parts import Parts
+from cluster.records.grids import list_grids, shown_in
 from cluster.records.pictures import cells
 from cluster.records.png import read_facts, read_pixels
-from cluster.records.reading import CONFIG
+from cluster.records.reading import CONFIG, Records
 from cluster.text import decode, lines
 from rewards.people.asking import Picture
 
 _SPLITS = ("train", "held_out")
-_ROWS, _COLUMNS = 12, 8  # of a run's grids, see cluster.evaluate.sample_grid
 _METADATA = "metadata.jsonl"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 
@@ -103,38 +102,27 @@ def split_source(source: str) -> tuple[Path, int | None]:
 
 
 def _of_run(run: Path, iteration: int | None) -> Iterator[Picture]:
-    there = {split: _grids(run, split) for split in _SPLITS}
+    grids = list_grids(run)
+    there = {split: grids.get(split, {}) for split in _SPLITS}
     every = sorted({number for grids in there.values() for number in grids})
     if not every:
         raise ConfigError(f"{run} keeps no pictures yet (images/): it has not been evaluated.")
     chosen = every[-1] if iteration is None else iteration
     if chosen not in every:
         raise ConfigError(f"{run} has no evaluation {chosen}, but {', '.join(map(str, every))}.")
-    table = Parts(run / "samples.parquet").part(chosen)
-    rows = [] if table is None else table.to_pylist()
-    weights = _weights(run)
-    for split, grids in there.items():
-        shown = {
-            (row["prompt_index"], row["sample_index"]): row
-            for row in rows
-            if row["split"] == split and row["prompt_index"] < _ROWS and row["sample_index"] < _COLUMNS
-        }
-        if chosen not in grids or not shown:
+    rows, weights = Records(run).samples(chosen), _weights(run)
+    for split, of_split in there.items():
+        shown = shown_in(rows, split)
+        if chosen not in of_split or shown is None:
             continue
-        prompts, columns = sorted({prompt for prompt, _ in shown}), 1 + max(sample for _, sample in shown)
         try:
-            sheet = cells(read_pixels(grids[chosen]), len(prompts), columns)
+            sheet = cells(read_pixels(of_split[chosen]), len(shown.rows), shown.columns)
         except (OSError, SyntaxError, ValueError) as error:
-            raise ConfigError(f"{grids[chosen]} cannot be read ({error}).") from error
-        for prompt, images in zip(prompts, sheet, strict=True):
+            raise ConfigError(f"{of_split[chosen]} cannot be read ({error}).") from error
+        for prompt, images in zip(shown.rows, sheet, strict=True):
             for sample, image in enumerate(images):
-                row = shown[prompt, sample]
+                row = shown.samples[prompt, sample]
                 yield Picture(row["prompt"], partial(_png, image), score=_score(row, weights))
-
-
-def _grids(run: Path, split: str) -> dict[int, Path]:
-    numbered = {path.stem.removeprefix(f"{split}-"): path for path in (run / "images").glob(f"{split}-*.png")}
-    return {int(number): path for number, path in numbered.items() if number.isascii() and number.isdigit()}
 
 
 def _weights(run: Path) -> dict[str, float]:

@@ -18,9 +18,11 @@ from cluster.config import Config
 from cluster.crew.crew import Crew
 from cluster.errors import Hung, RunStopped
 from cluster.evaluate import evaluate, features, sample_grid
+from cluster.pages.live import LivePage
 from cluster.records.display import Display
 from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.records.rundir import RunDirectory
+from cluster.records.timeline import Span
 from cluster.records.watch import Watch
 from cluster.sources.dataset import Dataset
 from cluster.sources.first_pictures import check_rewards
@@ -31,6 +33,7 @@ from cluster.sources.source import Source
 from cluster.stopping import Stopped, at_once
 from learner import checkpoint
 from learner.actor import Which
+from learner.learner import Update
 from learner.objectives.objective import Plan
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     try:
         if _evaluates(config, version) and not run.evaluated(version):  # also where a request to end came before it
             _evaluate(config, crew, rollouts, run, display, version, judged)
+        page = LivePage(run)
         display.going_on(version)
         while version < config.iterations:
             started = time.time()
@@ -87,7 +91,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             display.iteration(version, metrics)
             for sentence in watch.look(version, metrics, scores, [i for r in batch for i in r.request.prompt_index]):
                 log.warning("%s", sentence)
-            run.record(version, metrics, {"training": batch})
+            run.record(version, metrics, {"training": batch}, [*_worked(crew, display), *_updated(updated)])
             for pool in crew.pools:
                 pool.progressed()
             # Before the evaluation, so that a failure there does not lose the update.
@@ -97,6 +101,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
                 saved = version
             if _evaluates(config, version):
                 _evaluate(config, crew, rollouts, run, display, version, judged)
+            page.refresh()
     except Stopped:
         if saved != version:
             display.status("checkpoint")
@@ -162,7 +167,21 @@ def _evaluate(
     display.evaluation(version, metrics)
     for split, sampled in splits.items():
         run.write_grid(split, version, sample_grid(sampled))
-    run.add(version, metrics, splits)
+    run.add(version, metrics, splits, _worked(crew, display))
+
+
+def _worked(crew: Crew, display: Display) -> list[Span]:
+    """The driver's phases and the calls of rewards since this was last asked."""
+    calls = [
+        Span(f"{'+'.join(names)} {actor}", "score", started, seconds)
+        for names, pool in crew.rewards.items()
+        for actor, started, seconds in pool.take_work()
+    ]
+    return [*display.phases.take(), *calls]
+
+
+def _updated(update: Update) -> list[Span]:
+    return [Span("learner", "update", update.started, update.seconds)]
 
 
 def _dropped(config: Config, scores: Mapping[str, np.ndarray]) -> float:

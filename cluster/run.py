@@ -20,19 +20,21 @@ from actors.model_files import is_local
 from cluster.arguments import Parser
 from cluster.config import Config, load_words
 from cluster.crew.crew import Crew, assemble, dismiss, wait_for
+from cluster.crew.machine import machines
 from cluster.crew.memory import estimate
 from cluster.crew.placement import Placement
 from cluster.crew.room import check_room
 from cluster.errors import ActorsLost, ConfigError, Hung, StartError, sentence
 from cluster.evaluate import leaves_out
 from cluster.loop import train
+from cluster.pages.report import write_report
 from cluster.prompts import read_prompts
 from cluster.records.display import Display
 from cluster.records.files import writable
+from cluster.records.origin import note_start
 from cluster.records.reading import CONFIG
 from cluster.records.rundir import RunDirectory
 from cluster.records.telemetry import Telemetry
-from cluster.report import write_report
 from cluster.stopping import Stopped, at_once, check, deferred
 from cluster.text import ShownFormatter, counted, shown
 from learner import checkpoint
@@ -84,7 +86,8 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
                     finished = _is_finished(run, program)
                 if not finished:
                     _describe(run.config, run, console)
-                    _supervise(run.config, run, place, console)
+                    words = sys.argv[1:] if arguments is None else arguments
+                    _supervise(run.config, run, place, console, [*program.split(), *words])
                 with writable(run.path):
                     report = write_report(run)
                 what = "adapter" if run.config.policy.train == "lora" else "weights"
@@ -226,7 +229,13 @@ def _work(config: Config, crew: Crew) -> str:
     return f"an iteration is {steps}, {at_a_time}; it publishes {published / 1e6:,.2g} MB of weights"
 
 
-def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Placement], console: Console) -> None:
+def _supervise(
+    config: Config,
+    run: RunDirectory,
+    place: Callable[[Config], Placement],
+    console: Console,
+    command: Sequence[str],
+) -> None:
     """Train, with a new crew from the last checkpoint when something was lost that cannot be replaced alone."""
     needs = estimate(config, torch.cuda.is_available() or config.learner.gpus > 0)
     console.print(*(need.line() for need in needs), sep="\n", markup=False, highlight=False, soft_wrap=True)
@@ -243,6 +252,8 @@ def _supervise(config: Config, run: RunDirectory, place: Callable[[Config], Plac
                 with at_once():
                     wait_for(crew, config, again=restarts > 0)
                     if not restarts:
+                        run.begin()
+                        note_start(run.path, command, machines())
                         _check_prompts(config, crew)
                         display.note(_work(config, crew))
                         display.note(crew.learner.steps())

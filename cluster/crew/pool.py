@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # One call that runs and one that waits: the actor is never idle, and never far behind.
 MAX_IN_FLIGHT = 2
+_KEPT = 4096  # pieces of work that nobody has asked for yet
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Pool:
         self._deaths_before = 0  # the last progress
         self._start_patience, self._last_up = float("inf"), time.monotonic()
         self.deaths = 0
+        self._work: deque[tuple[int, float, float]] = deque(maxlen=_KEPT)
         for actor in range(len(actors)):
             self._probe(actor)
 
@@ -99,6 +101,12 @@ class Pool:
     def depths(self) -> tuple[int, int]:
         """Calls that wait for an actor, and calls that are with one."""
         return len(self._waiting), len(self._running)
+
+    def take_work(self) -> list[tuple[int, float, float]]:
+        """The calls that have ended since this was last asked: actor, start (seconds since the epoch), seconds."""
+        taken = list(self._work)
+        self._work.clear()
+        return taken
 
     @property
     def references(self) -> list[ray.ObjectRef]:
@@ -150,6 +158,9 @@ class Pool:
             self._waiting.appendleft(call)
             self._dispatch()
             return None
+        seconds = time.monotonic() - run.since
+        if seconds >= 0:  # of one that was killed for its silence nobody knows
+            self._work.append((actor, time.time() - seconds, seconds))
         self._dispatch()
         return call.job, value
 

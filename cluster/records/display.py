@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from cluster.records.telemetry import Phase, Telemetry
+from cluster.records.timeline import Phases
 from cluster.text import figure, shown
 
 _SPEAKS = 60.0  # seconds between two lines of a phase, where there is no bar
@@ -30,6 +31,9 @@ class Display:
         console: Where to write.
         iterations: Of the whole run.
         telemetry: Where the same goes for Ray's dashboard.
+
+    Attributes:
+        phases: When each was.
     """
 
     def __init__(self, console: Console, iterations: int, telemetry: Telemetry | None = None) -> None:
@@ -46,6 +50,7 @@ class Display:
         self._bar = self._progress.add_task("starting", total=None, count="", ends=None)
         self._run = self._progress.add_task("run", total=iterations, count="", ends=None)
         self._phase: Phase = "starting"
+        self.phases = Phases()
         self._since = self._spoke = self._began = time.monotonic()
         self._learning: float | None = None  # seconds of the last batch
         self._before = 0  # iterations, when `going_on` was called
@@ -66,6 +71,7 @@ class Display:
         if self._phase == "learning" and phase != "learning":
             self._learning = now - self._since
         self._phase, self._since, self._spoke = phase, now, now
+        self.phases.begin(phase)
         ends = now + self._learning if phase == "learning" and self._learning is not None else None
         self._progress.reset(self._bar, description=phase, count="", ends=ends)
         self._progress.tasks[0].total = None  # nothing is counted yet; `reset` would keep the last phase's

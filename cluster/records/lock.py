@@ -51,6 +51,18 @@ def lock(folder: Path) -> TextIO:
     return file
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a driver is at work in a folder, as far as can be told by looking."""
+    try:
+        with (folder / NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _is_current(path: Path, file: TextIO) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(file.fileno()))

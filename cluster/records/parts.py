@@ -54,9 +54,11 @@ class Parts:
         """What is on record of an iteration, if anything is."""
         return _read(self._path(iteration))
 
-    def read(self) -> list[pa.Table]:
-        """The tables of all iterations that can be read, in order; torn ones are passed over with a warning."""
-        return [table for path in self._all() if (table := _read(path)) is not None]
+    def read(self, last: int | None = None) -> list[pa.Table]:
+        """The tables of all iterations that can be read, or of the last so many of those that there are, in order; torn
+        ones are passed over with a warning."""
+        paths = self._all()
+        return [table for path in paths[-last if last else 0 :] if (table := _read(path)) is not None]
 
     def rewind(self, iteration: int) -> None:
         """Forget what came after an iteration, and what cannot be read."""
@@ -83,8 +85,9 @@ class Parts:
 def _read(path: Path) -> pa.Table | None:
     """A part that is there, is whole, and was not forgotten."""
     try:
-        with pq.ParquetFile(path) as file:  # a path may hold a `=`, which `read_table` would take for a partition
-            table = file.read()
+        # Read whole and in this thread: parts are small, and a path may hold a `=`, which `read_table` would take for
+        # a partition.
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException) as error:

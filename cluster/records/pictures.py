@@ -38,13 +38,23 @@ def grid(pixels: np.ndarray, prompts: Sequence[str], cell: int = 96) -> Image.Im
 
 
 def cells(sheet: Image.Image, rows: int, columns: int) -> list[list[Image.Image]]:
-    """The images of a `grid`, as large as they stand in it, row by row.
+    """The images of a `grid`, as large as they stand in it, row by row; raises as `boxes`."""
+    return [[sheet.crop(box) for box in row] for row in boxes(sheet.size, rows, columns)]
+
+
+def boxes(size: tuple[int, int], rows: int, columns: int) -> list[list[tuple[int, int, int, int]]]:
+    """Where the images of a `grid` are, row by row: left, upper, right and lower edge.
+
+    Args:
+        size: Width and height of the grid.
+        rows: Of it.
+        columns: Of it.
 
     Raises:
         ValueError: If it is no grid of so many rows and columns.
     """
-    width, wide = divmod(sheet.width - _GAP, columns)
-    height, high = divmod(sheet.height - _GAP, rows)
+    width, wide = divmod(size[0] - _GAP, columns)
+    height, high = divmod(size[1] - _GAP, rows)
     width, height = width - _GAP, height - _GAP - _TEXT
     if wide or high or width < 1 or height < 1:
         raise ValueError(f"it is no grid of {rows} rows and {columns} columns")
@@ -52,7 +62,7 @@ def cells(sheet: Image.Image, rows: int, columns: int) -> list[list[Image.Image]
         [(_GAP + column * (width + _GAP), _GAP + row * (height + _GAP + _TEXT) + _TEXT) for column in range(columns)]
         for row in range(rows)
     ]
-    return [[sheet.crop((x, y, x + width, y + height)) for x, y in row] for row in corners]
+    return [[(x, y, x + width, y + height) for x, y in row] for row in corners]
 
 
 def before_after(before: Image.Image, after: Image.Image) -> Image.Image:

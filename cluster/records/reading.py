@@ -3,6 +3,9 @@
     config.yaml, prompts/          what it was given, see cluster.records.given
     metrics.parquet/               one part an iteration: iteration, name, value, time
     samples.parquet/               one part an iteration: split, prompt, seed, version, every reward
+    timeline.parquet/              one part an iteration: who worked at what, from when, for how long
+    warnings.jsonl                 a line a warning: iteration, sentence, and the rule that it is of
+    origin.jsonl                   a line a start of the run: its command, versions and machines
     pretrained.npz                 image features of the first evaluation, which distances are measured from
     images/                        grids of fixed prompts and seeds, by iteration
     tensorboard/                   the same figures and grids as event files
@@ -19,14 +22,17 @@ from __future__ import annotations
 import logging
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cluster.records.origin import json_lines, read_starts
 from cluster.records.parts import Parts
+from cluster.records.timeline import TIMELINE, Span
 
 log = logging.getLogger(__name__)
-CONFIG, PROMPTS = "config.yaml", "prompts"
+CONFIG, PROMPTS, WARNINGS = "config.yaml", "prompts", "warnings.jsonl"
 METRICS = pa.schema({"iteration": pa.int64(), "name": pa.string(), "value": pa.float64(), "time": pa.float64()})
 
 
@@ -40,6 +46,7 @@ class Records:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics, self._samples = Parts(path / "metrics.parquet"), Parts(path / "samples.parquet")
+        self._timeline = Parts(path / "timeline.parquet")
 
     @property
     def begun(self) -> bool:
@@ -58,14 +65,50 @@ class Records:
 
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
         """All metrics so far: (iteration, value) by name, in order; a torn part costs a warning."""
+        tables = self._metrics.read()
+        whole = [table for table in tables if table.schema.equals(METRICS)]
+        if len(whole) < len(tables):
+            log.warning("A part of %s holds something else than metrics and was passed over.", self._metrics.folder)
+        rows = pa.concat_tables(whole) if whole else METRICS.empty_table()
+        columns = (rows[name].to_pylist() for name in ("iteration", "name", "value"))
         series: dict[str, list[tuple[int, float]]] = {}
-        for table in self._metrics.read():
-            if not table.schema.equals(METRICS):
-                log.warning("A part of %s holds something else than metrics and was passed over.", self._metrics.folder)
-                continue
-            for row in table.to_pylist():
-                series.setdefault(row["name"], []).append((row["iteration"], row["value"]))
+        for iteration, name, value in zip(*columns, strict=True):
+            series.setdefault(name, []).append((iteration, value))
         return series
+
+    def latest(self) -> tuple[int, dict[str, float]]:
+        """The last iteration on record and its metrics, of which nothing before is read; 0 where there is none."""
+        tables = self._metrics.read(1)
+        if not tables or not tables[0].schema.equals(METRICS):
+            return 0, {}
+        numbers, names, values = (tables[0][name].to_pylist() for name in ("iteration", "name", "value"))
+        return max(numbers), dict(zip(names, values, strict=True))
+
+    def samples(self, iteration: int) -> list[dict[str, Any]]:
+        """The samples of an iteration, a record an image; of other iterations nothing is read."""
+        table = self._samples.part(iteration)
+        return [] if table is None else table.to_pylist()
+
+    def timeline(self, last: int) -> list[tuple[int, Span]]:
+        """Who worked when, with the iteration, in the last so many of those on record."""
+        found = []
+        for table in self._timeline.read(last):
+            if table.schema.equals(TIMELINE):
+                columns = (table[name].to_pylist() for name in TIMELINE.names)
+                found += [(iteration, Span(*of)) for iteration, *of in zip(*columns, strict=True)]
+        return found
+
+    def warnings(self) -> list[dict[str, Any]]:
+        """What the run was warned of: `iteration`, `sentence` and, where it is of one, `rule`; the oldest first."""
+        try:
+            text = (self.path / WARNINGS).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        return [line for line in json_lines(text) if isinstance(line.get("sentence"), str)]
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Each time that the run was started: `time`, `command`, `versions`, `machines`."""
+        return read_starts(self.path)
 
     def pretrained(self) -> dict[str, np.ndarray] | None:
         """What `write_pretrained` kept, if it did; a torn file costs a warning."""

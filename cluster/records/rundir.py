@@ -22,6 +22,7 @@ from cluster.records.claim import Claim, claim_existing, claim_new
 from cluster.records.files import forget_temporaries, replacing, writable
 from cluster.records.reading import METRICS, Records
 from cluster.records.tensorboard import EventFile
+from cluster.records.timeline import Span, table
 from cluster.sources.rollouts import Rollout
 
 
@@ -119,26 +120,41 @@ class RunDirectory(Records):
         self.begin()
         with writable(self.path):
             forget_temporaries(self.path)
-        for parts in (self._metrics, self._samples):
+        for parts in (self._metrics, self._samples, self._timeline):
             parts.rewind(iteration)
         self._purge = iteration + 1
 
-    def record(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
-        """Record an iteration: its metrics, and its samples by split. Replaces what may have been recorded before.
+    def record(
+        self,
+        iteration: int,
+        metrics: Mapping[str, float],
+        splits: Mapping[str, Sequence[Rollout]],
+        spans: Sequence[Span] = (),
+    ) -> None:
+        """Record an iteration: its metrics, its samples by split, and who else than samplers worked when. Replaces what
+        may have been recorded before.
 
         Raises:
             WriteError: If the disk is full or broken.
         """
         self.begin()
         self._samples.write(iteration, _samples(iteration, splits))
+        self._timeline.write(iteration, table(iteration, [*spans, *_rollouts(splits)]))
         self._metrics.write(iteration, _metrics(iteration, metrics))
         with writable(self.path):
             self._event_file.scalars(iteration, metrics)
         self.furthest = max(self.furthest, iteration)
 
-    def add(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
+    def add(
+        self,
+        iteration: int,
+        metrics: Mapping[str, float],
+        splits: Mapping[str, Sequence[Rollout]],
+        spans: Sequence[Span] = (),
+    ) -> None:
         """Record more of an iteration: metrics and splits of other names stay as they are; raises as `record`."""
         self._samples.add(iteration, _samples(iteration, splits), "split")
+        self._timeline.add(iteration, table(iteration, [*spans, *_rollouts(splits)]), "started")
         self._metrics.add(iteration, _metrics(iteration, metrics), "name")
         with writable(self.path):
             self._event_file.scalars(iteration, metrics)
@@ -175,6 +191,11 @@ def _metrics(iteration: int, metrics: Mapping[str, float]) -> pa.Table:
         [time.time()] * len(metrics),
     ]
     return pa.table([pa.array(values, field.type) for values, field in zip(rows, METRICS, strict=True)], schema=METRICS)
+
+
+def _rollouts(splits: Mapping[str, Sequence[Rollout]]) -> list[Span]:
+    drawn = [rollout for rollouts in splits.values() for rollout in rollouts if rollout.actor is not None]
+    return [Span(str(rollout.actor), "rollout", rollout.started, rollout.seconds) for rollout in drawn]
 
 
 def _samples(iteration: int, splits: Mapping[str, Sequence[Rollout]]) -> pa.Table:

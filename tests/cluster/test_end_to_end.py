@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas
 import psutil
 import pytest
 import ray
@@ -26,8 +27,10 @@ from cluster.loop import train
 from cluster.prompts import make_requests
 from cluster.records.display import Display
 from cluster.records.rundir import RunDirectory
+from cluster.records.timeline import DRIVER
 from cluster.sources.rollouts import Rollouts
 from learner import checkpoint
+from tests.support.documented import undocumented
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -103,15 +106,6 @@ def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return run, final
 
 
-def check_documented(run: RunDirectory) -> None:
-    """Every metric of a run has a row in docs/metrics.md."""
-    table = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text().partition("## TensorBoard")[0]
-    names = {name for row in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE) for name in re.findall(r"`(.*?)`", row)}
-    patterns = [re.sub(r"<\\?\w+>", ".+", re.escape(name).replace("\\<", "<").replace("\\>", ">")) for name in names]
-    unknown = [name for name in run.metrics() if not any(re.fullmatch(pattern, name) for pattern in patterns)]
-    assert unknown == []
-
-
 def test_ratios_are_one_and_nothing_is_clipped_before_the_first_update(undisturbed: tuple[RunDirectory, dict]) -> None:
     metrics = undisturbed[0].metrics()
     assert len(metrics["ratio/first"]) == 4
@@ -121,7 +115,63 @@ def test_ratios_are_one_and_nothing_is_clipped_before_the_first_update(undisturb
 
 
 def test_every_figure_on_record_is_documented(undisturbed: tuple[RunDirectory, dict]) -> None:
-    check_documented(undisturbed[0])
+    assert undocumented(undisturbed[0].metrics()) == []
+
+
+def test_reported_statistics_are_those_of_the_samples(undisturbed: tuple[RunDirectory, dict]) -> None:
+    """Means of every split, and the combined reward, standardised by the moments of the run so far."""
+    run, metrics = undisturbed[0], {name: dict(values) for name, values in undisturbed[0].metrics().items()}
+    samples = pandas.read_parquet(run.path / "samples.parquet")
+    names = list(run.config.rewards)
+    so_far: list[float] = []
+    for iteration in range(1, 5):
+        batch = samples[(samples.iteration == iteration) & (samples.split == "training")]
+        for name in names:
+            assert metrics[f"score/{name}"][iteration] == pytest.approx(batch[name].mean(), rel=1e-5)
+        scores = batch.jpeg_compressibility.tolist()
+        so_far += scores
+        combined = (np.array(scores) - np.mean(so_far)) / np.std(so_far)
+        assert metrics["reward/mean"][iteration] == pytest.approx(combined.mean(), abs=1e-4)
+        assert metrics["reward/std"][iteration] == pytest.approx(combined.std(), rel=1e-3)
+    for iteration in (0, 2, 4):
+        for split in ("train", "held_out"):
+            evaluated = samples[(samples.iteration == iteration) & (samples.split == split)]
+            assert len(evaluated) == 4
+            for name in names:
+                assert metrics[f"eval/{split}/{name}"][iteration] == pytest.approx(evaluated[name].mean(), rel=1e-5)
+
+
+def test_images_are_counted_once_and_versions_never_go_back(undisturbed: tuple[RunDirectory, dict]) -> None:
+    run, metrics = undisturbed[0], {name: dict(values) for name, values in undisturbed[0].metrics().items()}
+    samples = pandas.read_parquet(run.path / "samples.parquet")
+    training = samples[samples.split == "training"]
+    counted = training.groupby("iteration").size()
+    assert not training.duplicated(["iteration", "prompt_index", "sample_index"]).any()
+    assert counted.to_dict() == {iteration: metrics["samples"][iteration] for iteration in range(1, 5)}
+    assert counted.cumsum().to_dict() == {iteration: metrics["images_drawn"][iteration] for iteration in range(1, 5)}
+    actors = [name for name in metrics if re.fullmatch("sampler/.*/images", name)]
+    assert counted.to_dict() == {i: sum(metrics[name].get(i, 0) for name in actors) for i in range(1, 5)}
+    assert training.groupby("iteration").version.unique().map(list).to_dict() == {i: [i - 1] for i in range(1, 5)}
+    for name in metrics:
+        if re.fullmatch("sampler/.*/version|reward_queries|images_drawn|network_evaluations", name):
+            values = list(metrics[name].values())
+            assert values == sorted(values)
+
+
+def test_the_spans_of_the_driver_add_up_to_its_time_and_hold_all_others(undisturbed: tuple[RunDirectory, dict]) -> None:
+    """Within 2 % of the time from the first to the last; the clocks of all are this machine's."""
+    spans = [span for _, span in undisturbed[0].timeline(100)]
+    driver = [span for span in spans if span.who == DRIVER]
+    begin, end = min(span.started for span in driver), max(span.started + span.seconds for span in driver)
+    assert sum(span.seconds for span in driver) == pytest.approx(end - begin, rel=0.02)
+    assert {span.what for span in driver} == {"starting", "sampling", "learning", "checkpoint", "evaluation"}
+    others = [span for span in spans if span.who != DRIVER]
+    assert {span.what for span in others} == {"rollout", "score", "update"}
+    allowed = 0.02 * (end - begin)
+    assert all(begin - allowed <= span.started <= span.started + span.seconds <= end + allowed for span in others)
+    metrics = {name: dict(values) for name, values in undisturbed[0].metrics().items()}
+    updates = {iteration: span.seconds for iteration, span in undisturbed[0].timeline(100) if span.what == "update"}
+    assert updates == metrics["time/learn"]
 
 
 def test_training_changes_the_weights_and_records_everything(undisturbed: tuple[RunDirectory, dict]) -> None:
@@ -266,7 +316,7 @@ def test_gradients_from_reward_actors_are_those_of_the_learners_own_rewards(sett
             found.append(carry_out(config, run, crew))
         finally:
             dismiss(crew)
-        check_documented(run)
+        assert undocumented(run.metrics()) == []
     for name, values in found[0].items():
         np.testing.assert_allclose(found[1][name], values, rtol=1e-3, atol=1e-5)
     assert any(values.any() for name, values in found[0].items() if "lora_B" in name or "up" in name)

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from cluster import gallery as module
 from cluster.errors import ConfigError
 from cluster.evaluate import sample_grid
 from cluster.gallery import gallery, pictures
+from cluster.records.grids import COLUMNS, ROWS
 from cluster.records.parts import Parts
 from cluster.records.pictures import grid
 from cluster.records.png import write_png
@@ -78,7 +78,7 @@ def test_an_older_evaluation_is_named(run: Path) -> None:
 
 def test_as_many_rows_and_columns_are_read_as_are_drawn() -> None:
     drawn = inspect.signature(sample_grid).parameters
-    assert (drawn["rows"].default, drawn["columns"].default) == (module._ROWS, module._COLUMNS)
+    assert (drawn["rows"].default, drawn["columns"].default) == (ROWS, COLUMNS)
 
 
 def test_a_run_is_read_without_ray_or_torch(run: Path) -> None:

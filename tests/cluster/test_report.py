@@ -1,192 +1,178 @@
-"""The report of a synthetic run: its figures, its pictures, and nothing that needs a network."""
+"""The report of a run: its figures, curves and pictures, whatever is there of it, and nothing that needs a network."""
 
 from __future__ import annotations
 
-import base64
-import io
-import re
+import json
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from cluster import report
 from cluster.config import Config
+from cluster.errors import WriteError
+from cluster.pages.report import write_report
+from cluster.records.origin import note_start
 from cluster.records.rundir import RunDirectory
-from cluster.report import write_report
+from tests.support.made_up_run import PROMPTS, make_up
+from tests.support.page import Page, refers_outside
 
 Make = Callable[..., Config]
 
-COLOURS = {("train", 0): "red", ("train", 4): "green", ("held_out", 0): "blue", ("held_out", 4): "yellow"}
 
-
-class Page(HTMLParser):
-    """Table rows, image sources, and every attribute."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.images: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text, self._cell = "", False
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += attrs
-        self._cell = tag in ("td", "th")
-        if tag == "tr":
-            self.rows.append([])
-        if tag == "img":
-            self.images += [value for name, value in attrs if name == "src" and value]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if self._cell and data.strip():
-            self.rows[-1].append(data)
-
-
-def synthetic(config: Config, iterations: tuple[int, ...]) -> RunDirectory:
-    run = RunDirectory.create(config)
-    for iteration in iterations:
-        metrics = {"samples": 12.0, "reward/mean": 0.1 * iteration} if iteration else {}
-        if iteration in (0, 4):
-            metrics |= {
-                "eval/train/shapes_gold": 0.25 + iteration / 10,
-                "eval/held_out/shapes_gold": 0.5 - iteration / 16,
-            }
-            for split in ("train", "held_out"):
-                run.write_image(f"{split}-{iteration:06d}", Image.new("RGB", (40, 30), COLOURS[split, iteration]))
-        run.record(iteration, metrics, {})
-    return run
-
-
-def decode(source: str) -> np.ndarray:
-    kind, data = source.split(",", 1)
-    assert kind == "data:image/png;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data, validate=True))).convert("RGB"))
-
-
-def centre(picture: np.ndarray, colour: str) -> float:
-    """Mean x of the pixels of a colour."""
-    wanted = Image.new("RGB", (1, 1), colour).getpixel((0, 0))
-    xs = np.nonzero((picture == wanted).all(-1))[1]
-    assert len(xs) == 40 * 30
-    return float(xs.mean())
+@pytest.fixture
+def run(make_config: Make) -> RunDirectory:
+    return make_up(make_config("name=a<b>c", "iterations=4", "learner.lr=0.002"), (0, 2, 4))
 
 
 @pytest.fixture
-def page(make_config: Make) -> Page:
-    return Page(write_report(synthetic(make_config("name=a<b>c", "iterations=4"), (0, 1, 2, 3, 4))))
+def page(run: RunDirectory) -> Page:
+    return Page(write_report(run))
 
 
-def test_the_figures_are_before_after_and_change(page: Page) -> None:
-    assert page.rows[0] == ["metric", "before", "after", "change"]
-    rows = {name: figures for name, *figures in page.rows[1:]}
-    assert rows == {
-        "train/shapes_gold": ["0.250", "0.650", "+0.400"],
-        "held_out/shapes_gold": ["0.500", "0.250", "-0.250"],
-    }
+def test_the_figures_are_before_after_and_change(page: Page, run: RunDirectory) -> None:
+    assert page.cells[0] == ["metric", "before", "after", "change"]
+    rows = {row[0]: row[1:] for row in page.cells[1:] if len(row) == 4}
+    (_, before), *_, (_, after) = run.metrics()["eval/train/shapes_gold"]
+    assert rows["train/shapes_gold"] == [f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"]
+    assert rows["held_out/diversity"] == ["0.700", "0.500", "-0.200"]
+    assert next(iter(rows)).startswith("train/")
 
 
 def test_the_head_counts_iterations_and_images_and_names_the_run(page: Page) -> None:
     assert "4 iterations of ppod, 48 training images." in page.text
     assert "shapes_agreement (weight 1), shapes_gold (watched)" in page.text
     assert "a<b>c" in page.text  # escaped, or it would have been read as a tag
+    assert "finished" in page.text
 
 
-def test_the_configuration_is_on_the_page(page: Page) -> None:
+def test_there_is_a_panel_for_what_was_measured_and_a_line_for_what_was_constant(page: Page) -> None:
+    charts = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
+    for title in ("shapes_agreement", "shapes_gold", "Loss", "Learning rate", "Gradient norm before clipping", "extra"):
+        assert title in charts
+    assert "who worked when" in charts
+    constant = [row for row in page.cells if row[0] in ("dropped", "time/sample")]
+    assert constant == [["dropped", "0.000"], ["time/sample", "6.000"]]
+
+
+def test_every_prompt_has_its_pictures_before_and_after_at_every_evaluation(page: Page) -> None:
+    assert {split: len(sheets) for split, sheets in page.sprites.items()} == {"train": 3, "held_out": 3}
+    assert all(sheet.startswith("data:image/png;base64,") for sheets in page.sprites.values() for sheet in sheets)
+    for prompt in PROMPTS:
+        assert prompt in page.text
+        alternatives = [value for tag, name, value in page.attributes if tag == "img" and name == "alt"]
+        assert f"{prompt}, before" in alternatives
+        assert f"{prompt}, after" in alternatives
+    assert "Best samples" in page.text
+    assert "Worst samples" in page.text
+    assert "Prompts that changed most" in page.text
+
+
+def test_prompts_are_text(page: Page) -> None:
+    hostile = PROMPTS[1]
+    assert "<b>" in hostile
+    assert page.text.count(hostile) > 2
+    assert all(name != "onerror" for _, name, _ in page.attributes)
+
+
+def test_what_differs_from_the_defaults_comes_first_and_the_rest_is_folded_away(page: Page) -> None:
+    changed = {row[0]: row[1:] for row in page.cells if len(row) == 3}
+    assert changed["learner.lr"] == ["0.002", "0.0003"]
+    assert changed["iterations"] == ["4", "100"]
+    assert changed["rewards.shapes_gold.weight"] == ["0.0", "1.0"]
+    assert "seed" not in changed
+    assert page.source.index("differs from the default") < page.source.index("The whole configuration")
     assert "request_size: 4" in page.text
 
 
-def test_curves_and_the_pictures_before_and_after_are_embedded(page: Page) -> None:
-    curves, train, held_out = map(decode, page.images)
-    assert len(np.unique(curves.reshape(-1, curves.shape[-1]), axis=0)) > 50  # coloured lines, not empty axes
-    assert centre(train, "red") < centre(train, "green")
-    assert centre(held_out, "blue") < centre(held_out, "yellow")
+def test_it_says_where_the_run_comes_from_and_how_to_repeat_it(run: RunDirectory) -> None:
+    note_start(run.path, ["python", "-m", "cluster.train", "x.yaml"], [{"processor": "a chip", "cpus": 2, "gpus": []}])
+    page = Page(write_report(run))
+    assert f"python -m cluster.train '{run.path}/config.yaml' 'name=a<b>c-again'" in page.text
+    assert "a chip, 2 cores" in page.text
+    assert ["torch"] in [row[:1] for row in page.cells]
+
+
+def test_warnings_of_the_run_are_on_top(run: RunDirectory) -> None:
+    line = {"iteration": 3, "sentence": "The gold <i>score</i> falls.", "rule": "gold"}
+    (run.path / "warnings.jsonl").write_text(json.dumps(line) + "\n")
+    page = Page(write_report(run))
+    assert "Iteration 3 The gold <i>score</i> falls." in page.text
+    assert page.source.index("Warnings") < page.source.index("Evaluation")
+
+
+def test_bands_are_drawn_where_other_seeds_are(run: RunDirectory, make_config: Make) -> None:
+    assert "band" not in [value for _, name, value in Page(write_report(run)).attributes if name == "class"]
+    make_up(make_config("name=other", "iterations=4", "learner.lr=0.002", "seed=1"), (0, 2, 4))
+    make_up(make_config("name=else", "iterations=4", "learner.lr=0.003", "seed=2"), (0, 2, 4))
+    page = Page(write_report(run))
+    assert "Bands are the mean of 2 seeds and one standard error: this run, and other," in page.text
+    assert any(str(value).startswith("band ") for _, name, value in page.attributes if name == "class")
 
 
 def test_the_page_refers_to_nothing_outside_itself(page: Page) -> None:
-    for name, value in page.attributes:
-        assert name not in ("href", "srcset", "action")
-        if name == "src":
-            assert (value or "").startswith("data:")
-    assert not re.search(r"url\(|@import|<script|<link", page.source)
+    assert refers_outside(page) == []
+    assert "default-src 'none'" in page.source
 
 
 def test_a_run_that_has_only_been_evaluated_has_a_report(make_config: Make) -> None:
-    page = Page(write_report(synthetic(make_config("name=young"), (0,))))
-    assert ["train/shapes_gold", "0.250", "0.250", "+0.000"] in page.rows
-    assert len(page.images) == 3
-
-
-def test_writing_the_report_again_shows_the_run_as_it_is_now(make_config: Make) -> None:
-    run = synthetic(make_config("name=grows"), (0, 1))
-    write_report(run)
-    run.record(4, {"eval/train/shapes_gold": 0.75, "samples": 12.0}, {})
-    run.write_image("train-000004", Image.new("RGB", (40, 30), "green"))
+    run = RunDirectory.create(make_config("name=young"))
+    run.record(0, {"eval/train/shapes_gold": 0.25}, {})
+    run.write_image("train-000000", Image.new("RGB", (40, 30), "red"))
     page = Page(write_report(run))
-    assert ["train/shapes_gold", "0.250", "0.750", "+0.500"] in page.rows
-    assert centre(decode(page.images[1]), "red") < centre(decode(page.images[1]), "green")
+    assert ["train/shapes_gold", "0.250", "0.250", "+0.000"] in page.cells
+    assert len(page.sprites["train"]) == 1  # the grid as it is
+
+
+def test_writing_the_report_again_shows_the_run_as_it_is_now(run: RunDirectory) -> None:
+    write_report(run)
+    run.record(5, {"eval/train/shapes_gold": 0.125, "samples": 12.0}, {})
+    rows = {row[0]: row[2] for row in Page(write_report(run)).cells if len(row) == 4}
+    assert rows["train/shapes_gold"] == "0.125"
 
 
 def test_a_run_that_has_done_nothing_yet_has_a_page_that_says_so(make_config: Make) -> None:
-    run = RunDirectory.create(make_config("name=empty", "iterations=4"))
-    page = Page(write_report(run))
-    assert page.images == page.rows == []
+    page = Page(write_report(RunDirectory.create(make_config("name=empty", "iterations=4"))))
+    assert page.sprites == {}
     for sentence in ("No evaluation is", "No metrics are", "No pictures are"):
         assert f"{sentence} on record yet." in page.text
     assert "0 of 4 iterations of ppod, 0 training images." in page.text
-
-
-def test_an_own_reward_any_split_and_an_unknown_objective_are_on_the_page(make_config: Make) -> None:
-    run = RunDirectory.create(make_config("name=own", "iterations=1"))
-    figures = {"score/brightness": 0.25, "eval/elsewhere/brightness": 0.5, "new_loss": 1.0, "samples": 8.0}
-    run.record(1, figures, {})
-    run.write_image("elsewhere-000001", Image.new("RGB", (40, 30), "red"))
-    page = Page(write_report(run))
-    assert ["elsewhere/brightness", "0.500", "0.500", "+0.000"] in page.rows
-    assert "elsewhere" in page.text
-    assert len(page.images) == 2
-    assert centre(decode(page.images[1]), "red") < 40  # the only grid, as it is
+    assert "stopped" in page.text
 
 
 @pytest.mark.parametrize(
-    "name", ["<script>x</script>", "[bold]", "\x1b[31m", "a&b", '"><img src=http://x>', "{{ 7 * 7 }}"]
+    "name", ["<script>x</script>", "[bold]", "\x1b[31m", "a&b", '"><img src=http://x>', "{{ 7 * 7 }}", "x" * 500]
 )
 def test_what_others_wrote_is_shown_and_not_obeyed(make_config: Make, name: str) -> None:
-    run = synthetic(make_config("name=hostile"), (0, 4))
-    run.record(5, {f"eval/train/{name}": 0.5, f"score/{name}": 0.5}, {})
+    run = RunDirectory.create(make_config("name=hostile"))
+    for iteration in (0, 5):
+        run.record(iteration, {f"eval/train/{name}": 0.5 * iteration, f"score/{name}": 0.5, f"{name}/a": iteration}, {})
     page = Page(write_report(run))
     shown = name.replace("\x1b", "\\x1b")
-    assert [f"train/{shown}", "0.500", "0.500", "+0.000"] in page.rows
-    assert "<script" not in page.source
+    assert [f"train/{shown}", "0.000", "2.500", "+2.500"] in page.cells
+    assert page.tags.count("script") == 2
     assert "\x1b" not in page.source
-    assert all((source or "").startswith("data:") for source in page.images)
+    assert refers_outside(page) == []
 
 
 def test_torn_pictures_and_a_lost_configuration_cost_a_sentence_and_not_the_page(
-    make_config: Make, caplog: pytest.LogCaptureFixture
+    run: RunDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = synthetic(make_config("name=torn"), (0, 4))
     torn = run.path / "images" / "train-000004.png"
     torn.write_bytes(torn.read_bytes()[:40])
-    (run.path / "images" / "held_out-000000.png").write_bytes(b"")
-    (run.path / "images" / "held_out-000004.png").write_bytes(b"")
+    for number in (0, 2, 4):
+        (run.path / "images" / f"held_out-00000{number}.png").write_bytes(b"")
     (run.path / "config.yaml").write_text("")
     page = Page(write_report(run))
-    assert len(page.images) == 2  # the curves, and the first grid of the training prompts
+    assert {split: len(sheets) for split, sheets in page.sprites.items()} == {"train": 2}
     assert str(torn) in caplog.text
     assert "config.yaml is not what the run saved" in page.text
 
 
-def test_the_command_writes_the_pages_of_runs(make_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    run = synthetic(make_config("name=first"), (0, 4))
+def test_the_command_writes_the_pages_of_runs(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([str(run.path)]) == 0
-    assert capsys.readouterr().out.split() == [str(run.path / "report.html")]
+    assert capsys.readouterr().out.split("\n")[0] == str(run.path / "report.html")
     assert report.main([str(run.path / "images")]) == 1
     assert capsys.readouterr().err == f"error: There is no run in {run.path / 'images'} (no config.yaml).\n"
     assert report.main(["x" * 5000]) == 1  # longer than a path may be
@@ -194,3 +180,26 @@ def test_the_command_writes_the_pages_of_runs(make_config: Make, capsys: pytest.
     with pytest.raises(SystemExit) as ended:
         report.main(["--help"])
     assert ended.value.code == 0
+
+
+def test_scripts_get_the_same_as_json(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    run.record(5, {"loss": float("nan")}, {})
+    assert report.main([str(run.path), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert (found["name"], found["objective"], found["iterations_asked"]) == ("a<b>c", "ppod", 4)
+    assert found["rewards"] == {"shapes_agreement": 1.0, "shapes_gold": 0.0}
+    assert found["metrics"]["loss"]["values"][-1] is None
+    assert found["metrics"]["lr"]["iterations"] == [1, 2, 3, 4]
+    assert {row["key"] for row in found["changed_settings"]} >= {"learner.lr", "prompts.train"}
+    assert not (run.path / "report.html").exists()
+
+
+def test_a_disk_that_is_full_is_one_sentence(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(run: object) -> Path:
+        raise WriteError("The disk is full.")
+
+    monkeypatch.setattr(report, "write_report", full)
+    assert report.main([str(run.path)]) == 1
+    assert capsys.readouterr().err == "error: The disk is full.\n"

@@ -26,6 +26,7 @@ from learner.learner import Learner
 from learner.objectives import ObjectiveConfig
 from learner.ranks import ALONE
 from tests.learner.rank_process import CASES, Curved, Start, begun, draw
+from tests.support.documented import undocumented
 
 ROOT = Path(__file__).parents[2]
 NAMES = [config.model_fields["name"].default for config in get_args(get_args(ObjectiveConfig)[0])]
@@ -196,6 +197,17 @@ def equal(found: Any, expected: Any) -> None:
         assert found == expected
     else:  # NaN, as the deviation of one pair is
         assert found != found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_metric_of_an_update_is_documented(start: Start, case: str) -> None:
+    """On the second batch, so that what needs an earlier one is there too; `docs/metrics.md` has a row for each."""
+    made = start.learner(case, ratio_tolerance=1e9)
+    for iteration in range(2):
+        found = made.step(draw(start.policy, iteration)).metrics
+    assert undocumented(found) == []
+    assert len(found) > 5
 
 
 @pytest.mark.parametrize("name", NAMES)

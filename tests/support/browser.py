@@ -24,12 +24,13 @@ _FLAGS = (
 
 
 @contextmanager
-def chromium(profile: Path, size: tuple[int, int] = (1280, 800)) -> Iterator[webdriver.Chrome]:
+def chromium(profile: Path, size: tuple[int, int] = (1280, 800), log: bool = False) -> Iterator[webdriver.Chrome]:
     """A browser with an empty profile.
 
     Args:
         profile: A folder for it.
         size: Of the window, in pixels.
+        log: Whether it keeps what it asks for (the log "performance") and everything on its console.
     """
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if browser is None or driver is None:
@@ -40,6 +41,8 @@ def chromium(profile: Path, size: tuple[int, int] = (1280, 800)) -> Iterator[web
     options.binary_location = browser
     for flag in (*_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
         options.add_argument(flag)
+    if log:
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         yield opened

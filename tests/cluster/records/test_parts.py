@@ -117,3 +117,9 @@ def test_a_data_set_that_is_not_there_is_empty(tmp_path: Path) -> None:
     parts.rewind(0)
     assert parts.read() == []
     assert not parts.folder.exists()
+
+
+def test_the_last_parts_are_read_alone(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    (parts.folder / "000000.parquet").write_bytes(b"torn, and nobody looks")
+    assert [t["iteration"][0].as_py() for t in parts.read(2)] == [2, 3]
+    assert [t["iteration"][0].as_py() for t in parts.read(99)] == [1, 2, 3]

@@ -1,0 +1,203 @@
+"""What there is: objectives, rewards, model families, settings with their defaults, and the runs of a folder.
+
+    python -m cluster.list                             all of it, in short
+    python -m cluster.list objectives [NAME]           the algorithms; with a name its settings
+    python -m cluster.list rewards [NAME]              what can judge; with a name its options
+    python -m cluster.list families                    the kinds of models
+    python -m cluster.list settings [PREFIX]           every setting, such as all that begin with learner
+    python -m cluster.list runs [FOLDER]               the runs in a folder (runs)
+
+`--json` prints the same for scripts.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cluster import settings
+from cluster.arguments import Parser
+from cluster.pages.groups import read_config
+from cluster.pages.summary import state, trained
+from cluster.records.reading import CONFIG, Records
+from cluster.text import figure, shown
+
+Kind = Literal["objectives", "rewards", "families", "settings", "runs"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Row = dict[str, Any]
+
+
+def rows_of(kind: Kind, name: str | None = None) -> list[Row]:
+    """What there is of a kind, a record each.
+
+    Args:
+        kind: Which.
+        name: Of one of them, a prefix of settings, or the folder of runs.
+
+    Raises:
+        LookupError: In one sentence, if there is none of that name.
+    """
+    made = {
+        "objectives": lambda: _objectives(name),
+        "rewards": lambda: _rewards(name),
+        "families": lambda: _families(),
+        "settings": lambda: [_setting(setting) for setting in settings.settings(name or "")],
+        "runs": lambda: _runs(Path(name or "runs")),
+    }[kind]()
+    if name and not made:
+        raise LookupError(f"There are no {kind} {shown(name)!r}; python -m cluster.list {kind} says what there is.")
+    return made
+
+
+def _objectives(name: str | None) -> list[Row]:
+    return [
+        {
+            "name": known.name,
+            "description": known.description,
+            "settings": [_setting(setting) for setting in known.settings if setting.key != "objective.name"],
+        }
+        for known in settings.objectives()
+        if name in (None, known.name)
+    ]
+
+
+def _rewards(name: str | None) -> list[Row]:
+    found = []
+    for kind, target in settings.literal("rewards", "REWARDS").items():
+        if name in (None, kind):
+            node = settings.class_of(target)
+            found.append({"name": kind, "description": settings.paragraph(ast.get_docstring(node)), **_reward(node)})
+    return found
+
+
+def _reward(node: ast.ClassDef) -> Row:
+    """The options of a reward's class, and the environment that it needs."""
+    made = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+    options = []
+    if made is not None:
+        names = [*made.args.args[1:], *made.args.kwonlyargs]
+        defaults = [*[None] * (len(made.args.args) - 1 - len(made.args.defaults)), *made.args.defaults]
+        for argument, default in zip(names, [*defaults, *made.args.kw_defaults], strict=True):
+            written = None if default is None else ast.unparse(default)
+            options.append({"key": argument.arg, "default": written})
+    values = {
+        target.id: statement.value
+        for statement in node.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    environment = values.get("environment")
+    return {
+        "settings": options,
+        "environment": ast.literal_eval(environment) if isinstance(environment, ast.Constant) else None,
+    }
+
+
+def _families() -> list[Row]:
+    found = settings.literal("actors.families", "FAMILIES")
+    return [
+        {"name": pipeline, "description": settings.paragraph(ast.get_docstring(settings.class_of(target)))}
+        for pipeline, target in found.items()
+    ]
+
+
+def _setting(setting: settings.Setting) -> Row:
+    row: Row = {"name": setting.key, "kind": setting.kind, "description": setting.description}
+    return row if setting.default is settings.REQUIRED else {**row, "default": setting.default}
+
+
+def _runs(folder: Path) -> list[Row]:
+    found = []
+    for path in sorted(folder.expanduser().glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime):
+        config, run = read_config(path.parent), Records(path.parent)
+        done, series = run.latest()
+        objective, asked, rewards = config.get("objective"), config.get("iterations"), trained(config)
+        found.append(
+            {
+                "name": path.parent.name,
+                "path": str(path.parent),
+                "state": state(path.parent, done, asked),
+                "iterations": done,
+                "iterations_asked": asked,
+                "objective": objective.get("name") if isinstance(objective, dict) else None,
+                "seed": config.get("seed"),
+                "scores": {name: series[f"score/{name}"] for name in rewards if f"score/{name}" in series},
+            }
+        )
+    return found
+
+
+def _print(console: Console, kind: Kind, rows: Sequence[Row], in_full: bool) -> None:
+    if kind == "runs":
+        table = _table("run", "state", "iterations", "objective", "seed", "last scores")
+        for row in rows:
+            scores = ", ".join(f"{name} {figure(value)}" for name, value in row["scores"].items())
+            count = f"{row['iterations']} of {row['iterations_asked']}"
+            _add(table, row["name"], row["state"], count, row["objective"], row["seed"], scores)
+    elif kind == "settings":
+        table = _table("setting", "default", "what it is")
+        for row in rows:
+            _add(table, row["name"], _default(row), row["description"])
+    else:
+        table = _table(kind, "what it is")
+        for row in rows:
+            needs = f" (environment {row['environment']})" if row.get("environment") else ""
+            _add(table, row["name"], row["description"] + needs)
+    console.print(table)
+    if in_full and rows and (inner := rows[0].get("settings")):
+        table = _table("setting" if kind == "objectives" else "option", "default", "what it is")
+        for row in inner:
+            _add(table, row.get("name", row.get("key")), _default(row), row.get("description", ""))
+        console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _add(table: Table, *cells: Any) -> None:
+    table.add_row(*(Text("" if cell is None else shown(str(cell))) for cell in cells))
+
+
+def _default(row: Row) -> str:
+    if "default" not in row:
+        return "required"
+    value = row["default"]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Say what the command line asks for; returns the exit status."""
+    parser = Parser("cluster.list", __doc__ or "")
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="what to list; all of it, in short, if left out")
+    parser.add_argument("name", nargs="?", help="one of them, a prefix of settings, or the folder of runs")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    args = parser.parse_args(arguments)
+    kinds = [args.kind] if args.kind else [kind for kind in KINDS if kind != "settings"]
+    try:
+        found = {kind: rows_of(kind, args.name) for kind in kinds}
+    except (LookupError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(found[args.kind] if args.kind else found, indent=1))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 120, emoji=False)
+    for place, (kind, rows) in enumerate(found.items()):
+        if place:
+            console.print()
+        _print(console, kind, rows, in_full=bool(args.name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

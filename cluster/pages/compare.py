@@ -1,0 +1,322 @@
+"""Runs beside one another: curves over samples, reward queries and hours, a Pareto front, a table, pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from cluster.pages import sheets
+from cluster.pages.charts import COLOURS, Line, curves
+from cluster.pages.groups import Mean, but_the_seed, mean_curve, mean_of, read_config
+from cluster.pages.panels import OUTCOME, Panel, Series, panels
+from cluster.pages.render import render
+from cluster.pages.summary import trained
+from cluster.records.files import replacing
+from cluster.records.grids import EVERYWHERE
+from cluster.records.reading import Records
+from cluster.text import shown
+
+# What can be on the horizontal axis: its name, and what it is called.
+AXES = {"samples": "images drawn", "queries": "reward queries", "hours": "hours of iterations"}
+_LOWER = ("distance", "kl")  # figures of which less is better
+_ROWS = 6  # prompts whose pictures are shown
+_NAMED = 2  # settings in the name of a group
+_LONGEST = 60  # characters of a value in it
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    name: str
+    runs: list[Records]
+    seeds: list[int | None]
+    series: list[Series]
+    objective: str | None
+    weights: dict[str, float]  # of the rewards that are trained on
+
+
+@dataclass(frozen=True)
+class Front:
+    """A reward against another figure of the evaluations."""
+
+    figure: str
+    lower: bool  # whether less of it is better
+    paths: list[list[tuple[int, float, float]]]  # of each group: iteration, reward, figure; means over its seeds
+    best: set[tuple[int, int]]  # group and iteration of those that no other beats in both
+
+
+def read_groups(paths: Sequence[Path]) -> list[Group]:
+    """The runs in groups, in the order in which they are named; a group is called by what it has for itself."""
+    found: list[tuple[dict[str, Any], list[Path]]] = []
+    for path in paths:
+        common = but_the_seed(read_config(path))
+        same = next((runs for other, runs in found if common and other == common), None)
+        if same is None:
+            found.append((common, [path]))
+        else:
+            same.append(path)
+    groups = []
+    for name, (common, runs) in zip(_names(found), found, strict=True):
+        records = [Records(path) for path in runs]
+        configs = [read_config(path) for path in runs]
+        groups.append(
+            Group(
+                name,
+                records,
+                [config.get("seed") for config in configs],
+                [record.metrics() for record in records],
+                common.get("objective.name"),
+                trained(configs[0]),
+            )
+        )
+    return groups
+
+
+def along(series: Series, axis: str) -> dict[int, float]:
+    """Where each iteration of a run is on an axis; iteration 0 is at 0."""
+    if axis == "hours":
+        values, factor = series.get("time/iteration", []), 1 / 3600
+    elif axis == "queries":
+        return {0: 0.0, **dict(series.get("reward_queries", []))}
+    elif "images_drawn" in series:
+        return {0: 0.0, **dict(series["images_drawn"])}
+    else:  # of an older run
+        values, factor = series.get("samples", []), 1.0
+    total, found = 0.0, {0: 0.0}
+    for iteration, value in values:
+        total += value * factor
+        found[iteration] = total
+    return found
+
+
+def curve(group: Group, name: str, axis: str) -> list[tuple[float, Mean]]:
+    """The mean of a metric over the seeds of a group, by iteration, and where on an axis it is on average."""
+    values = mean_curve([of.get(name, []) for of in group.series])
+    places = mean_curve([sorted(along(of, axis).items()) for of in group.series])
+    where = {iteration: mean.mean for iteration, mean in places}
+    return [(where[iteration], mean) for iteration, mean in values if iteration in where]
+
+
+def final(group: Group, figure: str) -> tuple[Mean | None, Mean | None]:
+    """The mean over seeds of the first and of the last value of a figure of the evaluations."""
+    found = [of[figure] for of in group.series if of.get(figure)]
+    return mean_of(values[0][1] for values in found), mean_of(values[-1][1] for values in found)
+
+
+def front(groups: Sequence[Group], split: str, reward: str, figure: str) -> Front:
+    """A reward against a figure over the evaluations of all groups."""
+    lower, sign = figure in _LOWER, -1 if figure in _LOWER else 1
+    paths = []
+    for group in groups:
+        rewards, figures = (
+            dict(mean_curve([of.get(f"eval/{split}/{name}", []) for of in group.series])) for name in (reward, figure)
+        )
+        shared = sorted(rewards.keys() & figures.keys())
+        paths.append([(int(number), rewards[number].mean, figures[number].mean) for number in shared])
+    points = [(group, number, x, sign * y) for group, path in enumerate(paths) for number, x, y in path]
+    best = {
+        (group, number)
+        for group, number, x, y in points
+        if not any(a >= x and b >= y and (a > x or b > y) for _, _, a, b in points)
+    }
+    return Front(figure, lower, paths, best)
+
+
+def figures(groups: Sequence[Group]) -> list[str]:
+    """The names of all figures of the evaluations, in their order."""
+    return list(
+        dict.fromkeys(name for group in groups for of in group.series for name in of if name.startswith("eval/"))
+    )
+
+
+def chosen_reward(groups: Sequence[Group], reward: str | None) -> str | None:
+    """The reward of the Pareto front: the one that is asked for, or the first that is trained on and evaluated."""
+    there = {name.rpartition("/")[2] for name in figures(groups)}
+    names = [reward] if reward else [name for group in groups for name in group.weights]
+    return next((name for name in names if name in there), None)
+
+
+def fronts(groups: Sequence[Group], reward: str | None) -> list[Front]:
+    """The reward against every other figure of the training prompts' evaluations, where something is on record."""
+    if reward is None:
+        return []
+    others = [name.partition("/")[2].partition("/") for name in figures(groups)]
+    names = dict.fromkeys(name for split, _, name in others if split == "train" and name != reward)
+    found = [front(groups, "train", reward, name) for name in names]
+    return [one for one in found if any(one.paths)]
+
+
+def as_data(groups: Sequence[Group], reward: str | None) -> dict[str, Any]:
+    """What the page shows, as JSON has it."""
+
+    def plain(mean: Mean | None) -> dict[str, Any] | None:
+        if mean is None:
+            return None
+        return {"mean": mean.mean, "error": mean.error if math.isfinite(mean.error) else None, "runs": mean.runs}
+
+    names = sorted({name for group in groups for of in group.series for name in of})
+    return {
+        "reward": reward,
+        "groups": [
+            {
+                "name": group.name,
+                "objective": group.objective,
+                "runs": [str(run.path) for run in group.runs],
+                "seeds": group.seeds,
+                "evaluation": {
+                    name.removeprefix("eval/"): dict(
+                        zip(("before", "after"), map(plain, final(group, name)), strict=True)
+                    )
+                    for name in figures([group])
+                },
+                "spent": {axis: plain(mean_of(max(along(of, axis).values()) for of in group.series)) for axis in AXES},
+                "curves": {
+                    name: {
+                        axis: [{"x": x, **(plain(mean) or {})} for x, mean in curve(group, name, axis)] for axis in AXES
+                    }
+                    for name in names
+                    if name.startswith(("eval/", "score/", "reward/"))
+                },
+            }
+            for group in groups
+        ],
+        "fronts": [
+            {
+                "figure": one.figure,
+                "better": "lower" if one.lower else "higher",
+                "points": [
+                    {
+                        "group": groups[place].name,
+                        "iteration": number,
+                        reward or "reward": x,
+                        one.figure: y,
+                        "on_front": (place, number) in one.best,
+                    }
+                    for place, path in enumerate(one.paths)
+                    for number, x, y in path
+                ],
+            }
+            for one in fronts(groups, reward)
+        ],
+    }
+
+
+def write_comparison(groups: Sequence[Group], reward: str | None, path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    pictures = _pictures(groups)
+    page = render(
+        "compare.html",
+        title=f"{len(groups)} groups of runs" if len(groups) > 1 else groups[0].name,
+        groups=groups,
+        axes=AXES,
+        charts={axis: _charts(groups, axis) for axis in AXES},
+        reward=reward,
+        fronts=[(one, _front_chart(groups, one, reward or "")) for one in fronts(groups, reward)],
+        rows=[(name.removeprefix("eval/"), [final(group, name) for group in groups]) for name in figures(groups)],
+        spent={
+            axis: [mean_of(max(along(of, axis).values()) for of in group.series) for group in groups] for axis in AXES
+        },
+        pictures=pictures,
+        sprites={f"{place}": [sheet.source for sheet in split.sheets] for place, split in pictures["splits"].items()},
+        colours=COLOURS,
+    )
+    with replacing(path) as file:
+        file.write(page)
+
+
+def _charts(groups: Sequence[Group], axis: str) -> list[tuple[Panel, Markup, list[tuple[str, int]]]]:
+    """A panel for each metric of the outcome, a curve for each group."""
+    together: dict[str, list[tuple[int, float]]] = {}
+    for group in groups:
+        for of in group.series:
+            for name, values in of.items():
+                together.setdefault(name, []).extend(values)
+    made = []
+    for panel in panels(together):
+        for name in panel.names if panel.part == OUTCOME else ():
+            found = [(place, group, curve(group, name, axis)) for place, group in enumerate(groups)]
+            lines = [
+                Line(
+                    group.name,
+                    [(x, mean.mean) for x, mean in points],
+                    [(x, m.mean - m.error, m.mean + m.error) for x, m in points if math.isfinite(m.error)],
+                    place % COLOURS,
+                )
+                for place, group, points in found
+                if points
+            ]
+            if lines:
+                title = _title(name)
+                made.append(
+                    (Panel(panel.part, title, panel.unit, [name]), curves(lines, title, AXES[axis], panel.unit), [])
+                )
+    return made
+
+
+def _title(name: str) -> str:
+    kind, _, rest = name.partition("/")
+    split, _, figure = rest.partition("/")
+    if kind == "eval":
+        return f"{figure} ({split.replace('_', ' ')})"
+    return f"{rest} (training)" if kind == "score" else f"{name} (training)"
+
+
+def _front_chart(groups: Sequence[Group], found: Front, reward: str) -> Markup:
+    lines = [
+        Line(
+            group.name,
+            [(x, y) for _, x, y in path],
+            colour=place % COLOURS,
+            labels=[f"iteration {number}" for number, _, _ in path],
+            marked=[(place, number) in found.best for number, _, _ in path],
+        )
+        for place, (group, path) in enumerate(zip(groups, found.paths, strict=True))
+    ]
+    unit = f"{found.figure} ({'lower' if found.lower else 'higher'} is better)"
+    return curves(lines, f"{reward} against {found.figure}", reward, unit, dots=True)
+
+
+def _pictures(groups: Sequence[Group]) -> dict[str, Any]:
+    """The last pictures of one run of each group, at the same seed and prompts, and what the first began with."""
+    shared = set.intersection(*({seed for seed in group.seeds} for group in groups))
+    seed = min((seed for seed in shared if isinstance(seed, int)), default=None)
+    splits: dict[int, sheets.Split] = {}
+    for place, group in enumerate(groups):
+        if seed is not None:
+            run = group.runs[group.seeds.index(seed)]
+            found = [of for of in sheets.read_splits(run, group.weights, times=2) if of.name != EVERYWHERE]
+            found = [of for of in found if of.rows[0].prompt]
+            if found:
+                splits[place] = found[0]
+    first = next(iter(splits.values()), None)
+    prompts = [row.prompt for row in first.rows[:_ROWS]] if first else []
+    rows = [
+        (prompt, {place: next((r for r in of.rows if r.prompt == prompt), None) for place, of in splits.items()})
+        for prompt in prompts
+    ]
+    return {"seed": seed, "splits": splits, "rows": rows}
+
+
+def _names(found: Sequence[tuple[Mapping[str, Any], list[Path]]]) -> list[str]:
+    """What each group is called: its objective, and settings in which those of that objective differ."""
+    names = []
+    for common, runs in found:
+        own = str(common.get("objective.name") or runs[0].name)
+        alike = [other for other, _ in found if other.get("objective.name") == common.get("objective.name")]
+        keys = [key for key in common if any(other.get(key) != common[key] for other in alike)]
+        said = [f"{key.rpartition('.')[2]} {str(common[key])[:_LONGEST]}" for key in keys[:_NAMED]]
+        names.append(shown(", ".join([own, *said])))
+    return [
+        name if names.count(name) == 1 else f"{name} ({shown(runs[0].name)})"
+        for name, (_, runs) in zip(names, found, strict=True)
+    ]
