@@ -18,6 +18,7 @@ from cluster.config import Config
 from cluster.crew.crew import Crew
 from cluster.errors import Hung, RunStopped
 from cluster.evaluate import evaluate, features, sample_grid
+from cluster.guarding import Guarding
 from cluster.records.display import Display
 from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.records.rundir import RunDirectory
@@ -62,11 +63,13 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     _publish(config, crew, crew.learner.weights())
     if not checkpoint.list_all(run.checkpoints):
         _checkpoint(config, crew, run)
+    guard = Guarding(config, run, display, crew.learner, version)
     try:
         if _evaluates(config, version) and not run.evaluated(version):  # also where a request to end came before it
             _evaluate(config, crew, rollouts, run, display, version, judged)
+            guard.look(version)
         display.going_on(version)
-        while version < config.iterations:
+        while version < config.iterations and not guard.stopped:
             started = time.time()
             display.status("sampling")
             with at_once():
@@ -97,6 +100,11 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
                 saved = version
             if _evaluates(config, version):
                 _evaluate(config, crew, rollouts, run, display, version, judged)
+                guard.look(version)
+        if guard.stopped:
+            display.note(f"the run ends at iteration {version}, as guard.rules.{guard.stopped} asks (stop)")
+            if saved != version:
+                _checkpoint(config, crew, run)
     except Stopped:
         if saved != version:
             display.status("checkpoint")

@@ -74,6 +74,7 @@ ROOMS = (
     "sources",
     "records",
     "evaluate",
+    "guarding",
     "loop",
     "report",
     "run",

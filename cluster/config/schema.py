@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from actors.config import PolicyConfig
+from cluster.config.guard import GuardConfig
 from cluster.config.yaml_text import write
 from cluster.prompts import EVALUATED, absolute_source, read_prompts
 from cluster.start_images import first_step
@@ -245,6 +246,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     learner: LearnerActorConfig = LearnerActorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig | None = Field(
+        GuardConfig(), description="What looks at evaluations for a reward that is being exploited; null: nothing."
+    )
     failures: FailureConfig = FailureConfig()
 
     @property

@@ -17,7 +17,7 @@ import pyarrow as pa
 from PIL import Image
 
 from cluster.config import Config
-from cluster.records import given
+from cluster.records import given, warned
 from cluster.records.claim import Claim, claim_existing, claim_new
 from cluster.records.files import forget_temporaries, replacing, writable
 from cluster.records.reading import METRICS, Records
@@ -121,6 +121,10 @@ class RunDirectory(Records):
             forget_temporaries(self.path)
         for parts in (self._metrics, self._samples):
             parts.rewind(iteration)
+        if (known := warned.read(self.path)) and (
+            kept := [one for one in known if one.iteration <= iteration]
+        ) != known:
+            warned.write(self.path, kept)
         self._purge = iteration + 1
 
     def record(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
@@ -138,7 +142,8 @@ class RunDirectory(Records):
 
     def add(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
         """Record more of an iteration: metrics and splits of other names stay as they are; raises as `record`."""
-        self._samples.add(iteration, _samples(iteration, splits), "split")
+        if splits:
+            self._samples.add(iteration, _samples(iteration, splits), "split")
         self._metrics.add(iteration, _metrics(iteration, metrics), "name")
         with writable(self.path):
             self._event_file.scalars(iteration, metrics)
