@@ -27,13 +27,13 @@ from cluster.records.warned import read
 from learner import checkpoint
 
 RULES = {
-    "agreement": RuleConfig(figure="shapes_agreement", split="held_out", errors=3),
-    "reading": RuleConfig(figure="shapes_reading", split="held_out", errors=3),
-    "diversity": RuleConfig(figure="diversity", split="held_out", share=0.6),
-    "distance": RuleConfig(figure="distance", split="held_out", above=0.1),
+    "agreement": RuleConfig(figure="shapes_agreement", errors=3),
+    "reading": RuleConfig(figure="shapes_reading", errors=3),
+    "diversity": RuleConfig(figure="diversity", share=0.6),
+    "distance": RuleConfig(figure="distance", above=0.1),
 }
 SETTINGS = (
-    "iterations=8",
+    "iterations=5",
     "objective.name=refl",
     "learner.lr=1.0e-3",
     "learner.lr_schedule=constant",
@@ -42,11 +42,11 @@ SETTINGS = (
     "learner.micro_batch=64",
     "rewards={brightness: {weight: 1}, shapes_agreement: {weight: 0}, shapes_reading: {weight: 0}, "
     "shapes_gold: {weight: 0}}",
-    "evaluation={every: 1, samples: 4, held_out_samples: 4, features: shapes_reading}",
+    "evaluation={every: 1, samples: 16, held_out_samples: 2, features: shapes_reading}",
     "guard.best=shapes_agreement",
     "guard.rules.watched=null",  # the gold score is among those, and no user has it
     *(
-        f"guard.rules.{name}={{figure: {rule.figure}, split: {rule.split}, "
+        f"guard.rules.{name}={{figure: {rule.figure}, "
         + ", ".join(f"{limit}: {bound}" for limit, bound in rule.limits.items())
         + "}"
         for name, rule in RULES.items()
@@ -57,7 +57,7 @@ FALL = 0.1  # of the gold score
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run; the gold score is that of the held-out prompts."""
+    """What became of a run; the gold score is that of the training prompts, where it falls first."""
 
     gold: dict[int, float]  # by iteration
     broken: dict[str, int]  # by rule, the iteration in which it was first broken
@@ -85,9 +85,7 @@ def outcome(run: Records) -> Outcome:
     for warned in read(run.path):
         broken.setdefault(warned.rule, warned.iteration)
     kept = checkpoint.list_all(run.best)
-    return Outcome(
-        dict(run.metrics()["eval/held_out/shapes_gold"]), broken, checkpoint.verify(kept[-1]) if kept else None
-    )
+    return Outcome(dict(run.metrics()["eval/train/shapes_gold"]), broken, checkpoint.verify(kept[-1]) if kept else None)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -23,6 +23,7 @@ from cluster.records.display import Display
 from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.records.rundir import RunDirectory
 from cluster.records.watch import Watch
+from cluster.sources.canaries import check_canaries
 from cluster.sources.dataset import Dataset
 from cluster.sources.first_pictures import check_rewards
 from cluster.sources.offline import Offline
@@ -42,7 +43,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
     Raises:
         RunStopped: If too many samples have no reward.
-        RewardUnavailable, RewardFailed: If a reward cannot do on the first pictures what the run asks of it.
+        RewardUnavailable, RewardFailed: If a reward cannot do on the first pictures what the run asks of it, or says
+            something else of its canaries than is known.
         Stopped: If the run was asked to end, with a checkpoint of the last iteration written.
         ActorsLost: If actors of one role died too often.
         RayActorError, ObjectLostError, Hung: If the learner or the weight store died or hangs, or a node took what it
@@ -57,6 +59,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     source = _source(config, crew, rollouts, version, plans)
     # What is learned is judged, also where what acts is not that; `None` is what has been published.
     judged: Which | None = "averaged" if config.learner.ema_decay else "trained" if plans[0].trails else None
+    with at_once():
+        check_canaries(config, crew.rewards)
     if version == 0:
         with at_once():
             check_rewards(config, rollouts, crew.rewards)

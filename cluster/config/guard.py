@@ -26,7 +26,7 @@ class RuleConfig(BaseModel, frozen=True, extra="forbid"):
         None,
         gt=0,
         description="Limit of a reward: so many standard errors below its best evaluation so far, of the mean "
-        "difference over prompts, which are drawn with the same noise every time.",
+        "difference over pictures, which are drawn with the same noise every time.",
     )
     falls: float | None = Field(None, gt=0, description="Limit: so much below its best evaluation so far.")
     share: float | None = Field(None, gt=0, lt=1, description="Limit: below this share of its value before training.")

@@ -25,6 +25,7 @@ from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
 from learner.standardise import Standardise
 from rewards import make_reward, reward_class
+from rewards.canary import Canary
 from rewards.environments import locate
 from rewards.people.pick_a_pic import LABEL
 from rewards.reward import Reward
@@ -48,6 +49,15 @@ Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
 PromptSource = Annotated[str, AfterValidator(absolute_source)]
 
 
+class CanaryConfig(BaseModel, frozen=True, extra="forbid"):
+    """A picture whose score is known, see `python -m rewards.canary`."""
+
+    picture: Annotated[str, AfterValidator(_absolute)] = Field(description="The file.")
+    prompt: str = Field(description="What it is judged under.")
+    score: float = Field(description="What a reward that is installed rightly says.")
+    tolerance: float = Field(0.01, gt=0, description="How far from that an answer may be.")
+
+
 class RewardConfig(BaseModel, frozen=True, extra="forbid"):
     """One reward."""
 
@@ -61,6 +71,11 @@ class RewardConfig(BaseModel, frozen=True, extra="forbid"):
         None,
         description="Where its actors find the packages that the driver does not have: a requirements file (*.txt), "
         "which each node installs, or a Python interpreter that every node has; null: what the reward's class says.",
+    )
+    canaries: tuple[CanaryConfig, ...] = Field(
+        (),
+        description="Pictures whose scores are known, beside those of the reward's class: a run asks every actor of "
+        "the reward about them before it starts, and refuses a reward that says something else.",
     )
 
 
@@ -269,6 +284,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def reward_class(self, name: str) -> type[Reward]:
         """The class of a reward, by its name in the run."""
         return reward_class(self._kind(name))
+
+    def canaries(self, name: str) -> tuple[Canary, ...]:
+        """The pictures that a reward is held to before the run."""
+        reward = self.rewards[name]
+        own = (Canary(Path(c.picture), c.prompt, c.score, c.tolerance) for c in reward.canaries)
+        return (*self.reward_class(name).canaries(**reward.options), *own)
 
     def _kind(self, name: str) -> str:
         return self.rewards[name].kind or name

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from cluster.config.guard import FIGURES, TRAINED, WATCHED
 from cluster.config.schema import Config
 from cluster.config.sentences import short
+from rewards.canary import read_picture
 
 _SPLITS = ("train", "held_out", "train_everywhere")
 
@@ -39,9 +40,18 @@ def guard_watches_what_there_is(config: Config) -> None:
             raise ValueError(f"{key}.split is held_out, but there are no prompts.held_out; set it to null")
 
 
+def canaries_can_be_read(config: Config) -> None:
+    for name in config.rewards:
+        for canary in config.canaries(name):
+            try:
+                read_picture(canary.picture)
+            except ValueError as error:
+                raise ValueError(f"rewards.{name}.canaries: {error}") from None
+
+
 def _unknown(figure: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(figure, known, n=1)
     return f"{short(figure)}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
 
 
-WATCHING_RULES: tuple[Callable[[Config], None], ...] = (guard_watches_what_there_is,)
+WATCHING_RULES: tuple[Callable[[Config], None], ...] = (guard_watches_what_there_is, canaries_can_be_read)

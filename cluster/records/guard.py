@@ -2,8 +2,8 @@
 
 A policy that exploits its reward gives itself away in what it is not trained on: rewards that are only watched, the
 diversity within a prompt, the distance from the pretrained model (Gao et al. 2022, arXiv 2210.10760).
-Evaluations ask for the same prompts with the same noise every time, so two of them are compared prompt by prompt: the
-standard error is that of the mean difference, far below that of either mean.
+Evaluations ask for the same prompts with the same noise every time, so two of them are compared picture by picture: the
+standard error is that of the mean difference, which is below that of either mean. It is of these prompts, as they are.
 
 What the guard says is a function of the evaluations on record alone: after a resume it is shown them again.
 """
@@ -35,8 +35,7 @@ class Evaluation:
 
     iteration: int
     figures: Mapping[str, float]
-    by_prompt: Mapping[str, np.ndarray]  # (P,), the mean score of each prompt's images; NaN where none was judged
-    deviation: Mapping[str, float]  # standard deviation of the scores over images
+    scores: Mapping[str, np.ndarray]  # (B,) of the images by prompt and sample; NaN where one was not judged
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,14 @@ def evaluation(iteration: int, metrics: Mapping[str, float], samples: pa.Table) 
         samples: Its rows of `samples.parquet`.
     """
     figures = {name.removeprefix("eval/"): value for name, value in metrics.items() if name.startswith("eval/")}
+    samples = samples.sort_by([("prompt_index", "ascending"), ("sample_index", "ascending")])
     splits = np.array(samples["split"].to_pylist())
-    prompts = samples["prompt_index"].to_numpy()
-    by_prompt, deviation = {}, {}
+    scores = {}
     for name in figures:
         split, reward = name.split("/", 1)
         if reward in samples.column_names:
-            own = splits == split
-            scores = samples[reward].to_numpy()[own].astype(np.float64)
-            by_prompt[name] = np.array([_mean(scores[prompts[own] == prompt]) for prompt in np.unique(prompts[own])])
-            finite = scores[np.isfinite(scores)]
-            deviation[name] = float(finite.std()) if finite.size else math.nan
-    return Evaluation(iteration, figures, by_prompt, deviation)
+            scores[name] = samples[reward].to_numpy()[splits == split].astype(np.float64)
+    return Evaluation(iteration, figures, scores)
 
 
 class Guard:
@@ -152,7 +147,7 @@ class Guard:
             return (1 - value / before) / (1 - bound) if before > 0 else math.nan
         if limit == "falls":
             return (best.figures[figure] - value) / bound
-        return errors_below(found.by_prompt.get(figure), best.by_prompt.get(figure)) / bound
+        return errors_below(found.scores.get(figure), best.scores.get(figure)) / bound
 
     def _sentence(self, name: str, rule: RuleConfig, figure: str, found: Evaluation) -> str:
         split, what = figure.split("/", 1)
@@ -176,15 +171,14 @@ class Guard:
         )
 
     def _merit_of(self, found: Evaluation) -> float:
-        """How good an evaluation is: the mean over the chosen rewards, in deviations from the first evaluation."""
+        """How good an evaluation is: the mean over splits and chosen rewards, in deviations from the first one's."""
         assert self._first is not None
-        splits = {figure.split("/", 1)[0] for figure in found.figures}
-        split = "held_out" if "held_out" in splits else "train"
         merits = []
-        for name in self._chosen or ():
-            figure = f"{split}/{name}"
-            before, deviation = self._first.figures.get(figure, math.nan), self._first.deviation.get(figure, math.nan)
-            merits.append((found.figures.get(figure, math.nan) - before) / max(deviation, _LEAST))
+        for figure, before in self._first.figures.items():
+            split, name = figure.split("/", 1)
+            if split in _SPLITS and name in (self._chosen or ()):
+                deviation = float(np.nanstd(self._first.scores[figure])) if math.isfinite(before) else math.nan
+                merits.append((found.figures.get(figure, math.nan) - before) / max(deviation, _LEAST))
         finite = [merit for merit in merits if math.isfinite(merit)]
         return float(np.mean(finite)) if finite else -math.inf
 
@@ -193,11 +187,11 @@ def errors_below(now: np.ndarray | None, before: np.ndarray | None) -> float:
     """How far the mean of `now` lies below that of `before`, in standard errors of the mean difference.
 
     Args:
-        now: `(P,)`, of the same prompts with the same noise as `before`; NaN takes no part.
-        before: `(P,)`.
+        now: `(B,)`, of the same prompts with the same noise as `before`; NaN takes no part.
+        before: `(B,)`.
 
     Returns:
-        NaN where there are not two prompts to compare.
+        NaN where there are not two images to compare.
     """
     if now is None or before is None or now.shape != before.shape:
         return math.nan
@@ -206,8 +200,3 @@ def errors_below(now: np.ndarray | None, before: np.ndarray | None) -> float:
     if fallen.size < 2:
         return math.nan
     return float(fallen.mean() / max(fallen.std(ddof=1) / math.sqrt(fallen.size), _LEAST))
-
-
-def _mean(scores: np.ndarray) -> float:
-    finite = scores[np.isfinite(scores)]
-    return float(finite.mean()) if finite.size else math.nan
