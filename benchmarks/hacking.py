@@ -27,8 +27,8 @@ from cluster.records.warned import read
 from learner import checkpoint
 
 RULES = {
-    "agreement": RuleConfig(figure="shapes_agreement", errors=3),
-    "reading": RuleConfig(figure="shapes_reading", errors=3),
+    "agreement": RuleConfig(figure="shapes_agreement", errors=2),
+    "reading": RuleConfig(figure="shapes_reading", errors=2),
     "diversity": RuleConfig(figure="diversity", share=0.6),
     "distance": RuleConfig(figure="distance", above=0.1),
 }
@@ -37,12 +37,12 @@ SETTINGS = (
     "objective.name=refl",
     "learner.lr=1.0e-3",
     "learner.lr_schedule=constant",
-    "prompts.samples=8",
-    "samplers.request_size=64",
-    "learner.micro_batch=64",
+    "prompts.samples=4",
+    "samplers.request_size=32",
+    "learner.micro_batch=32",
     "rewards={brightness: {weight: 1}, shapes_agreement: {weight: 0}, shapes_reading: {weight: 0}, "
     "shapes_gold: {weight: 0}}",
-    "evaluation={every: 1, samples: 16, held_out_samples: 2, features: shapes_reading}",
+    "evaluation={every: 1, samples: 8, held_out_samples: 2, prompts: 8, features: shapes_reading}",
     "guard.best=shapes_agreement",
     "guard.rules.watched=null",  # the gold score is among those, and no user has it
     *(

@@ -41,7 +41,7 @@ from learner import checkpoint
 log = logging.getLogger(__name__)
 
 # Settings that a run may get anew when it is resumed: how long it goes on and how safely, not what it learns.
-_CHANGEABLE = ("iterations=", "checkpoints.", "failures.", "guard.")
+_CHANGEABLE = ("iterations=", "checkpoints.", "failures.", "guard.", "loggers=")
 
 
 def main(program: str, description: str, place: Callable[[Config], Placement], arguments: Sequence[str] | None) -> int:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from actors.config import PolicyConfig
 from cluster.config.guard import GuardConfig
@@ -36,6 +36,10 @@ def _absolute(path: str) -> str:
     if "\0" in path:
         raise ValueError(f"{path!r} is not the path of a folder")
     return str(Path(os.path.expanduser(path)).absolute())
+
+
+def _one_or_more(names: Any) -> Any:
+    return (names,) if isinstance(names, str) else names
 
 
 def _absolute_file(path: str) -> str:
@@ -265,6 +269,10 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         GuardConfig(), description="What looks at evaluations for a reward that is being exploited; null: nothing."
     )
     failures: FailureConfig = FailureConfig()
+
+    loggers: Annotated[tuple[Literal["wandb", "mlflow"], ...], BeforeValidator(_one_or_more)] = Field(
+        (), description="What a run's figures and pictures go to beside TensorBoard's files: wandb, mlflow, or both."
+    )
 
     @property
     def environments(self) -> dict[str | None, tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from cluster.config.guard import FIGURES, TRAINED, WATCHED
 from cluster.config.schema import Config
@@ -49,9 +50,19 @@ def canaries_can_be_read(config: Config) -> None:
                 raise ValueError(f"rewards.{name}.canaries: {error}") from None
 
 
+def loggers_are_installed(config: Config) -> None:
+    for name in config.loggers:
+        if find_spec(name) is None:
+            raise ValueError(f"loggers names {name}, whose package is not installed; pip install 'reinoise[{name}]'")
+
+
 def _unknown(figure: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(figure, known, n=1)
     return f"{short(figure)}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
 
 
-WATCHING_RULES: tuple[Callable[[Config], None], ...] = (guard_watches_what_there_is, canaries_can_be_read)
+WATCHING_RULES: tuple[Callable[[Config], None], ...] = (
+    guard_watches_what_there_is,
+    canaries_can_be_read,
+    loggers_are_installed,
+)

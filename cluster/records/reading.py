@@ -8,6 +8,7 @@
     tensorboard/                   the same figures and grids as event files
     checkpoints/, best/            see learner.checkpoint; the newest, and that of the best evaluation
     warnings.jsonl                 what the guard warned of, see cluster.records.warned
+    loggers.json                   ids of the run with other loggers, see cluster.records.loggers
     report.html
     driver.lock                    held by the driver while it lives, see cluster.records.lock
     error.log                      the traceback of what no one expected

@@ -20,6 +20,7 @@ from cluster.config import Config
 from cluster.records import given, warned
 from cluster.records.claim import Claim, claim_existing, claim_new
 from cluster.records.files import forget_temporaries, replacing, writable
+from cluster.records.loggers import Loggers
 from cluster.records.reading import METRICS, Records
 from cluster.records.tensorboard import EventFile
 from cluster.sources.rollouts import Rollout
@@ -40,6 +41,7 @@ class RunDirectory(Records):
         self._unsaved = False  # is there something in the configuration that its file does not say yet?
         self._purge: int | None = None  # first step that TensorBoard is to forget
         self._events: EventFile | None = None
+        self._others: Loggers | None = None
 
     @classmethod
     def claim(cls, config: Config) -> RunDirectory:
@@ -110,6 +112,9 @@ class RunDirectory(Records):
             with suppress(OSError):  # of a disk that is full, which has been said
                 self._events.close()
             self._events = None
+        if self._others is not None:
+            self._others.close()
+            self._others = None
         if self._claim is not None:
             self._claim.release()
             self._claim = None
@@ -138,6 +143,7 @@ class RunDirectory(Records):
         self._metrics.write(iteration, _metrics(iteration, metrics))
         with writable(self.path):
             self._event_file.scalars(iteration, metrics)
+        self._loggers.scalars(iteration, metrics)
         self.furthest = max(self.furthest, iteration)
 
     def add(self, iteration: int, metrics: Mapping[str, float], splits: Mapping[str, Sequence[Rollout]]) -> None:
@@ -147,6 +153,7 @@ class RunDirectory(Records):
         self._metrics.add(iteration, _metrics(iteration, metrics), "name")
         with writable(self.path):
             self._event_file.scalars(iteration, metrics)
+        self._loggers.scalars(iteration, metrics)
 
     def write_pretrained(self, features: Mapping[str, np.ndarray]) -> None:
         """Keep the image features of the first evaluation, by split."""
@@ -163,6 +170,7 @@ class RunDirectory(Records):
         self.write_image(f"{split}-{iteration:06d}", grid)
         with writable(self.path):
             self._event_file.image(iteration, split, grid)
+        self._loggers.image(iteration, split, grid)
 
     @property
     def _event_file(self) -> EventFile:
@@ -170,6 +178,12 @@ class RunDirectory(Records):
         if self._events is None:
             self._events = EventFile(self.path / "tensorboard", self._purge)
         return self._events
+
+    @property
+    def _loggers(self) -> Loggers:
+        if self._others is None:
+            self._others = Loggers(self.config.loggers, self.path, self.config.model_dump(mode="json"))
+        return self._others
 
 
 def _metrics(iteration: int, metrics: Mapping[str, float]) -> pa.Table:
