@@ -18,12 +18,14 @@ from cluster.config import Config
 from cluster.crew.crew import Crew
 from cluster.errors import Hung, RunStopped
 from cluster.evaluate import evaluate, features, sample_grid
+from cluster.guarding import Guarding
 from cluster.pages.live import LivePage
 from cluster.records.display import Display
 from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.records.rundir import RunDirectory
 from cluster.records.timeline import Span
 from cluster.records.watch import Watch
+from cluster.sources.canaries import check_canaries
 from cluster.sources.dataset import Dataset
 from cluster.sources.first_pictures import check_rewards
 from cluster.sources.offline import Offline
@@ -44,7 +46,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
 
     Raises:
         RunStopped: If too many samples have no reward.
-        RewardUnavailable, RewardFailed: If a reward cannot do on the first pictures what the run asks of it.
+        RewardUnavailable, RewardFailed: If a reward cannot do on the first pictures what the run asks of it, or says
+            something else of its canaries than is known.
         Stopped: If the run was asked to end, with a checkpoint of the last iteration written.
         ActorsLost: If actors of one role died too often.
         RayActorError, ObjectLostError, Hung: If the learner or the weight store died or hangs, or a node took what it
@@ -59,18 +62,22 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     source = _source(config, crew, rollouts, version, plans)
     # What is learned is judged, also where what acts is not that; `None` is what has been published.
     judged: Which | None = "averaged" if config.learner.ema_decay else "trained" if plans[0].trails else None
+    with at_once():
+        check_canaries(config, crew.rewards)
     if version == 0:
         with at_once():
             check_rewards(config, rollouts, crew.rewards)
     _publish(config, crew, crew.learner.weights())
     if not checkpoint.list_all(run.checkpoints):
         _checkpoint(config, crew, run)
+    guard = Guarding(config, run, display, crew.learner, version)
     try:
         if _evaluates(config, version) and not run.evaluated(version):  # also where a request to end came before it
             _evaluate(config, crew, rollouts, run, display, version, judged)
+            guard.look(version)
         page = LivePage(run)
         display.going_on(version)
-        while version < config.iterations:
+        while version < config.iterations and not guard.stopped:
             started = time.time()
             display.status("sampling")
             with at_once():
@@ -101,7 +108,12 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
                 saved = version
             if _evaluates(config, version):
                 _evaluate(config, crew, rollouts, run, display, version, judged)
+                guard.look(version)
             page.refresh()
+        if guard.stopped:
+            display.note(f"the run ends at iteration {version}, as guard.rules.{guard.stopped} asks (stop)")
+            if saved != version:
+                _checkpoint(config, crew, run)
     except Stopped:
         if saved != version:
             display.status("checkpoint")

@@ -26,6 +26,7 @@ from cluster.crew.placement import Placement
 from cluster.crew.room import check_room
 from cluster.errors import ActorsLost, ConfigError, Hung, StartError, sentence
 from cluster.evaluate import leaves_out
+from cluster.guarding import stopped_by
 from cluster.loop import train
 from cluster.pages.report import write_report
 from cluster.prompts import read_prompts
@@ -42,7 +43,7 @@ from learner import checkpoint
 log = logging.getLogger(__name__)
 
 # Settings that a run may get anew when it is resumed: how long it goes on and how safely, not what it learns.
-_CHANGEABLE = ("iterations=", "checkpoints.", "failures.")
+_CHANGEABLE = ("iterations=", "checkpoints.", "failures.", "guard.", "loggers=")
 
 
 def main(program: str, description: str, place: Callable[[Config], Placement], arguments: Sequence[str] | None) -> int:
@@ -91,7 +92,8 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
                 with writable(run.path):
                     report = write_report(run)
                 what = "adapter" if run.config.policy.train == "lora" else "weights"
-                lines = f"report: {report}", f"{what}: {checkpoint.newest(run.checkpoints)}"
+                lines = [f"report: {report}", f"{what}: {checkpoint.newest(run.checkpoints)}"]
+                lines += [f"best evaluation: {path}" for path in checkpoint.list_all(run.best)]
                 console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
             finally:
                 ray.shutdown()
@@ -161,6 +163,12 @@ def _is_finished(run: RunDirectory, program: str) -> bool:
         raise ConfigError(
             f"The run in {run.path} has done {counted(done, 'iteration')}; iterations={asked} cannot be reached."
         )
+    if done < asked and (rule := stopped_by(run.config, run, done)):
+        print(
+            f"{run.path} was ended by its guard (guard.rules.{rule}) after {counted(done, 'iteration')}; to go on all "
+            f"the same, {program} --resume {run.path} guard.rules.{rule}.stop=false"
+        )
+        return True
     if done < asked or not run.evaluated(done):
         return False
     print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,7 +77,8 @@ def find(source: str, settings: Sequence[str] = (), average: bool = False) -> Tr
     """What a word of the command line names.
 
     Args:
-        source: A run's folder, of which the newest checkpoint counts; a checkpoint's; or a model as `policy.model`.
+        source: A run's folder, of which the newest checkpoint counts; a folder of checkpoints, such as a run's `best`;
+            a checkpoint's; or a model as `policy.model`.
         settings: `key=value` of the policy that are to differ from the run's.
         average: Take the exponential average of the weights.
 
@@ -89,6 +91,8 @@ def find(source: str, settings: Sequence[str] = (), average: bool = False) -> Tr
         raise ConfigError(f"{source[:60]!r}... is no run, no checkpoint and no model, which comes first.")
     if (path / CONFIG).is_file():
         return _of_checkpoint(checkpoint.newest(path.absolute() / "checkpoints"), settings, average)
+    if os.path.isdir(path) and checkpoint.list_all(path.absolute()):
+        return _of_checkpoint(checkpoint.newest(path.absolute()), settings, average)
     if (path / _MANIFEST).is_file():
         return _of_checkpoint(path.absolute(), settings, average)
     if average:

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from rewards.canary import Canary, ask, differs
 from rewards.checked import Checked
 from rewards.errors import RewardFailed
 from rewards.missing import score_those_there
@@ -31,6 +32,25 @@ class RewardActor:
 
     def ready(self) -> None:
         """Answers once the models are loaded."""
+
+    def wrong(self, canaries: Mapping[str, Sequence[tuple[Canary, np.ndarray]]]) -> list[str]:
+        """What is wrong with rewards by pictures whose score is known, a sentence each.
+
+        Args:
+            canaries: By the reward's name, each with its picture `(1, H, W, 3)` uint8.
+
+        Raises:
+            RewardUnavailable: If a reward is gone for good, or answers with something else than scores.
+        """
+        found = []
+        for name, known in canaries.items():
+            for canary, pixels in known:
+                try:
+                    sentence = differs(name, canary, ask(self._rewards[name], pixels, canary.prompt))
+                except RewardFailed as error:
+                    sentence = str(error)
+                found += [sentence] if sentence else []
+        return found
 
     @torch.no_grad()
     def score(

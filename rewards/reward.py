@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from rewards.errors import RewardUnavailable as RewardUnavailable  # a part of the protocol
 from rewards.errors import UnknownReward as UnknownReward
+
+if TYPE_CHECKING:
+    from rewards.canary import Canary
 
 
 class Reward(ABC):
@@ -41,6 +45,11 @@ class Reward(ABC):
             ValueError: If so; the message goes on after the prompt, and has no full stop.
         """
         return  # most take every prompt
+
+    @classmethod
+    def canaries(cls, **options: Any) -> tuple[Canary, ...]:
+        """Pictures whose score under these options is known; each actor is asked about them before a run starts."""
+        return ()  # most have none of their own
 
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from rewards.canary import SHIPPED, Canary
 from rewards.reward import Reward
 from shapes import AESTHETIC
 from shapes.aesthetic import Aesthetic
@@ -20,6 +22,10 @@ class ShapesAesthetic(Reward):
     """
 
     differentiable = True
+
+    @classmethod
+    def canaries(cls, checkpoint: str | Path = AESTHETIC, **options: Any) -> tuple[Canary, ...]:
+        return (Canary(SHIPPED, "four blue stars", 0.313),) if checkpoint == AESTHETIC else ()
 
     def __init__(self, checkpoint: str | Path = AESTHETIC) -> None:
         self._network = Aesthetic.from_pretrained(checkpoint).float().eval().requires_grad_(False)

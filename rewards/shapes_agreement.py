@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from rewards.canary import SHIPPED, Canary
 from rewards.reward import Reward
 from shapes import SCORERS
 from shapes.scorer import Scorer
@@ -20,6 +22,10 @@ class ShapesAgreement(Reward):
     """
 
     differentiable = True
+
+    @classmethod
+    def canaries(cls, checkpoint: str | Path = "first", **options: Any) -> tuple[Canary, ...]:
+        return (Canary(SHIPPED, "four blue stars", 2.714),) if str(checkpoint) == "first" else ()
 
     def __init__(self, checkpoint: str | Path = "first") -> None:
         folder = SCORERS.get(str(checkpoint), checkpoint)

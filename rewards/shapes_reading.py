@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rewards.canary import SHIPPED, Canary
 from rewards.reward import Reward
 from shapes import READERS
 from shapes.captions import Caption, parse
@@ -25,6 +27,10 @@ class ShapesReading(Reward):
     Raises:
         ValueError: If there is no such world.
     """
+
+    @classmethod
+    def canaries(cls, world: str = FIRST.name, **options: Any) -> tuple[Canary, ...]:
+        return (Canary(SHIPPED, "four blue stars", 0.633),) if world == FIRST.name else ()
 
     def __init__(self, world: str = FIRST.name) -> None:
         if world not in READERS:

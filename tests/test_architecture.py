@@ -76,6 +76,7 @@ ROOMS = (
     "records",
     "pages",
     "evaluate",
+    "guarding",
     "loop",
     "report",
     "compare",

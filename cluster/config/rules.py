@@ -20,6 +20,7 @@ from actors.quantising import check_quantised
 from cluster.config.data_rules import DATA_RULES
 from cluster.config.schema import Config
 from cluster.config.sentences import short
+from cluster.config.watching_rules import WATCHING_RULES
 from cluster.prompts import read_prompts
 from cluster.start_images import check_starts, first_step, image_of
 from learner.optimizer import check_optimizer
@@ -327,5 +328,6 @@ RULES: tuple[Callable[[Config], None], ...] = (
     prompts_are_read_whole,
     batch_can_be_held,
     *DATA_RULES,
+    *WATCHING_RULES,
     requests_fill_the_batch,
 )

@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from actors.config import PolicyConfig
+from cluster.config.guard import GuardConfig
 from cluster.config.yaml_text import write
 from cluster.prompts import EVALUATED, absolute_source, read_prompts
 from cluster.start_images import first_step
@@ -24,6 +25,7 @@ from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig
 from learner.standardise import Standardise
 from rewards import make_reward, reward_class
+from rewards.canary import Canary
 from rewards.environments import locate
 from rewards.people.pick_a_pic import LABEL
 from rewards.reward import Reward
@@ -36,6 +38,10 @@ def _absolute(path: str) -> str:
     return str(Path(os.path.expanduser(path)).absolute())
 
 
+def _one_or_more(names: Any) -> Any:
+    return (names,) if isinstance(names, str) else names
+
+
 def _absolute_file(path: str) -> str:
     return _absolute(path) if os.path.isfile(_absolute(path)) else path
 
@@ -45,6 +51,15 @@ Count = Annotated[int, Field(ge=1, le=10_000)]  # processes: a quarter of what R
 # Its product with a score is a float32, as are the sums; beyond this it overflows, or counts for nothing.
 Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
 PromptSource = Annotated[str, AfterValidator(absolute_source)]
+
+
+class CanaryConfig(BaseModel, frozen=True, extra="forbid"):
+    """A picture whose score is known, see `python -m rewards.canary`."""
+
+    picture: Annotated[str, AfterValidator(_absolute)] = Field(description="The file.")
+    prompt: str = Field(description="What it is judged under.")
+    score: float = Field(description="What a reward that is installed rightly says.")
+    tolerance: float = Field(0.01, gt=0, description="How far from that an answer may be.")
 
 
 class RewardConfig(BaseModel, frozen=True, extra="forbid"):
@@ -60,6 +75,11 @@ class RewardConfig(BaseModel, frozen=True, extra="forbid"):
         None,
         description="Where its actors find the packages that the driver does not have: a requirements file (*.txt), "
         "which each node installs, or a Python interpreter that every node has; null: what the reward's class says.",
+    )
+    canaries: tuple[CanaryConfig, ...] = Field(
+        (),
+        description="Pictures whose scores are known, beside those of the reward's class: a run asks every actor of "
+        "the reward about them before it starts, and refuses a reward that says something else.",
     )
 
 
@@ -245,7 +265,14 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     learner: LearnerActorConfig = LearnerActorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
+    guard: GuardConfig | None = Field(
+        GuardConfig(), description="What looks at evaluations for a reward that is being exploited; null: nothing."
+    )
     failures: FailureConfig = FailureConfig()
+
+    loggers: Annotated[tuple[Literal["wandb", "mlflow"], ...], BeforeValidator(_one_or_more)] = Field(
+        (), description="What a run's figures and pictures go to beside TensorBoard's files: wandb, mlflow, or both."
+    )
 
     @property
     def environments(self) -> dict[str | None, tuple[str, ...]]:
@@ -265,6 +292,12 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def reward_class(self, name: str) -> type[Reward]:
         """The class of a reward, by its name in the run."""
         return reward_class(self._kind(name))
+
+    def canaries(self, name: str) -> tuple[Canary, ...]:
+        """The pictures that a reward is held to before the run."""
+        reward = self.rewards[name]
+        own = (Canary(Path(c.picture), c.prompt, c.score, c.tolerance) for c in reward.canaries)
+        return (*self.reward_class(name).canaries(**reward.options), *own)
 
     def _kind(self, name: str) -> str:
         return self.rewards[name].kind or name

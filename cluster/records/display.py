@@ -121,6 +121,12 @@ class Display:
             self.note(f"  {split:8s}  " + "   ".join(figures))
         self._export(metrics)
 
+    def guard(self, used: Mapping[str, float]) -> None:
+        """Show how much of what each rule of the guard allows an evaluation uses."""
+        if used:
+            self.note("  guard     " + "   ".join(f"{name[6:]} {figure(share)}" for name, share in used.items()))
+        self._export(used)
+
     def lost(self, role: str, times: int) -> None:
         """Show that a role without a pool had to start again, and how often it has."""
         self._export({f"restarts/{role}": times})

@@ -9,7 +9,9 @@
     pretrained.npz                 image features of the first evaluation, which distances are measured from
     images/                        grids of fixed prompts and seeds, by iteration
     tensorboard/                   the same figures and grids as event files
-    checkpoints/                   see learner.checkpoint
+    checkpoints/, best/            see learner.checkpoint; the newest, and that of the best evaluation
+    warnings.jsonl                 what the guard warned of, see cluster.records.warned
+    loggers.json                   ids of the run with other loggers, see cluster.records.loggers
     report.html
     driver.lock                    held by the driver while it lives, see cluster.records.lock
     error.log                      the traceback of what no one expected
@@ -57,6 +59,22 @@ class Records:
     def checkpoints(self) -> Path:
         """Where the learner keeps its checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """Where it keeps that of the best evaluation."""
+        return self.path / "best"
+
+    def evaluations(self) -> list[int]:
+        """The iterations whose evaluation is on record, in order."""
+        return sorted({i for name, values in self.metrics().items() if name.startswith("eval/") for i, _ in values})
+
+    def records_of(self, iteration: int) -> tuple[dict[str, float], pa.Table]:
+        """The metrics of an iteration that is on record, and its rows of `samples.parquet`."""
+        metrics, samples = self._metrics.part(iteration), self._samples.part(iteration)
+        assert metrics is not None
+        assert samples is not None
+        return dict(zip(metrics["name"].to_pylist(), metrics["value"].to_pylist(), strict=True)), samples
 
     def evaluated(self, iteration: int) -> bool:
         """Whether an iteration's evaluation is on record."""

@@ -17,9 +17,10 @@ import pyarrow as pa
 from PIL import Image
 
 from cluster.config import Config
-from cluster.records import given
+from cluster.records import given, warned
 from cluster.records.claim import Claim, claim_existing, claim_new
 from cluster.records.files import forget_temporaries, replacing, writable
+from cluster.records.loggers import Loggers
 from cluster.records.reading import METRICS, Records
 from cluster.records.tensorboard import EventFile
 from cluster.records.timeline import Span, table
@@ -41,6 +42,7 @@ class RunDirectory(Records):
         self._unsaved = False  # is there something in the configuration that its file does not say yet?
         self._purge: int | None = None  # first step that TensorBoard is to forget
         self._events: EventFile | None = None
+        self._others: Loggers | None = None
 
     @classmethod
     def claim(cls, config: Config) -> RunDirectory:
@@ -111,6 +113,9 @@ class RunDirectory(Records):
             with suppress(OSError):  # of a disk that is full, which has been said
                 self._events.close()
             self._events = None
+        if self._others is not None:
+            self._others.close()
+            self._others = None
         if self._claim is not None:
             self._claim.release()
             self._claim = None
@@ -122,6 +127,10 @@ class RunDirectory(Records):
             forget_temporaries(self.path)
         for parts in (self._metrics, self._samples, self._timeline):
             parts.rewind(iteration)
+        if (known := warned.read(self.path)) and (
+            kept := [one for one in known if one.iteration <= iteration]
+        ) != known:
+            warned.write(self.path, kept)
         self._purge = iteration + 1
 
     def record(
@@ -143,6 +152,7 @@ class RunDirectory(Records):
         self._metrics.write(iteration, _metrics(iteration, metrics))
         with writable(self.path):
             self._event_file.scalars(iteration, metrics)
+        self._loggers.scalars(iteration, metrics)
         self.furthest = max(self.furthest, iteration)
 
     def add(
@@ -153,11 +163,14 @@ class RunDirectory(Records):
         spans: Sequence[Span] = (),
     ) -> None:
         """Record more of an iteration: metrics and splits of other names stay as they are; raises as `record`."""
-        self._samples.add(iteration, _samples(iteration, splits), "split")
-        self._timeline.add(iteration, table(iteration, [*spans, *_rollouts(splits)]), "started")
+        if splits:
+            self._samples.add(iteration, _samples(iteration, splits), "split")
+        if spans or splits:
+            self._timeline.add(iteration, table(iteration, [*spans, *_rollouts(splits)]), "started")
         self._metrics.add(iteration, _metrics(iteration, metrics), "name")
         with writable(self.path):
             self._event_file.scalars(iteration, metrics)
+        self._loggers.scalars(iteration, metrics)
 
     def write_pretrained(self, features: Mapping[str, np.ndarray]) -> None:
         """Keep the image features of the first evaluation, by split."""
@@ -174,6 +187,7 @@ class RunDirectory(Records):
         self.write_image(f"{split}-{iteration:06d}", grid)
         with writable(self.path):
             self._event_file.image(iteration, split, grid)
+        self._loggers.image(iteration, split, grid)
 
     @property
     def _event_file(self) -> EventFile:
@@ -181,6 +195,12 @@ class RunDirectory(Records):
         if self._events is None:
             self._events = EventFile(self.path / "tensorboard", self._purge)
         return self._events
+
+    @property
+    def _loggers(self) -> Loggers:
+        if self._others is None:
+            self._others = Loggers(self.config.loggers, self.path, self.config.model_dump(mode="json"))
+        return self._others
 
 
 def _metrics(iteration: int, metrics: Mapping[str, float]) -> pa.Table:

@@ -23,6 +23,7 @@ GAUGES = {
     "reward/<statistic>": ("reinoise_reward", "Combined reward of the last batch."),
     "score/<reward>": ("reinoise_score", "Mean raw score of the last batch."),
     "eval/<split>/<figure>": ("reinoise_evaluation", "The last evaluation, by split."),
+    "guard/<rule>": ("reinoise_guard", "What the last evaluation uses of what a rule allows; above 1 it is broken."),
     "kl/chain": ("reinoise_chain_kl", "KL of whole chains to the pretrained model's, nats."),
     "kl/untrained_share": ("reinoise_untrained_kl_share", "Share of it at steps that nobody trains."),
     "kl/<reference>": ("reinoise_kl", "KL divergence of the policy a step, nats per dimension."),

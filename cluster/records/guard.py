@@ -1,0 +1,202 @@
+"""The over-optimisation guard: holds each evaluation to rules, and knows the best one.
+
+A policy that exploits its reward gives itself away in what it is not trained on: rewards that are only watched, the
+diversity within a prompt, the distance from the pretrained model (Gao et al. 2022, arXiv 2210.10760).
+Evaluations ask for the same prompts with the same noise every time, so two of them are compared picture by picture: the
+standard error is that of the mean difference, which is below that of either mean. It is of these prompts, as they are.
+
+What the guard says is a function of the evaluations on record alone: after a resume it is shown them again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.config.guard import TRAINED, WATCHED, GuardConfig, RuleConfig
+
+_SPLITS = {"train": "the training prompts", "held_out": "the held-out prompts"}
+_LEAST = 1e-9  # a standard error or deviation; where all differences are equal they are not 0 but for rounding
+_HELP = {
+    "errors": "the reward that is trained on may be exploited",
+    "falls": "the reward that is trained on may be exploited",
+    "share": "the policy may be collapsing",
+    "above": "the policy may have gone too far",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is on record of an evaluation; figures and rewards by `<split>/<name>`."""
+
+    iteration: int
+    figures: Mapping[str, float]
+    scores: Mapping[str, np.ndarray]  # (B,) of the images by prompt and sample; NaN where one was not judged
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A rule that is broken."""
+
+    iteration: int
+    rule: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard says of an evaluation."""
+
+    used: Mapping[str, float] = field(default_factory=dict)  # of what each rule allows; broken above 1
+    warnings: Sequence[Warned] = ()  # of what was not broken before
+    best: bool = False  # whether it is the best so far
+    stop: str | None = None  # the rule that ends the run
+
+
+def evaluation(iteration: int, metrics: Mapping[str, float], samples: pa.Table) -> Evaluation:
+    """An evaluation out of an iteration's records.
+
+    Args:
+        iteration: It is.
+        metrics: Of the iteration, of which `eval/<split>/<figure>` count.
+        samples: Its rows of `samples.parquet`.
+    """
+    figures = {name.removeprefix("eval/"): value for name, value in metrics.items() if name.startswith("eval/")}
+    samples = samples.sort_by([("prompt_index", "ascending"), ("sample_index", "ascending")])
+    splits = np.array(samples["split"].to_pylist())
+    scores = {}
+    for name in figures:
+        split, reward = name.split("/", 1)
+        if reward in samples.column_names:
+            scores[name] = samples[reward].to_numpy()[splits == split].astype(np.float64)
+    return Evaluation(iteration, figures, scores)
+
+
+class Guard:
+    """Sees the evaluations of a run in order.
+
+    Args:
+        config: Its rules.
+        weights: Of each reward.
+    """
+
+    def __init__(self, config: GuardConfig, weights: Mapping[str, float]) -> None:
+        self._rules = {name: rule for name, rule in config.rules.items() if rule is not None}
+        self._names = {
+            WATCHED: [name for name, weight in weights.items() if not weight],
+            TRAINED: [name for name, weight in weights.items() if weight],
+        }
+        chosen = TRAINED if config.best == WATCHED and not self._names[WATCHED] else config.best
+        self._chosen = None if chosen is None else self._names.get(chosen, [chosen])
+        self._first: Evaluation | None = None
+        self._highest: dict[str, Evaluation] = {}  # the best evaluation so far of each figure
+        self._said: set[tuple[str, str]] = set()
+        self._merit = -math.inf
+        self.best: int | None = None  # iteration of the best evaluation so far
+
+    def forget_best(self) -> None:
+        """Take the next evaluation that breaks no rule for the best: the checkpoint of the one before is gone."""
+        self._merit, self.best = -math.inf, None
+
+    def look(self, found: Evaluation) -> Verdict:
+        """Hold an evaluation to the rules: one warning for each rule and figure that is broken for the first time."""
+        self._first = self._first or found
+        used: dict[str, float] = {}
+        warnings: list[Warned] = []
+        stop: str | None = None
+        for name, rule in self._rules.items():
+            for figure in self._figures(rule, found):
+                spent = {limit: self._used(limit, bound, figure, found) for limit, bound in rule.limits.items()}
+                if not all(map(math.isfinite, spent.values())):
+                    continue
+                share = min(spent.values())
+                used[name] = max(share, used.get(name, 0.0))
+                if share > 1:
+                    stop = stop or (name if rule.stop else None)
+                    if (name, figure) not in self._said:
+                        self._said.add((name, figure))
+                        warnings.append(Warned(found.iteration, name, self._sentence(name, rule, figure, found)))
+        for figure, value in found.figures.items():
+            before = self._highest.get(figure)
+            if math.isfinite(value) and (before is None or value > before.figures[figure]):
+                self._highest[figure] = found
+        best = all(share <= 1 for share in used.values()) and (merit := self._merit_of(found)) > self._merit
+        if best:
+            self._merit, self.best = merit, found.iteration
+        return Verdict(used, warnings, best, stop)
+
+    def _figures(self, rule: RuleConfig, found: Evaluation) -> Iterator[str]:
+        names = self._names.get(rule.figure, [rule.figure])
+        for figure in found.figures:
+            split, name = figure.split("/", 1)
+            if name in names and rule.split in (None, split):
+                yield figure
+
+    def _used(self, limit: str, bound: float, figure: str, found: Evaluation) -> float:
+        """How much of a limit an evaluation uses, NaN where that was not measured; it is broken above 1."""
+        value, best = found.figures[figure], self._highest.get(figure, found)
+        if limit == "above":
+            return value / bound
+        if limit == "share":
+            assert self._first is not None
+            before = self._first.figures.get(figure, math.nan)
+            return (1 - value / before) / (1 - bound) if before > 0 else math.nan
+        if limit == "falls":
+            return (best.figures[figure] - value) / bound
+        return errors_below(found.scores.get(figure), best.scores.get(figure)) / bound
+
+    def _sentence(self, name: str, rule: RuleConfig, figure: str, found: Evaluation) -> str:
+        split, what = figure.split("/", 1)
+        best, value = self._highest.get(figure, found), found.figures[figure]
+        said = {
+            "errors": lambda bound: (
+                f"{bound * self._used('errors', bound, figure, found):.1f} standard errors below "
+                f"its best so far ({best.figures[figure]:.3f} at iteration {best.iteration})"
+            ),
+            "falls": lambda bound: (
+                f"{best.figures[figure] - value:.3f} below its best so far (at iteration {best.iteration})"
+            ),
+            "share": lambda bound: f"less than {bound:.0%} of what it was before training",
+            "above": lambda bound: f"above {bound:g}",
+        }
+        limits = " and ".join(said[limit](bound) for limit, bound in rule.limits.items())
+        kept = "" if self.best is None else f", and the best checkpoint so far is that of iteration {self.best}"
+        return (
+            f"Iteration {found.iteration}: {what} on {_SPLITS.get(split, split)} is {value:.3f}, {limits} "
+            f"(guard.rules.{name}); {_HELP[next(iter(rule.limits))]}{kept}."
+        )
+
+    def _merit_of(self, found: Evaluation) -> float:
+        """How good an evaluation is: the mean over splits and chosen rewards, in deviations from the first one's."""
+        assert self._first is not None
+        merits = []
+        for figure, before in self._first.figures.items():
+            split, name = figure.split("/", 1)
+            if split in _SPLITS and name in (self._chosen or ()):
+                deviation = float(np.nanstd(self._first.scores[figure])) if math.isfinite(before) else math.nan
+                merits.append((found.figures.get(figure, math.nan) - before) / max(deviation, _LEAST))
+        finite = [merit for merit in merits if math.isfinite(merit)]
+        return float(np.mean(finite)) if finite else -math.inf
+
+
+def errors_below(now: np.ndarray | None, before: np.ndarray | None) -> float:
+    """How far the mean of `now` lies below that of `before`, in standard errors of the mean difference.
+
+    Args:
+        now: `(B,)`, of the same prompts with the same noise as `before`; NaN takes no part.
+        before: `(B,)`.
+
+    Returns:
+        NaN where there are not two images to compare.
+    """
+    if now is None or before is None or now.shape != before.shape:
+        return math.nan
+    fallen = before - now
+    fallen = fallen[np.isfinite(fallen)]
+    if fallen.size < 2:
+        return math.nan
+    return float(fallen.mean() / max(fallen.std(ddof=1) / math.sqrt(fallen.size), _LEAST))

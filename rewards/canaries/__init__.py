@@ -1,0 +1,1 @@
+"""Pictures whose scores are known, for `rewards.canary`."""

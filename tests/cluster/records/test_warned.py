@@ -1,0 +1,26 @@
+"""The warnings on disk: there and back, and lines that are none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cluster.records.guard import Warned
+from cluster.records.warned import FILE, read, write
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    assert read(tmp_path) == []
+    warnings = [Warned(3, "watched", "Iteration 3: “it” fell.\nTwice."), Warned(5, "diversity", "It is gone.")]
+    write(tmp_path, warnings[:1])
+    write(tmp_path, warnings)
+    assert read(tmp_path) == warnings
+    lines = (tmp_path / FILE).read_text().splitlines()
+    assert json.loads(lines[1]) == {"iteration": 5, "rule": "diversity", "sentence": "It is gone."}
+
+
+def test_lines_that_are_no_warnings_are_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, [Warned(3, "watched", "Fell.")])
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(b'\xff\n[1]\n{"iteration": 4}\n{"iteration": 4, "rule": "x", "sent')
+    assert [one.iteration for one in read(tmp_path)] == [3]
