@@ -161,7 +161,8 @@ def _names(named: Sequence[tuple[Line, Sequence[Point]]], across: Scale, up: Sca
         x, y = across(points[-1][0]), up(points[-1][1])
         text = _cut(line.label, 30)
         length = 6.8 * len(text)
-        left = x + 9 if x + 9 + length < WIDTH else max(2.0, x - 9 - length)
+        at_right = x + 9 + length < WIDTH
+        left = x + 9 if at_right else max(2.0, x - 9 - length)
 
         def free(at: float, left: float = left, right: float = left + length) -> bool:
             inside = _TOP - 2 <= at <= HEIGHT - _BOTTOM
@@ -170,8 +171,8 @@ def _names(named: Sequence[tuple[Line, Sequence[Point]]], across: Scale, up: Sca
         places = [y + 4 + sign * step for step in range(0, 150, 2) for sign in (1, -1)]
         place = next((at for at in places if free(at)), y + 4)
         taken.append((left, left + length, place))
-        yield Markup('<text class="name c{}" x="{:.1f}" y="{:.1f}">{}</text>').format(
-            line.colour, left, place, shown(text)
+        yield Markup('<text class="name c{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
+            line.colour, left if at_right else left + length, place, "start" if at_right else "end", shown(text)
         )
 
 

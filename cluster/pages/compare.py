@@ -241,7 +241,7 @@ def _charts(groups: Sequence[Group], axis: str) -> list[tuple[Panel, Markup, lis
         for of in group.series:
             for name, values in of.items():
                 together.setdefault(name, []).extend(values)
-    made = []
+    made: list[tuple[Panel, Markup, list[tuple[str, int]]]] = []
     for panel in panels(together):
         for name in panel.names if panel.part == OUTCOME else ():
             found = [(place, group, curve(group, name, axis)) for place, group in enumerate(groups)]

@@ -55,7 +55,8 @@ def siblings(run: Path, most: int = 8) -> list[Path]:
     own = read_config(run)
     if not own:
         return []
-    common, seeds, found = but_the_seed(own), {own.get("seed")}, []
+    common, seeds = but_the_seed(own), {own.get("seed")}
+    found: list[Path] = []
     for path in sorted(run.parent.glob(f"*/{CONFIG}")):
         if path.parent.name == run.name or len(found) == most:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cluster.text import figure, shown
 
@@ -34,7 +35,7 @@ def _environment() -> jinja2.Environment:
     )
     made.globals |= {name.replace(".", "_"): _file(name) for name in ("page.css", "page.js")}
     made.filters |= {"shown": lambda text: shown(str(text)), "figure": figure, "data": _data, "setting": _setting}
-    made.filters |= {"date": _date, "machine": _machine, "number": _number}
+    made.filters |= {"date": _date, "machine": _machine, "number": _number, "metric": _metric}
     return made
 
 
@@ -51,6 +52,11 @@ def _data(value: Any) -> Markup:
 def _setting(value: Any) -> str:
     """A setting's value as a config file has it."""
     return shown(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def _metric(name: str) -> Markup:
+    """A metric's name, which may be broken where its parts end."""
+    return Markup(re.sub("([/_])", r"\1<wbr>", str(escape(shown(name)))))
 
 
 def _number(value: float) -> str:

@@ -105,7 +105,7 @@ def _band(means: Iterable[tuple[float, Mean]]) -> list[tuple[float, float, float
 
 def _changed_prompts(splits: Sequence[sheets.Split], weights: Mapping[str, float]) -> list[dict[str, Any]]:
     """The prompts whose mean score has risen or fallen most from the first evaluation to the last."""
-    found = []
+    found: list[dict[str, Any]] = []
     for split in (of for of in splits if of.name != EVERYWHERE and len(of.sheets) > 1):
         first, last = split.sheets[0].iteration, split.sheets[-1].iteration
         before, after = (sheets.prompt_scores(split.samples[number], weights) for number in (first, last))
@@ -129,7 +129,7 @@ def _changed_prompts(splits: Sequence[sheets.Split], weights: Mapping[str, float
 
 def _extremes(splits: Sequence[sheets.Split], weights: Mapping[str, float]) -> dict[str, list[dict[str, Any]]]:
     """The best and the worst samples of the last evaluation, of those that are pictured."""
-    found = []
+    found: list[dict[str, Any]] = []
     for split in (of for of in splits if of.name != EVERYWHERE):
         scores = {
             (row["prompt_index"], row["sample_index"]): value

@@ -118,7 +118,12 @@ def test_different_actors_work_at_the_same_time(start: Start) -> None:
     pool = start(2)
     pool.submit(call("a", "meet", "a", "b"))  # each returns only when the other one has begun
     pool.submit(call("b", "meet", "b", "a"))
+    began = time.time()
     assert sorted(harvest(pool)) == [("a", "a"), ("b", "b")]
+    worked = pool.take_work()
+    assert sorted(actor for actor, _, _ in worked) == [0, 1]
+    assert all(began - 60 < started <= started + seconds <= time.time() + 0.1 for _, started, seconds in worked)
+    assert pool.take_work() == []  # said once
 
 
 def test_no_actor_holds_more_than_two_calls_and_the_rest_wait_in_line(start: Start, tmp_path: Path) -> None:

@@ -81,3 +81,13 @@ def test_storage_that_cannot_lock_is_named_once(
         lock.lock(tmp_path).close()
     assert len(caplog.records) == 1
     assert str(tmp_path) in caplog.text
+
+
+def test_whoever_only_looks_sees_whether_it_is_held_and_leaves_nothing(tmp_path: Path) -> None:
+    assert not lock.is_held(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    held = lock.lock(tmp_path)
+    assert lock.is_held(tmp_path)
+    held.close()
+    assert not lock.is_held(tmp_path)
+    lock.lock(tmp_path).close()  # looking has not kept it
