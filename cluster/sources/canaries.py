@@ -23,7 +23,7 @@ def check_canaries(config: Config, rewards: Mapping[tuple[str, ...], Pool]) -> N
     Raises:
         RewardUnavailable: In a sentence for each reward that says something else than is known.
     """
-    asked = []
+    asked: list[ray.ObjectRef] = []
     for names, pool in rewards.items():
         known = {name: [(one, read_picture(one.picture)) for one in config.canaries(name)] for name in names}
         if any(known.values()):

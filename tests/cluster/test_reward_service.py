@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import cluster
 from cluster.records.reading import Records
+from rewards import make_reward
+from rewards.actor import RewardActor
+from rewards.canary import SHIPPED, Canary, read_picture
 from rewards.environments import build
 
 pytestmark = pytest.mark.slow
@@ -44,7 +48,10 @@ policy: {{model: {tiny_pipeline}, device: cpu, steps: 4, lora_rank: 2, lora_alph
 objective: {{name: residual_nabla_db}}
 prompts: {{train: {folder}/prompts.txt, held_out: {folder}/prompts.txt, samples: 2, per_iteration: null}}
 rewards:
-  remote: {{kind: "{address}", weight: 1.0, options: {{patience: 0.0}}}}
+  remote:
+    kind: "{address}"
+    options: {{patience: 0.0}}
+    canaries: [{{picture: {SHIPPED}, prompt: four blue stars, score: 2.714}}]
   shapes_agreement: {{weight: 0.0}}
   {more}
 samplers: {{request_size: 2}}
@@ -70,6 +77,17 @@ def test_one_reward_in_process_in_an_environment_of_its_own_and_over_grpc_agrees
         for elsewhere in ("remote", "isolated"):
             assert dict(metrics[f"eval/{split}/{elsewhere}"]) == pytest.approx(here, rel=1e-5)
     assert metrics["dropped"] == [(1, 0.0)]
+
+
+def test_a_server_of_another_reward_is_found_out_by_a_canary(
+    server: subprocess.Popen[str],
+) -> None:
+    address = f"grpc://127.0.0.1:{port_of(server)}"
+    actor = RewardActor({"remote": partial(make_reward, address)})
+    canary = Canary(SHIPPED, "four blue stars", 1.0)
+    (sentence,) = actor.wrong({"remote": [(canary, read_picture(SHIPPED))]})
+    assert sentence.startswith("The reward 'remote' is not what it should be")
+    assert "2.714, and 1 is known" in sentence
 
 
 def test_a_required_reward_that_stays_away_ends_the_run_with_its_sentence(

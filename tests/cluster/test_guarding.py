@@ -1,0 +1,97 @@
+"""The guard in real runs: it warns, keeps the best checkpoint and ends a run; it changes nothing of what is learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.config import Config, load_config
+from cluster.crew.crew import Crew, dismiss, make_crew
+from cluster.guarding import stopped_by
+from cluster.records import warned
+from cluster.records.rundir import RunDirectory
+from cluster.trained import find
+from learner import checkpoint
+from tests.cluster.test_end_to_end import PLACEMENT, carry_out, same
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+
+# A random network's kl rises from 0 with the first update, and no score says so little as that of random pictures.
+FAR = "guard.rules.far={figure: kl, split: train, above: 1.0e-9, stop: true}"
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "prompts.txt").write_text("a red circle\nfour blue stars\n")
+    (folder / "config.yaml").write_text(f"""
+iterations: 3
+policy: {{model: {tiny_pipeline}, device: cpu, steps: 3, lora_rank: 2, lora_alpha: 2}}
+prompts: {{train: {folder}/prompts.txt, samples: 2, per_iteration: null}}
+rewards: {{jpeg_compressibility: {{weight: 1.0}}, brightness: {{weight: 0.0}}}}
+samplers: {{request_size: 2}}
+learner: {{lr: 0.01}}
+evaluation: {{every: 1, samples: 2, features: null}}
+checkpoints: {{every: 3}}
+""")
+    return folder / "config.yaml"
+
+
+@pytest.fixture
+def started() -> Iterator[list[Crew]]:
+    crews: list[Crew] = []
+    yield crews
+    for crew in crews:
+        dismiss(crew)
+
+
+def go(config: Config, run: RunDirectory, started: list[Crew]) -> dict:
+    started.append(make_crew(config, PLACEMENT))
+    return carry_out(config, run, started[-1])
+
+
+def test_it_warns_once_keeps_the_best_and_ends_the_run(
+    settings: Path, tmp_path: Path, started: list[Crew], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_config(settings, [f"folder={tmp_path}", "name=run", FAR])
+    run = RunDirectory.create(config)
+    with caplog.at_level(logging.WARNING, "cluster.guarding"):
+        go(config, run, started)
+    (warning,) = warned.read(run.path)
+    assert (warning.iteration, warning.rule) == (1, "far")
+    assert caplog.messages.count(warning.sentence) == 1
+    assert "the best checkpoint so far is that of iteration 0" in warning.sentence
+    metrics = run.metrics()
+    assert dict(metrics["guard/far"])[0] <= 1 < dict(metrics["guard/far"])[1]
+    assert dict(metrics["guard/watched"])[0] == 0
+    assert [checkpoint.verify(path) for path in checkpoint.list_all(run.checkpoints)] == [
+        0,
+        1,
+    ]  # 1, since it ended there
+    assert find(str(run.best)).checkpoint == run.best / "iteration-000000"
+    assert stopped_by(config, run, 1) == "far"
+    assert stopped_by(load_config(settings, [FAR.replace("true", "false")]), run, 1) is None
+
+    # Against its advice: what was said is not said again, and nothing is lost of what came before.
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "cluster.guarding"):
+        config = load_config(settings, [f"folder={tmp_path}", "name=run", FAR.replace("true", "false"), "iterations=2"])
+        go(config, run, started)
+    assert caplog.messages == []
+    assert warned.read(run.path) == [warning]
+    assert [iteration for iteration, _ in run.metrics()["guard/far"]] == [0, 1, 2]
+    assert [checkpoint.verify(path) for path in checkpoint.list_all(run.best)] == [0]
+
+
+def test_with_or_without_it_the_same_is_learned(settings: Path, tmp_path: Path, started: list[Crew]) -> None:
+    adapters = []
+    for name, word in (("with", "guard.best=trained"), ("without", "guard=null")):
+        config = load_config(settings, [f"folder={tmp_path}", f"name={name}", word, "iterations=2"])
+        run = RunDirectory.create(config)
+        adapters.append(go(config, run, started))
+        assert run.best.exists() == (name == "with")
+        assert any(figure.startswith("guard/") for figure in run.metrics()) == (name == "with")
+    assert same(*adapters)
