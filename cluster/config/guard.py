@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field, field_validator
 
 FIGURES = ("diversity", "distance", "kl")  # of an evaluation, beside the rewards
 # Each stands for rewards by their weight.
-WATCHED, TRAINED = "watched", "trained"
+WATCHED = "watched"
+TRAINED = "trained"
 
 
 class RuleConfig(BaseModel, frozen=True, extra="forbid"):
