@@ -32,6 +32,7 @@ REWARDS = {
     "hpsv2": "rewards.hpsv2:HPSv2",
     "ocr": "rewards.ocr:Ocr",
     "fitted": "rewards.fitted:Fitted",
+    "people": "rewards.people.reward:People",
 }
 
 
