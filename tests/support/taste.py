@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from rewards.people.choices import BOTH_BAD, TIE
+from rewards.reward import to_pixels
 
 _GREY = (128, 128, 128)
 _SAME, _BAD = 0.1, 0.5  # differences that nobody sees; what nobody likes
@@ -58,3 +61,8 @@ def of_two(one: float, other: float) -> int | str:
     if max(one, other) < _BAD:
         return BOTH_BAD
     return TIE if abs(one - other) < _SAME else int(other > one)
+
+
+def likings(images: Any, prompts: Sequence[str]) -> list[float]:
+    """The taste as a reward of a run, of images `(B, 3, H, W)` in [0, 1] and whatever prompts."""
+    return [liking(picture) for picture in to_pixels(images)]
