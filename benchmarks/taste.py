@@ -82,6 +82,8 @@ class Seed:
         try:
             while process.poll() is None and not (run / CONFIG).is_file():
                 time.sleep(0.2)
+            if not (run / CONFIG).is_file():
+                sys.exit(f"error: {run} did not begin.")
             with page(run, run / "people") as address, Rater(address, "rater"):
                 status = process.wait()
         finally:
