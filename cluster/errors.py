@@ -45,6 +45,10 @@ class RunStopped(RuntimeError):
     """The run cannot go on; the message is one sentence for the user."""
 
 
+class NobodyChose(RunStopped):
+    """The run waited for people, and none came; the state of learner and driver is that between two iterations."""
+
+
 class Locked(Exception):
     """Another driver is at work in the folder; the message is one sentence for the user."""
 

@@ -125,11 +125,21 @@ def _of_run(run: Path, iteration: int | None) -> Iterator[Picture]:
                 yield Picture(row["prompt"], partial(_png, image), score=_score(row, weights))
 
 
+def waits_for_people(run: Path) -> bool:
+    """Whether a run puts its own pairs before people; raises a `ConfigError` if its config cannot be read."""
+    return any(kind == "people" for kind, _ in _rewards(run).values())
+
+
 def _weights(run: Path) -> dict[str, float]:
-    """The weights of the rewards that a run trains on."""
+    """The weights of the rewards that a run trains on, but of people, whose scores pictures of evaluations have not."""
+    return {name: weight for name, (kind, weight) in _rewards(run).items() if weight and kind != "people"}
+
+
+def _rewards(run: Path) -> dict[str, tuple[str, float]]:
+    """Kind and weight of each reward of a run."""
     try:
         rewards = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))["rewards"]
-        return {name: float(reward["weight"]) for name, reward in rewards.items() if reward["weight"]}
+        return {name: (reward.get("kind") or name, float(reward["weight"])) for name, reward in rewards.items()}
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{run / CONFIG} is not what the run saved ({' '.join(str(error).split())}).") from error
 

@@ -4,6 +4,8 @@
     python -m cluster.label RUN RUN@0                        pairs of two runs, or of two evaluations of one
     python -m cluster.label RUN OTHER --ask "Which set is the most diverse?"    a study: sets side by side
 
+A run that waits for people (rewards.people) has pairs of its own: RUN then shows those, as they come.
+
 Choices are kept in the folder `people` of the first source (--records), each before the next pair is shown. What is
 printed at the end, and shown on the page under Results: how steady raters are, how far they agree, and win rates.
 """
@@ -28,7 +30,7 @@ from PIL import Image
 
 from cluster.arguments import Parser
 from cluster.errors import ConfigError, sentence
-from cluster.gallery import gallery, has_pictures, split_source
+from cluster.gallery import gallery, has_pictures, split_source, waits_for_people
 from cluster.records.reading import CONFIG
 from cluster.sources.shuffle import Shuffle
 from cluster.text import counted, shown
@@ -55,10 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = export.export(folder, made_before, args.export)
             print(f"{counted(count, 'choice')}: {shown(str(args.export))}")
             return 0
-        _ask(args, folder)
-        if not len(asked := questions.Questions(folder)):
+        if not (live := _is_live(args)):
+            _ask(args, folder)
+        if not len(asked := questions.Questions(folder)) and not live:
             raise ConfigError("There is nothing to choose between: no prompt has two different pictures.")
-        started = partial(_announce, args, folder, len(asked), host, token)
+        there = counted(len(asked), "question") + (", and more as the run draws pictures" if live else "")
+        started = partial(_announce, args, folder, there, host, token)
         with closing(choices.Choices(folder)) as made:
             rules = Rules(args.seed, args.pick, args.again, args.shared)
             page = Page(asked, made, rules, token, local=is_loopback(host) and token is None)
@@ -80,9 +84,9 @@ async def _serve(page: Page, *address: object) -> None:
     await serve(page, *address)  # type: ignore[arg-type]
 
 
-def _announce(args: argparse.Namespace, folder: Path, count: int, host: str, token: str | None, port: int) -> None:
+def _announce(args: argparse.Namespace, folder: Path, there: str, host: str, token: str | None, port: int) -> None:
     scheme, where = "https" if args.certificate else "http", f"[{host}]" if ":" in host else host
-    print(f"{counted(count, 'question')}; choices are kept in {shown(str(folder))}")
+    print(f"{there}; choices are kept in {shown(str(folder))}")
     print(
         f"open {scheme}://{where}:{port}/{'?token=' + quote(token, safe='') if token else ''} (Ctrl-C ends it)",
         flush=True,
@@ -157,6 +161,13 @@ def _ask(args: argparse.Namespace, folder: Path) -> None:
     questions.offer(folder, made)
     if damaged:
         print(f"warning: {counted(damaged, 'pair')} could not be shown, because a picture is damaged", file=sys.stderr)
+
+
+def _is_live(args: argparse.Namespace) -> bool:
+    """Whether the only source is a run that asks about its newest samples itself."""
+    path, iteration = split_source(args.sources[0])
+    alone = len(args.sources) == 1 and iteration is None and not args.ask and (path / CONFIG).is_file()
+    return alone and waits_for_people(path)
 
 
 def _is_dataset(source: str) -> bool:

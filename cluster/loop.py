@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError
 
 from cluster.config import Config
 from cluster.crew.crew import Crew
-from cluster.errors import Hung, RunStopped
+from cluster.errors import Hung, NobodyChose, RunStopped
 from cluster.evaluate import evaluate, features, sample_grid
 from cluster.guarding import Guarding
 from cluster.pages.live import LivePage
@@ -29,6 +29,7 @@ from cluster.sources.canaries import check_canaries
 from cluster.sources.dataset import Dataset
 from cluster.sources.first_pictures import check_rewards
 from cluster.sources.offline import Offline
+from cluster.sources.people import Asked
 from cluster.sources.rollouts import Rollouts
 from cluster.sources.samplers import Sampled
 from cluster.sources.source import Source
@@ -60,6 +61,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
     at_a_time: float | str = config.learner.micro_batch
     plans = crew.learner.plans(config.iterations)
     source = _source(config, crew, rollouts, version, plans)
+    if config.people is not None:
+        source = Asked(source, config.asks_people(), config.people, run.path, display.note, display.pairs)
     # What is learned is judged, also where what acts is not that; `None` is what has been published.
     judged: Which | None = "averaged" if config.learner.ema_decay else "trained" if plans[0].trails else None
     with at_once():
@@ -114,7 +117,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             display.note(f"the run ends at iteration {version}, as guard.rules.{guard.stopped} asks (stop)")
             if saved != version:
                 _checkpoint(config, crew, run)
-    except Stopped:
+    except (Stopped, NobodyChose):
         if saved != version:
             display.status("checkpoint")
             _checkpoint(config, crew, run)
@@ -197,12 +200,13 @@ def _updated(update: Update) -> list[Span]:
 
 
 def _dropped(config: Config, scores: Mapping[str, np.ndarray]) -> float:
-    """The share of an iteration's samples that a reward with a weight could not judge.
+    """The share of an iteration's samples that a reward with a weight could not judge; people need not.
 
     Raises:
         RunStopped: If there are too many of them.
     """
-    judged = np.all([np.isfinite(values) for name, values in scores.items() if config.weights[name]], axis=0)
+    weighted = [name for name, weight in config.weights.items() if weight and name != config.people]
+    judged = np.all([np.isfinite(scores[name]) for name in weighted], axis=0)
     share, allowed = float(1 - judged.mean()) if judged.size else 0.0, config.failures.max_dropped_share
     if share > allowed:
         raise RunStopped(

@@ -39,7 +39,7 @@ def judge_of(order: Order, kind: str | None) -> tuple[str, Reward]:
     if kind is not None:
         return kind, Checked.make(kind, lambda: make_reward(kind))
     run = order.model.run
-    weights = {name: reward.weight for name, reward in run.rewards.items() if reward.weight} if run else {}
+    weights = {name: reward.weight for name, reward in run.judges.items() if reward.weight} if run else {}
     if run is None or not weights:
         raise ConfigError(
             f"{order.model.source} belongs to no run with rewards that have a weight, so nobody can say which picture "

@@ -146,7 +146,7 @@ class Learner:
             num_training_steps=iterations,
         )
         self._average = EMAModel(self._parameters, decay=config.ema_decay) if config.ema_decay else None
-        self._ratio_checked = False
+        self._ratio_checked, self._source = False, source
 
     @property
     def _everything(self) -> list[torch.nn.Parameter]:
@@ -168,6 +168,8 @@ class Learner:
         history: dict[str, list[float]] = defaultdict(list)
         of_chain = chain_kl_metrics(batch, self._objective.trained_steps(self._policy.transitions))
         older = self._objective.config.asks.older
+        if self._source == "chosen":  # what nobody has chosen between makes no update, not even one without a gradient
+            batch = batch.take(torch.nonzero(batch.rewards.isfinite()).flatten())
         with self._in_memory():
             self._check_ratio(batch)  # as it was drawn: an objective may add older samples to it
             if older:  # while there is the policy that drew them

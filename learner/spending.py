@@ -15,7 +15,7 @@ from actors.policy import Policy
 from learner.ranks import Ranks
 from learner.reward_gradient import RewardModel
 
-ImageSource = Literal["drawn", "judged", "labelled"]
+ImageSource = Literal["drawn", "chosen", "judged", "labelled"]
 
 
 class Judged:
@@ -52,7 +52,8 @@ class Spending:
         policy: Counts its evaluations.
         judged: What the objective asks; `None` where it asks for none.
         offline_batches: Of the plan; a batch that comes again costs nothing.
-        source: Whose images the batches are: of samplers; of a dataset, judged by the rewards; or by people before.
+        source: Whose images the batches are: of samplers, judged by the rewards or chosen between by people; of a
+            dataset, judged by the rewards, or by people before.
 
     Attributes:
         spent: Totals of the batches so far, by name; belongs into checkpoints.
@@ -72,7 +73,7 @@ class Spending:
             return
         if self._source != "labelled":
             self.spent["reward_queries"] += images
-        if self._source == "drawn":
+        if self._source in ("drawn", "chosen"):
             steps = len(self._policy.transitions) - self._policy.transitions.first_step
             self.spent["images_drawn"] += images
             self.spent["network_evaluations"] += images * steps * self._policy.passes

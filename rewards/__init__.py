@@ -33,6 +33,7 @@ REWARDS = {
     "ocr": "rewards.ocr:Ocr",
     "vlm_judge": "rewards.vlm_judge:VlmJudge",
     "fitted": "rewards.fitted:Fitted",
+    "people": "rewards.people.reward:People",
 }
 
 

@@ -18,6 +18,7 @@ from actors.devices import parse_device
 from actors.model_check import check_model, check_prompts
 from actors.quantising import check_quantised
 from cluster.config.data_rules import DATA_RULES
+from cluster.config.people_rules import PEOPLE_RULES
 from cluster.config.schema import Config
 from cluster.config.sentences import short
 from cluster.config.watching_rules import WATCHING_RULES
@@ -328,6 +329,7 @@ RULES: tuple[Callable[[Config], None], ...] = (
     prompts_are_read_whole,
     batch_can_be_held,
     *DATA_RULES,
+    *PEOPLE_RULES,
     *WATCHING_RULES,
     requests_fill_the_batch,
 )

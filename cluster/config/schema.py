@@ -28,8 +28,11 @@ from rewards import make_reward, reward_class
 from rewards.canary import Canary
 from rewards.environments import locate
 from rewards.people.pick_a_pic import LABEL
+from rewards.people.reward import People
 from rewards.reward import Reward
 from shapes import PIPELINES
+
+_PEOPLE = "people"  # the kind of reward that no actor holds
 
 
 def _absolute(path: str) -> str:
@@ -276,9 +279,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def environments(self) -> dict[str | None, tuple[str, ...]]:
-        """The names of the rewards by the environment that they live in; `None` is the driver's own."""
+        """The names of the judges by the environment that they live in; `None` is the driver's own."""
         found: dict[str | None, tuple[str, ...]] = {}
-        for name, reward in self.rewards.items():
+        for name, reward in self.judges.items():
             environment = reward.environment or self.reward_class(name).environment
             path = str(locate(environment)) if environment else None
             found[path] = (*found.get(path, ()), name)
@@ -286,8 +289,22 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def makers(self) -> dict[str, Callable[[], Reward]]:
-        """What makes each reward, by name, where its packages are."""
-        return {name: partial(make_reward, self._kind(name), **r.options) for name, r in self.rewards.items()}
+        """What makes each judge, by name, where its packages are."""
+        return {name: partial(make_reward, self._kind(name), **r.options) for name, r in self.judges.items()}
+
+    @property
+    def judges(self) -> dict[str, RewardConfig]:
+        """The rewards that reward actors hold, which are all but people."""
+        return {name: reward for name, reward in self.rewards.items() if self._kind(name) != _PEOPLE}
+
+    @property
+    def people(self) -> str | None:
+        """The name of the reward by which people are asked, if they are."""
+        return next((name for name in self.rewards if self._kind(name) == _PEOPLE), None)
+
+    def asks_people(self) -> People:
+        """What is asked of people; raises a `ValueError` where the options of that reward will not do."""
+        return People(**self.rewards[self.people].options) if self.people else People()
 
     def reward_class(self, name: str) -> type[Reward]:
         """The class of a reward, by its name in the run."""
@@ -306,7 +323,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     def standardise(self) -> Standardise:
         """What rewards are standardised by before weighting, with null resolved."""
         asks = self.objective.asks
-        return self.combination.standardise or (asks.standardise if asks.reward == "scores" else "nothing")
+        # What people say has a scale of its own, which no other batch is to move.
+        raw = asks.reward != "scores" or (self.people is not None and asks.standardise == "run")
+        return self.combination.standardise or ("nothing" if raw else asks.standardise)
 
     @property
     def prompts_per_iteration(self) -> int:

@@ -151,7 +151,7 @@ def dismiss(crew: Crew) -> None:
 def _images(config: Config) -> ImageSource:
     """Whose the images of its batches are."""
     if config.data is None:
-        return "drawn"
+        return "drawn" if config.people is None else "chosen"
     return "labelled" if config.data.labels == "people" else "judged"
 
 

@@ -80,9 +80,18 @@ class Display:
 
     def images(self, done: int, total: int) -> None:
         """Say how many images of the phase are there."""
+        self._counted(done, total, "images")
+
+    def pairs(self, done: int, total: int) -> None:
+        """Say how many pairs people have chosen between, for which the run waits."""
+        if self._phase != "choosing":
+            self.status("choosing")
+        self._counted(done, total, "pairs")
+
+    def _counted(self, done: int, total: int, what: str) -> None:
         now = time.monotonic()
         left = (now - self._since) / done * (total - done) if done else None
-        count, ends = f"{done}/{total} images", None if left is None else now + left
+        count, ends = f"{done}/{total} {what}", None if left is None else now + left
         self._progress.update(self._bar, completed=done, total=total, count=count, ends=ends)
         if not self._console.is_terminal and now - self._spoke >= _SPEAKS:
             self._spoke = now

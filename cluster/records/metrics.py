@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from cluster.crew.pool import Pool
+from cluster.sources.answers import Answers
 from cluster.sources.pairs import Counts
 from cluster.sources.rollouts import Rollout
 from cluster.sources.spans import Spans
@@ -34,6 +35,8 @@ def iteration_metrics(
         metrics["noise/first_step"], metrics["noise/last_step"] = float(noisy[0]), float(noisy[1] - 1)
     if counts := [rollout.counts for rollout in batch if rollout.counts is not None]:
         metrics |= {f"data/{name}": float(value) for name, value in asdict(sum(counts, Counts())).items()}
+    if answers := [rollout.answers for rollout in batch if rollout.answers is not None]:
+        metrics |= {f"people/{name}": float(value) for name, value in asdict(sum(answers, Answers())).items()}
     metrics["staleness"] = float(update.version - 1 - min(rollout.version for rollout in batch))
     metrics["time/sample"] = float(sum(rollout.seconds for rollout in batch))
     metrics["time/learn"] = update.seconds

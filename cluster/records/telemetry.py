@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from ray.util.metrics import Counter, Gauge
 
-Phase = Literal["starting", "sampling", "learning", "evaluation", "checkpoint"]
+Phase = Literal["starting", "sampling", "choosing", "learning", "evaluation", "checkpoint"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
 # Figure of the loop, where <tag> stands for a tag's value -> name and help text. The first pattern that matches counts.

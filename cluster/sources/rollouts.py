@@ -20,6 +20,7 @@ from actors.encoding import Read
 from actors.trajectories import Request
 from cluster.crew.pool import Call, Pool
 from cluster.errors import Hung
+from cluster.sources.answers import Answers
 from cluster.sources.pairs import Counts
 from cluster.sources.spans import Spans
 from rewards.errors import RewardUnavailable, said
@@ -48,6 +49,7 @@ class Rollout:
     kl: float | None = None  # mean of the KL of its chains to the pretrained model's, where it was asked for, nats
     failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
     counts: Counts | None = None  # of the rows that it was read from, if nobody sampled it
+    answers: Answers | None = None  # of people, to the pairs that begin in it, if they were asked
 
 
 class Rollouts:
@@ -165,7 +167,7 @@ class Rollouts:
                 receipt["missing"],
                 len(job.request.prompts),
             )
-        if not (job.judged and job.request.prompts):
+        if not (job.judged and job.request.prompts and self._rewards):
             return self._finish(job)
         for names, pool in self._rewards.items():
             features = job.features if job.features in names else None

@@ -56,6 +56,32 @@ class Question:
         known = {name: value for name, value in fields.items() if value}
         return {"id": self.id, "prompt": self.prompt, "sets": self.sets, **known}
 
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Question:
+        """The question whose `record` it is.
+
+        Raises:
+            ValueError: In a sentence that says what it lacks.
+        """
+        try:
+            sets = tuple(tuple(map(_plain_name, names)) for names in record["sets"])
+            models, scores = record.get("models"), record.get("scores")
+            question = cls(
+                str(record["prompt"]),
+                sets,
+                tuple(map(str, models)) if models else None,
+                tuple(map(float, scores)) if scores else None,
+                str(record.get("words", "")),
+            )
+            if len(sets) < 2 or not all(sets) or {len(x) for x in (models, scores) if x} - {len(sets)}:
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise ValueError(
+                "A question needs a prompt and at least two sets of names of pictures, and models and scores, where "
+                f"there are any, one a set, which {json.dumps(record)[:120]} has not."
+            ) from None
+        return question
+
 
 class Questions:
     """The questions of a folder, as they come; goes through them in the order of the file.
@@ -70,6 +96,7 @@ class Questions:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._by_id: dict[str, Question] = {}
+        self._closed: set[str] = set()
         self._pictures: set[str] = set()
         self._position = 0
         self.refresh()
@@ -84,8 +111,11 @@ class Questions:
             return False
         records, position = read_lines(path, self._position)
         for record in records:
+            if "closed" in record:
+                self._closed.add(str(record["closed"]))
+                continue
             try:
-                question = _question(record)
+                question = Question.of(record)
             except ValueError as error:
                 raise Damaged(f"{path} has a line that is no question: {error}") from None
             self._by_id[question.id] = question
@@ -104,6 +134,10 @@ class Questions:
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def closed(self, name: str) -> bool:
+        """Whether nobody is to be asked a question for the first time any more; its choices stay."""
+        return name in self._closed
 
     def picture(self, name: str) -> Path | None:
         """The file of a picture that is asked about; `None` for every other name."""
@@ -128,9 +162,25 @@ def offer(folder: Path, questions: Iterable[Question]) -> int:
         new = {question.id: question for question in questions if question.id not in there}
         records = [question.record() for question in new.values()]
         for record in records:
-            _question(record)
+            Question.of(record)
         file.append(*records)
     return len(new)
+
+
+def close(folder: Path, names: Iterable[str]) -> None:
+    """Have nobody asked any more who has not been: of what use an answer would have been is over.
+
+    Args:
+        folder: Of the questions.
+        names: Their ids.
+
+    Raises:
+        Damaged: If the file says something else than questions.
+        NotKept: If it cannot be written.
+    """
+    with Journal(folder / FILE, wait=True) as file:
+        there = {record.get("closed") for record in file.records}
+        file.append(*({"closed": name} for name in names if name not in there))
 
 
 def keep_picture(folder: Path, data: bytes) -> str:
@@ -168,28 +218,6 @@ def keep_picture(folder: Path, data: bytes) -> str:
                 temporary.unlink(missing_ok=True)
             raise NotKept(f"{path.parent} cannot be written to ({error.strerror}); see to its disk.") from error
     return name
-
-
-def _question(record: dict[str, Any]) -> Question:
-    """The question of a record; raises a `ValueError` that says what it lacks."""
-    try:
-        sets = tuple(tuple(map(_plain_name, names)) for names in record["sets"])
-        models, scores = record.get("models"), record.get("scores")
-        question = Question(
-            str(record["prompt"]),
-            sets,
-            tuple(map(str, models)) if models else None,
-            tuple(map(float, scores)) if scores else None,
-            str(record.get("words", "")),
-        )
-        if len(sets) < 2 or not all(sets) or {len(x) for x in (models, scores) if x} - {len(sets)}:
-            raise ValueError
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"A question needs a prompt and at least two sets of names of pictures, and models and scores, where there "
-            f"are any, one a set, which {json.dumps(record)[:120]} has not."
-        ) from None
-    return question
 
 
 def _plain_name(name: str) -> str:

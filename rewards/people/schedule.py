@@ -78,7 +78,7 @@ class Schedule:
     def next(self, rater: str) -> list[Showing]:
         """What a rater is to see now, and after that: at most two showings, and none if there is nothing left."""
         self._seen[rater] = self._clock()
-        held = [key for key in self._held.get(rater, []) if not self._choices.answered(rater, *key)]
+        held = [key for key in self._held.get(rater, []) if self._stands(rater, *key)]
         made = self._choices.of(rater)
         for key in [*self._due(rater, made, _BETWEEN), *self._fresh(rater), *self._due(rater, made, 0)]:
             if len(held) >= _AHEAD:
@@ -99,6 +99,10 @@ class Schedule:
         fresh = len(self._open(rater, set()))
         waiting = len(self._due(rater, made, 0))
         return fresh + waiting + self._again(rater, first + fresh) - self._again(rater, first)
+
+    def _stands(self, rater: str, name: str, round: int) -> bool:
+        """Whether what a rater holds is still to be answered."""
+        return not self._choices.answered(rater, name, round) and (round > 0 or not self._questions.closed(name))
 
     def _due(self, rater: str, made: list[Choice], between: int) -> list[tuple[str, int]]:
         """What a rater has answered so many answers ago, and is to be asked again."""
@@ -134,7 +138,7 @@ class Schedule:
         return [
             question
             for question in self._ordered
-            if not self._choices.answered(rater, question.id, 0)
+            if self._stands(rater, question.id, 0)
             and (question.id not in taken or self._draw("shared", question.id) < self._rules.shared)
         ]
 

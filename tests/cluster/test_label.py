@@ -240,6 +240,21 @@ def test_results_are_printed_at_the_end(folder: Path, run: Run) -> None:
     assert "Ada: 6 choices, 1 ties, 1 both bad, left 50% of the rest" in run(folder)[1]
 
 
+def test_a_run_that_waits_for_people_shows_its_own_pairs_as_they_come(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "run").mkdir()
+    rewards = "{us: {kind: people, weight: 1.0}, shapes_gold: {kind: null, weight: 0.0}}"
+    (tmp_path / "run" / "config.yaml").write_text(f"rewards: {rewards}\n")
+    status, said = run(tmp_path / "run")
+    assert (status, said.splitlines()[0]) == (
+        0,
+        f"0 questions, and more as the run draws pictures; choices are kept in {tmp_path}/run/people",
+    )
+    assert len(Questions(tmp_path / "run" / "people")) == 0
+    assert "keeps no pictures yet" in run(tmp_path / "run@0")[1]
+    (tmp_path / "run" / "config.yaml").write_text("rewards: {shapes_gold: {kind: null, weight: 1.0}}\n")
+    assert "keeps no pictures yet" in run(tmp_path / "run")[1]
+
+
 def test_pictures_without_a_pair_are_said(folder: Path, run: Run) -> None:
     for prompt in folder.iterdir():
         for path in list(prompt.iterdir())[1:]:

@@ -161,6 +161,18 @@ def test_without_a_terminal_a_long_phase_speaks_once_a_minute(clock: Clock) -> N
     ]
 
 
+def test_pairs_that_are_waited_for_are_a_phase_of_their_own(clock: Clock) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with Display(console, 4) as display:
+        display.images(40, 40)
+        for done in (0, 1, 2):
+            display.pairs(done, 4)
+            clock.now += 59
+        display.pairs(2, 4)
+    (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert line.split() == ["choosing", "2/4", "pairs", "0:01:58", "left"]
+
+
 def test_all_that_is_shown_goes_to_telemetry_too() -> None:
     telemetry = Mock(spec=Telemetry)
     with Display(Console(file=io.StringIO()), 3, telemetry=telemetry) as display:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from rewards.people.lines import Damaged
-from rewards.people.questions import FILE, Question, Questions, keep_picture, offer
+from rewards.people.questions import FILE, Question, Questions, close, keep_picture, offer
 from tests.support.taste import picture
 
 
@@ -34,6 +34,19 @@ def test_nothing_is_asked_twice(tmp_path: Path, ask: Callable[..., list[Question
     assert offer(tmp_path, made) == 0
     assert offer(tmp_path, [*made, Question("another", made[0].sets)]) == 1
     assert len((tmp_path / FILE).read_text().splitlines()) == 4
+
+
+def test_closed_questions_stay_and_are_closed_once(tmp_path: Path, ask: Callable[..., list[Question]]) -> None:
+    questions = Questions(tmp_path)
+    one, other = ask(2)
+    close(tmp_path, [one.id])
+    close(tmp_path, [one.id])
+    assert questions.refresh()
+    assert list(questions) == [one, other]
+    assert (questions.closed(one.id), questions.closed(other.id)) == (True, False)
+    assert len((tmp_path / FILE).read_text().splitlines()) == 3
+    assert offer(tmp_path, [one]) == 0
+    assert all(questions.picture(name) for names in one.sets for name in names)
 
 
 @pytest.mark.parametrize("broken", [Question("a", (("x.png",),)), Question("a", (("x.png",), ("..",)))])

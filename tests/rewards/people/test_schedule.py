@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rewards.people.choices import Choice, Choices
-from rewards.people.questions import Question, Questions
+from rewards.people.questions import Question, Questions, close
 from rewards.people.schedule import Rules, Schedule, Showing
 
 Ask, Choose = Callable[..., list[Question]], Callable[..., Choice]
@@ -147,3 +147,19 @@ def test_the_least_sure_come_first_where_that_is_wanted(
     schedule = Schedule(Questions(tmp_path), choices, Rules(pick="unsure", again=0))
     gaps = [shown.question.gap for shown in answer_all(schedule, choices, choose, "Ada")]
     assert gaps == [0.1, 0.5, 2.0, 3.0, *[float("inf")] * 3]
+
+
+def test_nobody_is_asked_what_is_closed_but_for_what_comes_again(
+    tmp_path: Path, ask: Ask, choose: Choose, choices: Choices
+) -> None:
+    asked = ask(6)
+    questions = Questions(tmp_path)
+    schedule = Schedule(questions, choices, Rules(again=1.0))
+    held = schedule.next("Ada")
+    answer(choices, choose, "Ada", held[0])
+    fresh = next(question for question in asked if question not in [shown.question for shown in held])
+    close(tmp_path, [question.id for question in asked if question != fresh])
+    questions.refresh()
+    assert schedule.left("Bo") == 2
+    shown = schedule.next("Ada")
+    assert [(one.question, one.round) for one in shown] == [(fresh, 0), (held[0].question, 1)]
