@@ -15,6 +15,7 @@ FOLDERS = {"first": PRETRAINED, "second": PRETRAINED / "second"}
 SCORERS = {world: folder / "scorer" for world, folder in FOLDERS.items()}
 SCORER = SCORERS["first"]
 READERS = {world: PRETRAINED / "readers" / world for world in FOLDERS}  # what measures a world is no part of it
+STEP_SCORERS = {"first": PRETRAINED / "step_scorer"}  # of `rewards.fit_steps`
 AESTHETIC = PRETRAINED / "aesthetic"  # of all worlds
 PIPELINE = PRETRAINED / "pipeline"
 FLOW_PIPELINE = PRETRAINED / "flow_pipeline"
