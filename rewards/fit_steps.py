@@ -1,6 +1,7 @@
 """Trains a step-aware preference model on choices between pictures, and says how well it does at each level of noise.
 
     python -m rewards.fit_steps DATASET --out FOLDER
+    python -m rewards.fit_steps DATASET                   says how well the shipped one does; nothing is trained
 
 Both pictures of a choice are encoded, noised to the same state with the same noise, and shown to the model as the
 images that Stable Diffusion's guided prediction makes of them,
@@ -9,7 +10,7 @@ images that Stable Diffusion's guided prediction makes of them,
 
 with t even over the training timesteps; of a tie the least loss is 0. DATASET has the columns of Pick-a-Pic: a folder
 with the splits `train` and `validation`, such as `python -m rewards.people.shapes_pairs` writes. The accuracy is of
-pairs of the second split that are no ties, beside that of the model as it began.
+pairs of the second split that are no ties, of what was trained beside that of the model as it began.
 
 Source: Liang et al., "Aesthetic Post-Training Diffusion Models from Generic Preferences with Step-by-step Preference
 Optimization" (arXiv 2406.04314). It weighs choices by how many its prompt has, which is left out.
@@ -24,7 +25,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +62,6 @@ class Predictor:
         self._pipeline, self._guidance = pipeline.to(self.device), guidance
         self._pipeline.set_progress_bar_config(disable=True)
         self._size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-        self._kept: dict[str, Tensor] = {}
         if pipeline.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"{model} predicts neither noise nor velocity, and is no Stable Diffusion")
 
@@ -86,7 +85,7 @@ class Predictor:
         noise = torch.randn(len(choices), *clean.shape[1:], generator=generator).repeat_interleave(2, dim=0)
         at = times.repeat_interleave(2).to(self.device)
         noisy = scheduler.add_noise(clean, noise.to(self.device), at)
-        told = torch.cat([self._told(""), *[self._told(c.prompt) for c in choices]])
+        told = self._pipeline.encode_prompt(["", *(c.prompt for c in choices)], self.device, 1, False)[0]
         both = torch.cat([told[:1].expand(len(noisy), -1, -1), told[1:].repeat_interleave(2, dim=0)])
         output = self._pipeline.unet(noisy.repeat(2, 1, 1, 1), at.repeat(2), both).sample
         unconditional, conditional = output.chunk(2)
@@ -101,11 +100,6 @@ class Predictor:
 
     def _fitted(self, picture: np.ndarray) -> np.ndarray:
         return np.asarray(ImageOps.fit(Image.fromarray(picture), (self._size, self._size), Image.Resampling.BICUBIC))
-
-    def _told(self, prompt: str) -> Tensor:
-        if prompt not in self._kept:
-            self._kept[prompt] = self._pipeline.encode_prompt(prompt, self.device, 1, False)[0]
-        return self._kept[prompt]
 
 
 def preference_loss(first: Tensor, second: Tensor, label: Tensor) -> Tensor:
@@ -195,22 +189,24 @@ def accuracy(
 
 def batches_of(path: Path, size: int, seed: int, left_out: Counter[str]) -> Iterator[list[Choice]]:
     """Batches of the choices of the split `train`, over and over; raises as `rewards.fit.read`."""
+    some: list[Choice] = []
     while True:
-        choices, some = read(path, "train", None, seed, left_out), []
-        for choice in choices:
+        there = False
+        for choice in read(path, "train", None, seed, left_out):
+            there = True
             some.append(choice)
             if len(some) == size:
                 yield some
                 some = []
-        if not left_out.total() and some and len(some) < size:
-            yield some
+        if not there:
+            raise ValueError(f"{path} has no choices in its split train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what the command line asks for; returns the exit status."""
     parser = Parser("rewards.fit_steps", __doc__ or "")
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="a folder of Parquet files")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the model goes")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the model goes; without it none is trained")
     parser.add_argument("--reward", default="shapes_steps", metavar="KIND", help="default: %(default)s")
     parser.add_argument("--option", type=option, action="append", default=[], metavar="NAME=VALUE", help="of KIND")
     parser.add_argument("--model", default="shapes", help="that predicts: a Stable Diffusion (default: %(default)s)")
@@ -225,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     left_out, options = Counter[str](), dict(args.option)
     try:
-        if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        if args.out is not None and args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
             raise ValueError(f"{args.out} is there already, and a run may use it; give another --out")
         check_options(args.reward, options)
         made, before = (make_reward(args.reward, **options) for _ in range(2))
@@ -236,20 +232,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not shown:
             raise ValueError(f"{args.dataset} has no choices in its split validation")
         predictor = Predictor(args.model, args.guidance)
-        torch.manual_seed(args.seed)
-        batches = batches_of(args.dataset, args.batch, args.seed, left_out)
-        numbers = {"lr": args.lr, "weight_decay": args.weight_decay, "warmup": args.warmup, "seed": args.seed}
-        fit(made, predictor, batches, steps=args.steps, **numbers)
-        made.save(args.out)
-        look = partial(accuracy, {"trained": made, "before": before}, predictor, shown)
+        models = {args.reward: before}
+        if args.out is not None:
+            batches = batches_of(args.dataset, args.batch, args.seed, left_out)
+            numbers = {"lr": args.lr, "weight_decay": args.weight_decay, "warmup": args.warmup, "seed": args.seed}
+            fit(made, predictor, batches, steps=args.steps, **numbers)
+            made.save(args.out)
+            models = {"trained": made, "before": before}
+        look = partial(accuracy, models, predictor, shown)
         curve = {time: look(time, args.batch, args.seed) for time in tqdm(TIMES, desc="accuracy")}
-        report: dict[str, Any] = {"held_out": len(shown), "accuracy": curve, "steps": args.steps, "batch": args.batch}
-        (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        if args.out is not None:
+            report = {"held_out": len(shown), "accuracy": curve, "steps": args.steps, "batch": args.batch}
+            (args.out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     except (UnknownReward, RewardUnavailable, RewardFailed, ValueError, OSError) as error:
         print(f"error: {one_line(error).rstrip('.')}.", file=sys.stderr)
         return 1
-    print(f"accuracy on {len(shown):,} held-out pairs\n  time  trained  before")
-    print(*(f"  {time:4d}    {of['trained']:.3f}   {of['before']:.3f}" for time, of in curve.items()), sep="\n")
+    print(f"accuracy on {len(shown):,} held-out pairs", "  time" + "".join(f"{name:>14s}" for name in models), sep="\n")
+    print(*(f"  {time:4d}" + "".join(f"{of[name]:14.3f}" for name in models) for time, of in curve.items()), sep="\n")
     return 0
 
 

@@ -3,8 +3,8 @@
 `worlds` says what there is in each, `captions` is the prompt grammar and its train / held-out split, `render` draws a
 caption, `judge` reads a picture back symbolically (the gold score), `scorer` is the learned reward model and `pretrain`
 makes everything that `pretrained/` ships, but for the twin of flow matching, which `pretrain_flow` makes, and two small
-networks: `aesthetic`, a taste (`fit_aesthetic`), and `readers`, which read pictures (`fit_reader`). `step_scorer` is the
-scorer further trained, by `rewards.fit_steps`. Nothing in here knows the rest of Reinoise.
+networks: `aesthetic`, a taste (`fit_aesthetic`), and `readers`, which read pictures (`fit_reader`). `step_scorer` is
+the scorer further trained, by `rewards.fit_steps`. Nothing in here knows the rest of Reinoise.
 """
 
 from pathlib import Path

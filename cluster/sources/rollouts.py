@@ -191,6 +191,9 @@ class Rollouts:
         features = None
         scores: dict[str, np.ndarray] = {}
         candidates: dict[str, np.ndarray] = {}
+        if job.request.candidates > 1:
+            shape = samples, len(job.request.stored_steps), job.request.candidates
+            candidates = {name: np.full(shape, np.nan, np.float32) for name in self._judges}
         failed: dict[str, str] = {}
         for names in (names for names in self._rewards if names in job.scored):
             scored = job.scored[names]

@@ -177,6 +177,12 @@ def test_the_command_trains_saves_and_says_how_well(
     assert any((after[name] - value).abs().max() > 1e-4 for name, value in before.items())
     assert main(words) == 1
     assert "is there already" in capsys.readouterr().err
+    assert main([str(pairs), "--option", f"checkpoint={out}", "--model", str(tiny_pipeline)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split() == ["time", "shapes_steps"]
+    assert [float(line.split()[1]) for line in said[2:]] == pytest.approx(
+        [of["trained"] for of in report["accuracy"].values()], abs=0.1
+    )
 
 
 @pytest.mark.parametrize(
