@@ -24,19 +24,20 @@ from actors.trajectories import Request, Trajectories
 from actors.transitions import Transitions, log_prob, over
 
 
-def noise(keys: np.ndarray, step: int, shape: tuple[int, ...]) -> Tensor:
+def noise(keys: np.ndarray, step: int, shape: tuple[int, ...], candidate: int = 0) -> Tensor:
     """Standard normal noise `(B, *shape)` float32 at one point of a chain.
 
     Args:
         keys: `(B, 5)`, see `Trajectories.keys`.
         step: 0 for the initial state x_T, j + 1 for the noise that sampler step j adds.
         shape: Of a state.
+        candidate: Which of the next states of the step; a chain goes on with the first.
     """
     draws = [
         np.random.Generator(
             np.random.Philox(
                 key=np.array([seed, iteration], np.uint64),
-                counter=np.array([0, step, first if step == 0 else sample, prompt], np.uint64),
+                counter=np.array([0, step + (candidate << 32), first if step == 0 else sample, prompt], np.uint64),
             )
         ).standard_normal(shape, np.float32)
         for seed, iteration, prompt, sample, first in keys
@@ -109,6 +110,7 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
     shape, keys = policy.latent_shape, request.keys
     x, conditioning = _begin(policy, request, keys), policy.encode(request.prompts)
     stored, watched = [], _Watched.of(policy, request)
+    tried = _Candidates(policy, request, conditioning) if request.candidates > 1 else None
     with policy.everywhere() if request.everywhere else nullcontext():
         for step in chain(policy, x, conditioning, keys, request.first_step, request.noisy_steps):
             x = step.x_next
@@ -118,11 +120,13 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
                 stored.append((step.x, step.x_next, density))
             if watched is not None:
                 watched.see(step)
+            if tried is not None:
+                tried.see(step)
+        found = {} if tried is None else tried.found(x)
     images = policy.decode(x)
     latents, next_latents, log_probs = (list(parts) for parts in zip(*stored, strict=True)) if stored else ([], [], [])
     finite = torch.stack([_finite(part) for part in (images, x, *latents, *next_latents, *log_probs)]).all(dim=0)
-    pixels = (images.nan_to_num() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return _mask(pixels, finite.cpu().numpy()), Trajectories(
+    return _mask(_pixels(images), finite.cpu().numpy()), Trajectories(
         latents=_stack(latents, (len(x), 0, *shape)),
         next_latents=_stack(next_latents, (len(x), 0, *shape)),
         log_probs=_stack(log_probs, (len(x), 0)),
@@ -133,6 +137,7 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
         keys=keys,
         clean=x.cpu().numpy() if request.clean else None,
         **({} if watched is None else watched.found(policy, conditioning)),
+        **found,
     )
 
 
@@ -176,6 +181,53 @@ class _Watched:
         return {name: values.cpu().numpy() for name, values in found.items()}
 
 
+class _Candidates:
+    """Next states that are drawn beside those of the chain, and the images that the policy predicts of all of them.
+
+    Args:
+        policy: Who acts.
+        request: Says how many, and at which steps.
+        conditioning: Of its samples.
+    """
+
+    def __init__(self, policy: Policy, request: Request, conditioning: Conditioning) -> None:
+        self._policy, self._request, self._conditioning = policy, request, conditioning
+        self._states: list[Tensor] = []  # (B, M, ...) of each stored step
+        self._pictures: list[np.ndarray] = []  # (B, M, H, W, 3)
+        self._others: list[Tensor] = []  # predicted latents of those that the chain did not take, at the last step
+
+    def see(self, step: Step) -> None:
+        """Draw the candidates of a step of the chain; of the one that it came by, the step has the prediction."""
+        index = torch.full((len(step.x),), step.number)
+        self._show(self._policy.transitions.clean(step.x, step.prediction, index))
+        if step.number not in self._request.stored_steps:
+            return
+        shape, keys = self._policy.latent_shape, self._request.keys
+        draws = [noise(keys, step.number + 1, shape, other) for other in range(1, self._request.candidates)]
+        others = [step.mean + step.std * draw.to(step.mean.device) for draw in draws]
+        self._states.append(torch.stack([step.x_next, *others], dim=1))
+        if step.number + 1 < len(self._policy.transitions):  # the last are images themselves
+            others = [self._policy.clean(other, index + 1, self._conditioning) for other in others]
+        self._others = others
+
+    def found(self, x: Tensor) -> dict[str, np.ndarray]:
+        """The fields of `Trajectories`, once the chain is at the image."""
+        self._show(x)
+        after = [step + 1 for step in self._request.stored_steps]
+        timesteps = [*self._policy.transitions.timesteps.tolist(), 0.0]
+        return {
+            "candidates": torch.stack(self._states, dim=1).cpu().numpy(),
+            "predicted": np.stack(self._pictures, axis=1),
+            "times": np.array([timesteps[state] for state in after], np.float32),
+        }
+
+    def _show(self, clean: Tensor) -> None:
+        if self._others:
+            shown = [_pixels(self._policy.decode(latents)) for latents in (clean, *self._others)]
+            self._pictures.append(np.stack(shown, axis=1))
+            self._others = []
+
+
 def _begin(policy: Policy, request: Request, keys: np.ndarray) -> Tensor:
     """The state before the request's first step."""
     drawn = noise(keys, 0, policy.latent_shape).to(policy.device)
@@ -192,6 +244,11 @@ def _begin(policy: Policy, request: Request, keys: np.ndarray) -> Tensor:
 def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A picture of a height and width: the largest middle part of that shape, resized; one that has them, as it is."""
     return np.asarray(ImageOps.fit(Image.fromarray(image), size[::-1], Image.Resampling.LANCZOS))
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    """`(B, H, W, 3)` uint8 of images `(B, 3, H, W)` in [0, 1]; what is not a number is black."""
+    return (images.nan_to_num() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _finite(values: Tensor) -> Tensor:

@@ -46,9 +46,7 @@ class Sampler:
     def ready(self) -> None:
         """Answers once the model is loaded."""
 
-    def rollout(
-        self, request: Request, version: int, weights: Weights | None = None
-    ) -> tuple[dict[str, Any], np.ndarray, Trajectories]:
+    def rollout(self, request: Request, version: int, weights: Weights | None = None) -> tuple[Any, ...]:
         """Roll out a request.
 
         Args:
@@ -60,7 +58,8 @@ class Sampler:
             A receipt that is cheap to fetch (`version`, `started`, `seconds`, `actor`, `missing`: the pictures that are
             not finite and therefore masked, `lag`: the seconds between publication and use of weights that were new to
             this actor, and `kl`: the mean of the trajectories'), the images `(B, H, W, 3)` uint8, and the trajectories.
-            Three Ray objects, so that each reader fetches only its own.
+            Where there are candidates, the images predicted of them and their times, as the trajectories have them, are
+            a fourth: a pair. So many Ray objects, so that each reader fetches only its own.
 
         Raises:
             RayActorError, GetTimeoutError: If the store is lost, or does not answer.
@@ -77,10 +76,14 @@ class Sampler:
         # The actor's own log; a job's log leaves these lines out (deploy/runtime_env.yaml).
         print(f"weights {self._stamp[0]}: {len(request.prompts)} samples of {request.prompts[0]!r} and on", flush=True)
         pixels, trajectories = rollout(self._policy, request, self._stamp[0])
-        receipt = {"version": self._stamp[0], "started": started, "seconds": time.time() - started}
+        receipt: dict[str, Any] = {"version": self._stamp[0], "started": started, "seconds": time.time() - started}
         missing = int(np.ma.getmaskarray(pixels)[:, 0, 0, 0].sum())
         kl = None if trajectories.kl is None else float(trajectories.kl[np.isfinite(trajectories.kl)].mean())
-        return {**receipt, "actor": self._name, "missing": missing, "lag": lag, "kl": kl}, pixels, trajectories
+        receipt |= {"actor": self._name, "missing": missing, "lag": lag, "kl": kl}
+        if request.candidates == 1:
+            return receipt, pixels, trajectories
+        shown = trajectories.predicted, trajectories.times
+        return receipt, pixels, replace(trajectories, predicted=None), shown
 
     def encode(self, read: Read, version: int, wanted: bool) -> tuple[dict[str, Any], np.ndarray | None, Trajectories]:
         """Read and encode pictures that are given; no weights are asked for.

@@ -39,6 +39,7 @@ class Request:
     noisy_steps: tuple[int, int] | None = None
     kl: bool = False  # one state of each chain travels too, with the KL that it tells of (`actors.chain_kl`)
     everywhere: bool = False  # the adapter acts at every step, as an exported one does
+    candidates: int = 1  # next states drawn at each stored step; of more than one the rewards judge what they become
 
     def __post_init__(self) -> None:
         if self.start is None and self.first_step:
@@ -83,6 +84,11 @@ class Trajectories:
     kl: np.ndarray | None = None  # (B,) float32, estimates of the whole chain's KL to the pretrained model, nats
     kl_states: np.ndarray | None = None  # (B, ...) float32, the state that each was taken at
     kl_steps: np.ndarray | None = None  # (B,) int64, the step that begins there
+    # Where there are M > 1 candidates:
+    candidates: np.ndarray | None = None  # (B, K, M, ...) float32, the next states that were drawn; the first is x_next
+    # (B, K, M, H, W, 3) uint8, the images that are predicted of them; a sampler hands these to the rewards instead
+    predicted: np.ndarray | None = None
+    times: np.ndarray | None = None  # (K,) float32, training timesteps of the next states, 0 of the image
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             alone had; calling again with a new crew continues from the last checkpoint. Whoever depended on what was
             lost may speak first, see `Crew.lost`.
     """
-    rollouts = Rollouts(crew.samplers, crew.rewards)
-    watch = Watch(name for name, weight in config.weights.items() if weight)
+    judges = [name for name, weight in config.weights.items() if weight]
+    rollouts = Rollouts(crew.samplers, crew.rewards, judges)
+    watch = Watch(judges)
     version = saved = _restore(crew, run)
     at_a_time: float | str = config.learner.micro_batch
     plans = crew.learner.plans(config.iterations)
@@ -88,7 +89,8 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             scores = {name: np.concatenate([r.scores[name] for r in batch]) for name in config.weights}
             dropped = _dropped(config, scores)
             display.status("learning")
-            updates, weights = crew.learner.update(scores, [r.trajectories for r in batch])
+            candidates = {name: np.concatenate([r.candidates[name] for r in batch]) for name in batch[0].candidates}
+            updates, weights = crew.learner.update(scores, [r.trajectories for r in batch], candidates)
             updated = rollouts.wait_for(updates, config.failures.patience.learn)[0]
             _publish(config, crew, weights)
             metrics = iteration_metrics(updated, batch, scores, dropped, time.time() - started)

@@ -114,20 +114,27 @@ class LearnerActor:
         """Where the adapter acts, in a line."""
         return describe_steps(self._policy.transitions)
 
-    def update(self, scores: Mapping[str, np.ndarray], *trajectories: Trajectories) -> tuple[Update, Weights | None]:
+    def update(
+        self,
+        scores: Mapping[str, np.ndarray],
+        *trajectories: Trajectories,
+        candidates: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[Update, Weights | None]:
         """Apply a batch; two Ray objects, so that the driver fetches the metrics and not the weights.
 
         Args:
             scores: `(B,)` float32 of each reward over all samples in the order of `trajectories`, NaN where one could
                 not be judged.
             trajectories: One iteration's rollouts, in request order.
+            candidates: `(B, K, M)` float32 of each reward that judged those of the trajectories, where they have some.
 
         Returns:
             What it did, and the weights; of several ranks the first alone gives them.
         """
         groups = np.concatenate([t.prompt_index for t in trajectories])
         rewards, metrics = self._advantages.of(scores, groups, [prompt for t in trajectories for prompt in t.prompts])
-        update = self._learner.step(collate(trajectories, rewards, scores))
+        judged = self._advantages.weighted(candidates) if candidates else None
+        update = self._learner.step(collate(trajectories, rewards, scores, judged))
         update = replace(update, metrics=metrics | update.metrics)
         return update, None if self._learner.ranks.rank else self._learner.weights()
 

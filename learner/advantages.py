@@ -77,6 +77,13 @@ class Advantages:
         mean, deviation = (float(kept.mean()), float(kept.std())) if kept.size else (float("nan"), float("nan"))
         return advantages, {"reward/mean": mean, "reward/std": deviation, **shares}
 
+    def weighted(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """sum_i w_i r_i, float32, of scores of any shape: each on its own scale, as differences of preferences are."""
+        total = np.sum(
+            [weight * np.asarray(scores[name], np.float64) for name, weight in self._weights.items()], axis=0
+        )
+        return total.astype(np.float32)
+
     def state_dict(self) -> dict[str, Any]:
         """The statistics of each reward, as plain numbers."""
         return {name: standardiser.state_dict() for name, standardiser in self._standardisers.items()}

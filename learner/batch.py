@@ -12,8 +12,8 @@ from torch import Tensor
 
 from actors.trajectories import Trajectories
 
-_SENT = ("clean", "kl", "kl_states", "kl_steps")  # of trajectories, where they were asked for
-_OPTIONAL = (*_SENT, "means")  # of a batch, a row a sample
+_SENT = ("clean", "kl", "kl_states", "kl_steps", "candidates")  # of trajectories, where they were asked for
+_OPTIONAL = (*_SENT, "means", "judged")  # of a batch, a row a sample
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Batch:
     kl: Tensor | None = None  # (B,) float32, see `Trajectories`, as the two below
     kl_states: Tensor | None = None  # (B, ...) float32
     kl_steps: Tensor | None = None  # (B,) int64
+    candidates: Tensor | None = None  # (B, K, M, ...) float32, see `Trajectories`
+    judged: Tensor | None = None  # (B, K, M) float32, the weighted rewards of what they are predicted to become
     scores: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) float32 of each reward, as it said them
 
     def take(self, rows: Tensor) -> Batch:
@@ -96,7 +98,10 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 
 def collate(
-    trajectories: Sequence[Trajectories], rewards: np.ndarray, scores: Mapping[str, np.ndarray] | None = None
+    trajectories: Sequence[Trajectories],
+    rewards: np.ndarray,
+    scores: Mapping[str, np.ndarray] | None = None,
+    judged: np.ndarray | None = None,
 ) -> Batch:
     """Join rollouts in the order given; arrays from the object store are copied on the way.
 
@@ -107,6 +112,7 @@ def collate(
         trajectories: Rollouts that stored the same sampler steps.
         rewards: `(B,)` over all of their samples.
         scores: `(B,)` of each reward by name.
+        judged: `(B, K, M)`, where there are candidates.
 
     Raises:
         ValueError: If the rollouts stored different steps, or there is not one reward a sample.
@@ -133,4 +139,5 @@ def collate(
         version=min(t.version for t in trajectories),
         keys=np.concatenate([t.keys for t in trajectories])[finite],
         scores={name: torch.from_numpy(np.array(own, np.float32)[finite]) for name, own in (scores or {}).items()},
+        judged=None if judged is None else torch.from_numpy(np.array(judged, np.float32)[finite]),
     )

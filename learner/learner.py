@@ -164,7 +164,7 @@ class Learner:
                 continue from a checkpoint.
         """
         started = time.time()
-        self._spending.draw(len(batch.prompts), self.version)
+        self._spending.draw(batch, self.version)
         history: dict[str, list[float]] = defaultdict(list)
         of_chain = chain_kl_metrics(batch, self._objective.trained_steps(self._policy.transitions))
         older = self._objective.config.asks.older

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from actors.policy import Policy
+from learner.batch import Batch
 from learner.ranks import Ranks
 from learner.reward_gradient import RewardModel
 
@@ -43,8 +44,9 @@ class Judged:
 class Spending:
     """The account of a run. Seconds are not in it, since checkpoints are the same bit for bit: they are `Update`'s.
 
-    `images_drawn` are the images of every batch, also those that no update uses. `reward_queries` are these and the
-    predicted images that the objective has judged, with or without a gradient; `reward_gradients` are those with one.
+    `images_drawn` are the images of every batch, also those that no update uses. `reward_queries` are these, those that
+    candidates are predicted to become, and the predicted images that the objective has judged, with or without a
+    gradient; `reward_gradients` are those with one.
     `network_evaluations` are those that drew the batches, a row and step each, and those of the updates; a guided
     prediction is two, and the way back is not counted by itself.
 
@@ -66,8 +68,9 @@ class Spending:
         self.spent = {"images_drawn": 0, "reward_queries": 0, "reward_gradients": 0, "network_evaluations": 0}
         self._seen = self._counters()
 
-    def draw(self, images: int, version: int) -> None:
-        """Enter a batch of so many images, with which the update of `version` begins."""
+    def draw(self, batch: Batch, version: int) -> None:
+        """Enter a batch, with which the update of `version` begins."""
+        images = len(batch.prompts)
         self._seen = self._counters()
         if self._offline and version >= self._offline:
             return
@@ -77,6 +80,11 @@ class Spending:
             steps = len(self._policy.transitions) - self._policy.transitions.first_step
             self.spent["images_drawn"] += images
             self.spent["network_evaluations"] += images * steps * self._policy.passes
+        if batch.candidates is not None:
+            count = batch.candidates.shape[2]
+            self.spent["reward_queries"] += images * len(batch.steps) * count
+            looked = int((batch.steps + 1 < len(self._policy.transitions)).sum())  # the last are images already
+            self.spent["network_evaluations"] += images * looked * (count - 1) * self._policy.passes
 
     def total(self, ranks: Ranks) -> dict[str, float]:
         """Enter what all ranks have spent since `draw`; returns the totals, the same on every rank."""

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 REWARDS = {
     "shapes_agreement": "rewards.shapes_agreement:ShapesAgreement",
     "shapes_gold": "rewards.shapes_gold:ShapesGold",
+    "shapes_steps": "rewards.shapes_steps:ShapesSteps",
     "shapes_aesthetic": "rewards.shapes_aesthetic:ShapesAesthetic",
     "shapes_reading": "rewards.shapes_reading:ShapesReading",
     "brightness": "rewards.brightness:Brightness",
     "clip": "rewards.clip_score:ClipScore",
     "pickscore": "rewards.pickscore:PickScore",
+    "spm": "rewards.spm:Spm",
     "aesthetic": "rewards.aesthetic:Aesthetic",
     "jpeg_compressibility": "rewards.jpeg:JpegCompressibility",
     "jpeg_incompressibility": "rewards.jpeg:JpegIncompressibility",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -54,7 +55,13 @@ class RewardActor:
 
     @torch.no_grad()
     def score(
-        self, pixels: np.ndarray, prompts: Sequence[str], features: str | None = None, strict: bool = False
+        self,
+        pixels: np.ndarray,
+        prompts: Sequence[str],
+        features: str | None = None,
+        strict: bool = False,
+        candidates: tuple[np.ndarray, np.ndarray] | None = None,
+        judges: Sequence[str] = (),
     ) -> Scores:
         """Score images under every reward.
 
@@ -66,11 +73,18 @@ class RewardActor:
             prompts: One an image.
             features: Also return the image features of this reward.
             strict: Take no scores but `(B,)`, as before a run; during one, what can be read is.
+            candidates: Images `(B, K, M, H, W, 3)` uint8 that M candidates for each of K next states are predicted to
+                become, and the training timesteps `(K,)` of those states.
+            judges: The rewards that judge the candidates.
 
         Raises:
             RewardUnavailable: If a reward is gone for good, or answers with something else than scores.
             TypeError: If the reward has no image features.
         """
+        if candidates is not None:
+            found = self.score(pixels, prompts, features, strict)
+            judged, failed = self._judge(*candidates, prompts, judges)
+            return replace(found, candidates=judged, failed={**found.failed, **failed})
         if np.ma.is_masked(pixels):
             return score_those_there(partial(self.score, features=features), tuple(self._rewards), pixels, prompts)
         images = to_images(pixels)
@@ -88,6 +102,24 @@ class RewardActor:
             except RewardFailed as error:
                 failed[features] = str(error)
         return Scores(tuple(self._rewards), values, embedding, failed)
+
+    def _judge(
+        self, pictures: np.ndarray, times: np.ndarray, prompts: Sequence[str], judges: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Scores `(B, K, M)` of candidates by reward, and a sentence for each reward that raised."""
+        judged, failed = {}, {}
+        repeated = [prompt for prompt in prompts for _ in range(pictures.shape[2])]
+        for name in self._rewards.keys() & set(judges):
+            values = np.full(pictures.shape[:3], np.nan, np.float32)
+            try:
+                for number, time in enumerate(times.tolist()):
+                    images = to_images(pictures[:, number].reshape(-1, *pictures.shape[3:]))
+                    scores = self._rewards[name].score_at(images, repeated, torch.full((len(images),), time))
+                    values[:, number] = scores.detach().cpu().numpy().reshape(values[:, number].shape)
+            except RewardFailed as error:
+                failed[name] = str(error)
+            judged[name] = values
+        return judged, failed
 
     def weighted_sum(
         self, images: np.ndarray, prompts: Sequence[str], weights: Mapping[str, float], gradient: bool

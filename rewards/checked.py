@@ -57,6 +57,10 @@ class Checked(Reward):
         with _Asked(self._who):
             return to_scores(self._reward.score(images, prompts), len(images), self._who, strict).to(images.device)
 
+    def score_at(self, images: Tensor, prompts: Sequence[str], times: Tensor) -> Tensor:
+        with _Asked(self._who):
+            return to_scores(self._reward.score_at(images, prompts, times), len(images), self._who).to(images.device)
+
     def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         if not self.differentiable:
             raise TypeError(f"{self._class} has no gradient with respect to the image.")

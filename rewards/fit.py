@@ -212,7 +212,8 @@ def _interval(found: Sequence[float]) -> str:
     return f"{rate:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option(text: str) -> tuple[str, Any]:
+    """The `type` of an argument that is an option of a reward."""
     name, equals, value = text.partition("=")
     try:
         if name and equals:
@@ -227,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("rewards.fit", __doc__ or "")
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="a Parquet file, or a folder of them")
     parser.add_argument("--features", default="shapes_agreement", metavar="REWARD", help="default: %(default)s")
-    parser.add_argument("--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="of REWARD")
+    parser.add_argument("--option", type=option, action="append", default=[], metavar="NAME=VALUE", help="of REWARD")
     parser.add_argument("--out", type=Path, default=Path("fitted"), metavar="FOLDER", help="default: %(default)s")
     parser.add_argument("--split", metavar="NAME", help="of the folder the files of this split alone, such as train")
     parser.add_argument("--rows", type=positive, metavar="N", help="look at N rows, drawn by the seed (default: all)")

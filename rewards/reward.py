@@ -55,6 +55,17 @@ class Reward(ABC):
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Scores `(B,)` float32; NaN where a sample cannot be judged."""
 
+    def score_at(self, images: Tensor, prompts: Sequence[str], times: Tensor) -> Tensor:
+        """Scores `(B,)` of images that the noisy states of a chain are predicted to become.
+
+        Args:
+            images: `(B, 3, H, W)`.
+            prompts: One an image.
+            times: `(B,)` float32, training timesteps of the states, 0 of an image itself. A step-aware reward
+                (`rewards.step_aware`) reads them; to others a predicted image is one like any.
+        """
+        return self.score(images, prompts)
+
     def score_and_grad(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Scores `(B,)` and d score / d image `(B, 3, H, W)`, float32 both.
 
@@ -86,6 +97,7 @@ class Scores:
     values: np.ndarray  # (R, B) float32, NaN where a sample could not be judged
     features: np.ndarray | None = None  # (B, D) float32, of the images
     failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
+    candidates: Mapping[str, np.ndarray] = field(default_factory=dict)  # (B, K, M) float32 by reward, see `RewardActor`
 
 
 def to_images(pixels: np.ndarray) -> Tensor:

@@ -33,6 +33,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def positive_number(text: str) -> float:
+    """The `type` of an argument that is a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number above 0")
+    return value
+
+
 def share(text: str) -> float:
     """The `type` of an argument that is a share of something, from 0 to 1."""
     try:

@@ -75,10 +75,14 @@ class Scorer(nn.Module, PyTorchModelHubMixin):
 
     def tokens(self, images: Tensor) -> Tensor:
         """The picture as tokens, `(B, width, size / 4, size / 4)`."""
+        return self.tower(self.sized(images))
+
+    def sized(self, images: Tensor) -> Tensor:
+        """Images as the tower takes them: of the world's size, in [-1, 1]."""
         size = self.world.size
         if images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
-        return self.tower(2 * images - 1)
+        return 2 * images - 1
 
     def read(self, tokens: Tensor, words: Tensor) -> Tensor:
         """Scores `(B,)` of pictures that `tokens` has already seen."""

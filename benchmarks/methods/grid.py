@@ -29,6 +29,7 @@ from cluster.errors import ConfigError
 from learner.objectives.detailed_balance import DetailedBalanceConfig
 from learner.objectives.draft_lv import DRaFTLVConfig
 from learner.objectives.nabla_db import NablaDBConfig
+from learner.objectives.spo import SPOConfig
 from learner.objectives.vgg_flow import VGGFlowConfig
 from learner.subsample import Strata, share_of, split_samples
 
@@ -168,6 +169,9 @@ def queries(config: Config) -> int:
     elif isinstance(objective, VGGFlowConfig):
         drawn = len(Strata(steps, objective.step_fraction).weights)
         asked = batch * drawn * (1 if objective.value is None else 2)
+    elif isinstance(objective, SPOConfig):
+        trained = share_of(steps, 1 - objective.skip_fraction)
+        asked = batch * trained * objective.candidates
     elif objective.asks.reward != "scores":
         asked = batch * (objective.noises if isinstance(objective, DRaFTLVConfig) else 1)
     batches = min(getattr(objective, "offline_batches", 0) or config.iterations, config.iterations)

@@ -69,7 +69,10 @@ class LearnerGroup:
             self._hangs("said what it needs")
 
     def update(
-        self, scores: Mapping[str, np.ndarray], trajectories: Sequence[ray.ObjectRef]
+        self,
+        scores: Mapping[str, np.ndarray],
+        trajectories: Sequence[ray.ObjectRef],
+        candidates: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[list[ray.ObjectRef], ray.ObjectRef]:
         """Apply a batch on every rank, see `LearnerActor.update`.
 
@@ -77,7 +80,10 @@ class LearnerGroup:
             Each rank's `Update`, the first rank's first: wait for all of them, because the others notice the loss of
             one late or never. And the weights.
         """
-        started = [actor.update.options(num_returns=2).remote(scores, *trajectories) for actor in self.actors]
+        started = [
+            actor.update.options(num_returns=2).remote(scores, *trajectories, candidates=candidates)
+            for actor in self.actors
+        ]
         return [update for update, _ in started], started[0][1]
 
     def weights(self, which: Which = "acting") -> ray.ObjectRef:

@@ -25,7 +25,7 @@ from actors.model_files import count_parameters, on_disk
 from actors.policy import Policy
 from actors.quantising import BYTES
 from cluster.config import Config
-from learner.objectives.objective import Objective
+from learner.objectives.objective import Objective, Plan
 from learner.optimizer import AVERAGES
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _of_policy(config: Config, folder: Path, dtype: torch.dtype) -> tuple[dict[s
         **held.texts,
         "adapters and optimizer": copies * held.adapter + of_companion * companions,
         f"{at_a_time} transitions": learning_bytes(policy, at_a_time, asks.reward),
-        "host batch": _batch_bytes(config, policy, objective.plan(policy.transitions).stored_steps),
+        "host batch": _batch_bytes(config, policy, objective.plan(policy.transitions)),
     }
     if asks.reward == "scores":
         learner["host networks"] = held.vae  # which is loaded and not moved
@@ -217,9 +217,10 @@ def _states(policy: Policy, samples: int) -> Tensor:
     return torch.empty(samples, *policy.latent_shape, device=policy.device)
 
 
-def _batch_bytes(config: Config, policy: Policy, stored: Sequence[int]) -> float:
-    """Both states of every stored transition, and the one that the KL is taken at, float32."""
-    return 4.0 * config.batch_size * (2 * len(stored) + 1) * math.prod(policy.latent_shape)
+def _batch_bytes(config: Config, policy: Policy, plan: Plan) -> float:
+    """The states of every stored transition, and the one that the KL is taken at, float32."""
+    states = 2 if plan.candidates == 1 else 2 + plan.candidates
+    return 4.0 * config.batch_size * (states * len(plan.stored_steps) + 1) * math.prod(policy.latent_shape)
 
 
 def _reward_bytes(config: Config, names: Sequence[str]) -> float:

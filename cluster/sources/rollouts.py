@@ -50,6 +50,8 @@ class Rollout:
     failed: Mapping[str, str] = field(default_factory=dict)  # a sentence for each reward that raised
     counts: Counts | None = None  # of the rows that it was read from, if nobody sampled it
     answers: Answers | None = None  # of people, to the pairs that begin in it, if they were asked
+    # (B, K, M) float32 of each reward that judges candidates, where there are some
+    candidates: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Rollouts:
@@ -58,13 +60,14 @@ class Rollouts:
     Args:
         samplers: Pool of sampler actors.
         rewards: Pools of reward actors, by the names of the rewards that they hold.
+        judges: The rewards that judge candidates, where requests have some.
 
     Attributes:
         spans: When samplers worked.
     """
 
-    def __init__(self, samplers: Pool, rewards: Mapping[tuple[str, ...], Pool]) -> None:
-        self._samplers, self._rewards = samplers, dict(rewards)
+    def __init__(self, samplers: Pool, rewards: Mapping[tuple[str, ...], Pool], judges: Sequence[str] = ()) -> None:
+        self._samplers, self._rewards, self._judges = samplers, dict(rewards), tuple(judges)
         self._done: dict[Hashable, Rollout] = {}
         self._said: set[str] = set()  # of what failed
         self.spans = Spans()
@@ -146,7 +149,8 @@ class Rollouts:
     def _sample(self, job: _Job) -> None:
         def make(sampler: Any) -> Sequence[ray.ObjectRef]:
             if job.reader is None:
-                job.sampled = sampler.rollout.options(num_returns=3).remote(job.request, job.version, job.weights)
+                objects = 3 + (job.request.candidates > 1)
+                job.sampled = sampler.rollout.options(num_returns=objects).remote(job.request, job.version, job.weights)
             else:
                 job.sampled = sampler.encode.options(num_returns=3).remote(job.reader, job.version, job.judged)
             return job.sampled
@@ -171,7 +175,7 @@ class Rollouts:
             return self._finish(job)
         for names, pool in self._rewards.items():
             features = job.features if job.features in names else None
-            pool.submit(Call((job, names), partial(_ask, job, features)))
+            pool.submit(Call((job, names), partial(_ask, job, features, self._judges)))
 
     def _collect(self, job: _Job, names: tuple[str, ...], scored: Any) -> None:
         if job.lost:
@@ -188,6 +192,10 @@ class Rollouts:
         samples = len(job.request.prompts)
         features = None
         scores: dict[str, np.ndarray] = {}
+        candidates: dict[str, np.ndarray] = {}
+        if job.request.candidates > 1:
+            shape = samples, len(job.request.stored_steps), job.request.candidates
+            candidates = {name: np.full(shape, np.nan, np.float32) for name in self._judges}
         failed: dict[str, str] = {}
         for names in (names for names in self._rewards if names in job.scored):
             scored = job.scored[names]
@@ -200,6 +208,7 @@ class Rollouts:
                 )
             else:
                 scores |= zip(scored.names, np.array(scored.values), strict=True)
+                candidates |= scored.candidates
                 failed |= scored.failed
                 features = scored.features if job.features in names else features
         for sentence in sorted(set(failed.values()) - self._said):
@@ -207,12 +216,14 @@ class Rollouts:
             self._said.add(sentence)
         if not samples:
             scores = {name: np.empty(0, np.float32) for names in self._rewards for name in names}
-        found: dict[str, Any] = {"scores": scores, "features": features, "failed": failed, **job.receipt}
+        found: dict[str, Any] = {"scores": scores, "features": features, "failed": failed, "candidates": candidates}
+        found |= job.receipt
         self._done[job.key] = Rollout(job.request, pixels=job.sampled[1], trajectories=job.sampled[2], **found)
 
 
-def _ask(job: _Job, features: str | None, rewards: Any) -> Sequence[ray.ObjectRef]:
-    return [rewards.score.remote(job.sampled[1], job.request.prompts, features, job.strict)]
+def _ask(job: _Job, features: str | None, judges: Sequence[str], rewards: Any) -> Sequence[ray.ObjectRef]:
+    candidates = (job.sampled[3], judges) if len(job.sampled) > 3 else ()
+    return [rewards.score.remote(job.sampled[1], job.request.prompts, features, job.strict, *candidates)]
 
 
 @dataclass(eq=False)
@@ -227,7 +238,8 @@ class _Job:
     strict: bool = False
     reader: Read | None = None  # of pictures, in the place of a request
     judged: bool = True  # by the rewards
-    sampled: Sequence[ray.ObjectRef] = ()  # receipt, pixels, trajectories; kept alive until scored
+    # Receipt, pixels, trajectories, and where there are some the candidates' pictures; kept alive until scored.
+    sampled: Sequence[ray.ObjectRef] = ()
     receipt: Mapping[str, Any] = field(default_factory=dict)
     scored: dict[tuple[str, ...], Any] = field(default_factory=dict)  # of the pools that have answered
     lost: bool = False  # its images are gone and another job samples them again; late answers no longer count

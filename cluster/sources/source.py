@@ -66,4 +66,4 @@ class RequestMaker:
             self._config.policy.steps,
             plan.noisy_steps,
         )
-        return replace(request, kl=True)
+        return replace(request, kl=True, candidates=plan.candidates)

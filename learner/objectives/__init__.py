@@ -30,6 +30,7 @@ from learner.objectives.residual_nabla_db import ResidualNablaDBConfig
 from learner.objectives.residual_nabla_db_release import ResidualNablaDBReleaseConfig
 from learner.objectives.rwr import RWRConfig
 from learner.objectives.sft import SFTConfig
+from learner.objectives.spo import SPOConfig
 from learner.objectives.vgg_flow import VGGFlowConfig
 
 ObjectiveConfig = Annotated[
@@ -46,6 +47,7 @@ ObjectiveConfig = Annotated[
     | MaPOConfig
     | KTOConfig
     | SFTConfig
+    | SPOConfig
     | ResidualNablaDBConfig
     | ResidualNablaDBReleaseConfig
     | NablaDBConfig

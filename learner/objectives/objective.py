@@ -156,6 +156,7 @@ class Plan:
     offline_batches: int = 0  # train on this many batches, drawn once from the pretrained model; 0 is online
     # Of the steps that may add noise, the first and the one after the last, see `Request`; `None`: the chain's own.
     noisy_steps: tuple[int, int] | None = None
+    candidates: int = 1  # next states drawn at each stored step, see `Request`
 
     @property
     def trails(self) -> bool:

@@ -108,9 +108,11 @@ def test_every_config_of_a_real_model_says_what_was_verified_and_trains_a_tiny_o
     before, plan = policy.weights()[0].copy(), objective.plan(policy.transitions)
     request = Request(
         0, 0, ("ant",) * 2 + ("bat",) * 2, (0, 0, 1, 1), (0, 1) * 2, stored_steps=plan.stored_steps, clean=plan.clean,
-        noisy_steps=plan.noisy_steps,
+        noisy_steps=plan.noisy_steps, candidates=plan.candidates,
     )  # fmt: skip
-    batch = collate([rollout(policy, request)[1]], np.array([0.3, -1.0, 2.0, 0.1], np.float32))
+    judged = np.random.default_rng(0).normal(size=(4, len(plan.stored_steps), plan.candidates))
+    drawn, rewards = rollout(policy, request)[1], np.array([0.3, -1.0, 2.0, 0.1], np.float32)
+    batch = collate([drawn], rewards, judged=judged if plan.candidates > 1 else None)
     assert np.isfinite(list(learner.step(batch).metrics.values())).all()
     assert np.isfinite(policy.weights()[0]).all()
     assert not np.array_equal(policy.weights()[0], before)

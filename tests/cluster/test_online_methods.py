@@ -1,6 +1,7 @@
 """Policy gradients and forward-process losses with real Ray actors, each for a few iterations and stopped half way.
 
-Three whose state differs in kind; `tests/learner/test_every_objective.py` resumes all of them without actors.
+Four whose state, or whose batches, differ in kind; `tests/learner/test_every_objective.py` resumes all of them without
+actors.
 
 What the driver does for them alone: windows that move reach the samplers, and evaluations judge what is learned where
 samplers act with what trails behind it.
@@ -28,6 +29,7 @@ OBJECTIVES = {
     "dpok": "{name: dpok, transitions: 6, updates: 2, value: {width: 4}}",
     "grpo": "{name: grpo, window: 2, window_every: 1}",
     "nft": "{name: nft, states: 2, updates: 2}",
+    "spo": "{name: spo, candidates: 3, threshold: 0, pairs_per_update: 9}",
 }
 
 

@@ -30,6 +30,7 @@ from tests.learner.meeting import together
 
 FLOW = {"flow": {"widths": [8], "heads": 2, "groups": 4}, "step_fraction": 1.0, "beta": 2.0}
 DPO = {"beta": 100.0, "pairs": "all_pairs", "states": 2}
+CANDIDATES = {"candidates": 3, "skip_fraction": 0.0}  # as `draw` draws them
 ALL = {"steps_per_update": None, "step_fraction": 1.0, "min_gap": 0.0}
 # Every algorithm, and what makes a difference to how its gradient comes about. Micro-batches of 4 cut their updates of
 # up to 35 transitions into uneven shares.
@@ -99,6 +100,7 @@ CASES: dict[str, dict[str, Any]] = {
     "kto": {"name": "kto", "states": 2, "beta": 100.0, "timesteps": "chain", "undesirable_weight": 0.5},
     "kto, training": {"name": "kto", "states": 2, "beta": 100.0, "threshold": 0.2},
     "sft": {"name": "sft", "states": 3, "timesteps": "chain"},
+    "spo": {"name": "spo", "beta": 100.0, "clip_range": 0.5, "threshold": 0.2, "pairs_per_update": 9, **CANDIDATES},
     "sft, desirable": {"name": "sft", "states": 3, "pictures": "desirable"},
 }
 STEPPED = ("ppod, snapshot", "residual_nabla_db", "dpok", "nft", "awm", "diffusion_dpo")
@@ -146,9 +148,11 @@ def draw(policy: Policy, iteration: int = 0) -> Batch:
     """Every transition with noise and the images of seven samples, four of one prompt and three of another."""
     prompts = ("a red circle",) * 4 + ("two blue squares",) * 3
     stored = policy.transitions.stochastic_steps
-    request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, (0, 1, 2, 3, 0, 1, 2), stored, clean=True)
+    samples = (0, 1, 2, 3, 0, 1, 2)
+    request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, samples, stored, clean=True, candidates=3)
     rewards = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4, np.nan], np.float32)
-    return collate([rollout(policy, request, iteration)[1]], rewards)
+    judged = np.random.default_rng(iteration).normal(size=(7, len(stored), 3))
+    return collate([rollout(policy, request, iteration)[1]], rewards, judged=judged)
 
 
 def begun(made: Learner, policy: Policy) -> tuple[Batch, Part]:

@@ -32,7 +32,7 @@ class Rank:
     def join(self, *arguments: Any) -> None:
         self.told.append(arguments)
 
-    def update(self, scores: Any, *trajectories: str) -> tuple[Any, Any]:
+    def update(self, scores: Any, *trajectories: str, candidates: Any = None) -> tuple[Any, Any]:
         self.told.append((scores, trajectories))
         return len(self.told), f"weights of {len(trajectories)}"
 
