@@ -30,7 +30,7 @@ from cluster.text import decode, lines
 from rewards.people.asking import Picture
 
 _SPLITS = ("train", "held_out")
-_ROWS, _COLUMNS = 12, 8  # of a run's grids, see cluster.evaluate.sample_grid
+_ROWS, _COLUMNS = 12, 8  # of a run's grids, see cluster.evaluation.sample_grid
 _METADATA = "metadata.jsonl"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 

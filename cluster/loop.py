@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError
 from cluster.config import Config
 from cluster.crew.crew import Crew
 from cluster.errors import Hung, RunStopped
-from cluster.evaluate import evaluate, features, sample_grid
+from cluster.evaluation import evaluate, features, sample_grid
 from cluster.records.display import Display
 from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.records.rundir import RunDirectory

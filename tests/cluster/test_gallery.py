@@ -20,7 +20,7 @@ from PIL import Image
 
 from cluster import gallery as module
 from cluster.errors import ConfigError
-from cluster.evaluate import sample_grid
+from cluster.evaluation import sample_grid
 from cluster.gallery import gallery, pictures
 from cluster.records.parts import Parts
 from cluster.records.pictures import grid

@@ -14,13 +14,12 @@ from scipy.stats import energy_distance
 
 from actors.trajectories import EVALUATION, Request
 from cluster.config import Config
-from cluster.evaluate import (
+from cluster.evaluation import (
     distance,
     diversity,
     evaluate,
     features,
     leaves_out,
-    mean_pairwise_distance,
     sample_grid,
 )
 from cluster.prompts import make_requests
@@ -33,21 +32,6 @@ def rollout(request: Request, scores: dict[str, Any], features: Any = None) -> R
     arrays = {name: np.asarray(values, np.float32) for name, values in scores.items()}
     embedding = None if features is None else np.asarray(features, np.float32)
     return Rollout(request, 3, 0.0, 1.0, None, None, arrays, embedding)  # type: ignore[arg-type]
-
-
-def test_corners_of_a_simplex_are_root_two_apart() -> None:
-    assert mean_pairwise_distance(np.eye(5)) == pytest.approx(math.sqrt(2))
-
-
-def test_points_on_a_line_wherever_it_lies() -> None:
-    points = np.array([[0.0, 0.0], [3.0, 4.0], [9.0, 12.0]])  # distances 5, 10 and 15
-    assert mean_pairwise_distance(points) == pytest.approx(10)
-    assert mean_pairwise_distance(points + 100) == pytest.approx(10)
-    assert mean_pairwise_distance(-2 * points) == pytest.approx(20)
-
-
-def test_equal_images_have_no_diversity() -> None:
-    assert mean_pairwise_distance(np.ones((4, 3))) == 0
 
 
 def features_of(points: dict[int, list[float]], size: int) -> list[Rollout]:
@@ -293,7 +277,7 @@ def test_a_sample_grid_puts_requests_together_and_fetches_only_what_it_shows(
         stored[number][..., 1] = 40 + 10 * np.array(asked.sample_index)[:, None, None]
     rollouts = [Rollout(asked, 0, 0.0, 1.0, i, None, {}) for i, asked in enumerate(requests)]  # type: ignore[arg-type]
     fetched: list[int] = []
-    monkeypatch.setattr("cluster.evaluate.ray.get", lambda number: fetched.append(number) or stored[number])
+    monkeypatch.setattr("cluster.evaluation.ray.get", lambda number: fetched.append(number) or stored[number])
     sheet = np.asarray(sample_grid(rollouts, rows=2, columns=2))
     cells = {tuple((pixel[:2] - 40) // 10) for pixel in sheet[sheet[..., 2] == 0] if pixel[0] >= 40 <= pixel[1]}
     assert cells == {(0, 0), (0, 1), (1, 0), (1, 1)}

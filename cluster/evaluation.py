@@ -16,6 +16,7 @@ from PIL import Image
 
 from actors.trajectories import EVALUATION, Request
 from cluster.config import Config
+from cluster.measures.spread import mean_pairwise_distance
 from cluster.prompts import make_requests, read_prompts
 from cluster.records.metrics import finite_mean
 from cluster.records.pictures import grid
@@ -158,12 +159,6 @@ def distance(rollouts: Sequence[Rollout], pretrained: np.ndarray) -> float:
 
 def _prompts(rollouts: Sequence[Rollout]) -> np.ndarray:
     return np.concatenate([r.request.prompt_index for r in rollouts])
-
-
-def mean_pairwise_distance(features: np.ndarray) -> float:
-    """Mean Euclidean distance over all pairs of rows of `(n, D)`, n at least 2."""
-    rows, columns = np.triu_indices(len(features), k=1)
-    return float(np.linalg.norm(features[rows] - features[columns], axis=1).mean())
 
 
 def sample_grid(rollouts: Sequence[Rollout], rows: int = 12, columns: int = 8) -> Image.Image:
