@@ -65,6 +65,7 @@ ROOMS = (
     "text",
     "arguments",
     "errors",
+    "published",
     "tables",
     "start_images",
     "prompts",

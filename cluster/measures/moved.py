@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -47,7 +49,7 @@ def kid(features: np.ndarray, others: np.ndarray) -> float:
     return float(_asked(metric, features[:size], others[:size])[0])
 
 
-def _asked(metric: nn.Module, features: np.ndarray, others: np.ndarray) -> Tensor:
+def _asked(metric: Metric, features: np.ndarray, others: np.ndarray) -> Any:
     for rows, real in ((others, True), (features, False)):
         metric.update(torch.from_numpy(rows.astype(np.float64)), real=real)
     with torch.random.fork_rng(devices=[]):  # KID shuffles
