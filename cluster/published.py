@@ -41,7 +41,7 @@ def as_ours(record: dict[str, Any], folder: Path) -> dict[str, Any]:
     name = prompt_name(list(record))
     if name is not None and name != PROMPT:
         record = {PROMPT: record[name], **{key: value for key, value in record.items() if key != name}}
-    if "original_image" in record and "target_text" == name:
+    if "original_image" in record and name == "target_text":
         raise ValueError("holds its picture in itself; take the list with img_name, beside a folder of the pictures")
     if isinstance(picture := record.get("img_name"), str) and "image" not in record:
         inside = f"{_ORIGINALS}/{picture}"

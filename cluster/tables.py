@@ -24,8 +24,8 @@ def read_table(data: bytes, kind: Table) -> list[dict[str, Any]]:
 
     Args:
         data: The file.
-        kind: What it is. CSV and TSV have the columns' names in its first line, and numbers are read as such, unless some of
-            their column begin with a zero that would be lost (007), or have more digits than a number keeps.
+        kind: What it is. CSV and TSV have the columns' names in their first line, and numbers are read as such, unless
+            some of their column begin with a zero that would be lost (007), or have more digits than a number keeps.
 
     Raises:
         ValueError: If it is no such table, or two columns share their name; goes on from the file's name.

@@ -21,7 +21,7 @@ def read(path: Path, text: str) -> list[tuple[str, dict]]:
 
 
 def test_drawbench(tmp_path: Path) -> None:
-    text = 'Prompts,Category\nA red colored car.,Colors\n"A sign that says \'NeurIPS\', twice.",Text\n'
+    text = "Prompts,Category\nA red colored car.,Colors\n\"A sign that says 'NeurIPS', twice.\",Text\n"
     assert read(tmp_path / "drawbench.csv", text) == [
         ("A red colored car.", {"Category": "Colors"}),
         ("A sign that says 'NeurIPS', twice.", {"Category": "Text"}),
