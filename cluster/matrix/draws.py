@@ -33,6 +33,11 @@ class Draw:
     model: Trained
     requests: tuple[Request, ...]
 
+    @property
+    def crossed(self) -> bool:
+        """Whether it is of a crossed design, of which scores alone are asked for."""
+        return self.requests[0].iteration == CROSSED
+
     @cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits, equal where the pictures are."""

@@ -53,7 +53,7 @@ def missing(store: Store, draws: Sequence[Draw], questions: Sequence[Question]) 
         _Job(draw, number, question)
         for draw, number in every
         for question in questions
-        if store.answer(draw, number, question) is None
+        if (question.what == "scores" or not draw.crossed) and store.answer(draw, number, question) is None
     ]
     return undrawn, unasked
 

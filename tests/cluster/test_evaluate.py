@@ -14,11 +14,10 @@ from pyarrow import parquet
 
 import cluster.matrix.working
 from actors.policy import Policy
-from actors.rollout import noise, rollout
+from actors.rollout import rollout
 from actors.trajectories import EVALUATION
 from cluster.config import Config
 from cluster.evaluate import main
-from cluster.matrix.draws import crossed_requests
 from cluster.prompts import make_requests
 from cluster.trained import find
 from learner import checkpoint
@@ -160,14 +159,9 @@ def nudged(run: Path) -> Path:
     return run / "checkpoints/iteration-000008"
 
 
-def test_the_crossed_design_shares_initial_noise_among_prompts_and_splits_the_variance(
+def test_the_variance_is_split_and_a_chain_without_noise_has_no_part(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = np.concatenate([request.keys for request in crossed_requests(("a", "b"), 3, 2, 5, 0)])
-    first, chain = (noise(keys, step, (4,)).reshape(2, 3, 2, 4) for step in (0, 1))
-    assert first[0, :, 0].equal(first[1, :, 1])  # x_T: of its number alone
-    assert len(first.reshape(-1, 4).unique(dim=0)) == 3
-    assert len(chain.reshape(-1, 4).unique(dim=0)) == 12
     out = tmp_path / "out"
     assert evaluate(monkeypatch, out, str(run), "--samples", "4", "--variance", "3", "2", "eta=0")[0] == 0
     for record in json.loads((out / "evaluation.json").read_text())["models"]:
