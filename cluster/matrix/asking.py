@@ -88,9 +88,9 @@ def ask(
         raise ConfigError("Name what is to be judged: a run's folder, a checkpoint or a model.")
     models = find_models(sources, [word for word in settings if word not in of_actors], every, average)
     run = next((model.run for model in models if model.run), None)
+    listed = _prompts(prompts, run, most)
     wanted = features if features is not None else [run.evaluation.features] if run and run.evaluation.features else []
     config, scored = _config(models, rewards, wanted, of_actors)
-    listed = _prompts(prompts, run, most)
     if crossed and any(image_of(prompt) for prompt in listed):
         raise ConfigError("Prompts with pictures to begin from begin within the chain; leave out --variance.")
     if crossed and (min(crossed) < 2 or len(listed) < 2):

@@ -11,6 +11,7 @@ more prompts, models or rewards, and nothing in it is drawn or judged twice.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from cluster.records.files import replacing
 from rewards.errors import said
 
 What = Literal["scores", "features"]
-_BROKEN = (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_BROKEN = (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)

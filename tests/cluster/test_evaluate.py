@@ -184,37 +184,35 @@ def test_json_is_all_that_is_printed(
     assert result["prompts"] == 2
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["{run}", "--features", "jpeg_compressibility"], "has no image features"),
-        (["{run}", "--rewards", "jpg_compressibility"], "did you mean 'jpeg_compressibility'"),
-        (["{run}", "--prompts", "nowhere.txt"], "nowhere.txt cannot be read"),
-        (["{run}", "{run}"], "is named twice"),
-        (["{run}", "--variance", "1", "2"], "two initial noises and two chains at least"),
-        (["{run}", "rewards.clip.wight=1"], "weight"),
-        (["{run}", "lora_rank=3"], "brings its adapter with it"),
-        (["{model}"], "Say what is to be drawn"),
-        (["{model}", "--prompts", "{prompts}"], "name some with --rewards"),
-        (["guidance=3"], "Name what is to be judged"),
-        (["{run}", "--pairs", "nowhere"], "nowhere"),
-    ],
-)
+REFUSED = {
+    "has no image features": "{run} --features jpeg_compressibility",
+    "did you mean 'jpeg_compressibility'": "{run} --rewards jpg_compressibility",
+    "nowhere.txt cannot be read": "{run} --prompts nowhere.txt",
+    "is named twice": "{run} {run}",
+    "two initial noises and two chains at least": "{run} --variance 1 2",
+    "weight": "{run} rewards.clip.wight=1",
+    "brings its adapter with it": "{run} lora_rank=3",
+    "Say what is to be drawn": "{model}",
+    "name some with --rewards": "{model} --prompts {prompts}",
+    "Name what is to be judged": "guidance=3",
+    "nowhere": "{run} --pairs nowhere",
+}
+
+
 def test_what_cannot_be_is_refused_before_any_actor(
     run: Path,
     tiny_pipeline: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    said: str,
 ) -> None:
     places = {"run": run, "model": tiny_pipeline, "prompts": run / "prompts/train/train.txt"}
-    status, jobs = evaluate(monkeypatch, tmp_path / "out", *(word.format(**places) for word in words))
-    assert (status, jobs) == (1, [])
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert said in " ".join(error.split())
+    for said, words in REFUSED.items():
+        status, jobs = evaluate(monkeypatch, tmp_path / "out", *words.format(**places).split())
+        assert (status, jobs) == (1, []), words
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert said in " ".join(error.split())
     assert not (tmp_path / "out").exists()
 
 
