@@ -1,185 +1,188 @@
-"""Evaluation with fixed prompts and seeds that are never trained on.
+"""Judge runs, checkpoints and models by any rewards, against the base model at equal seeds; by actors, resumable.
 
-Every reward; the diversity within a prompt; the distance from what the pretrained model draws for it; the KL of the
-chains. Where `policy.adapted_steps` lets the adapter act in some steps alone, the training prompts are drawn once more
-with it in all of them, which is what an exported adapter does.
+    python -m cluster.evaluate RUN [RUN|CHECKPOINT|MODEL ...] --rewards pickscore hpsv2 --features clip
+
+Each model draws the same prompts from the same noise, and every reward judges every picture: mean, share of wins
+against the base model, and, in features of choice, diversity within a prompt and distance from the base model. The
+figures are in evaluation.json, the scores of each picture in evaluation.parquet (docs/evaluation.md). What has been
+drawn or judged stays in the folder: the same command goes on, and one of more models or rewards adds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import ray
-from PIL import Image
+from pyarrow import parquet
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from actors.trajectories import EVALUATION, Request
-from cluster.config import Config
-from cluster.prompts import make_requests, read_prompts
-from cluster.records.grids import COLUMNS, EVERYWHERE, ROWS
-from cluster.records.metrics import finite_mean
-from cluster.records.pictures import grid
-from cluster.sources.rollouts import Rollout, Rollouts
-from cluster.sources.source import Progress, unseen
-
-
-def evaluate(
-    config: Config,
-    rollouts: Rollouts,
-    version: int,
-    weights: ray.ObjectRef | None = None,
-    pretrained: Mapping[str, np.ndarray] | None = None,
-    progress: Progress = unseen,
-) -> tuple[dict[str, float], dict[str, list[Rollout]]]:
-    """Sample and score the evaluation set: training prompts and held-out ones, if there are any.
-
-    Args:
-        config: Of the run.
-        rollouts: Of the run; training requests under way in it go on.
-        version: The oldest weights that may act.
-        weights: Act with exactly these instead (an exponential average).
-        pretrained: `features` of this evaluation with the pretrained model, by split, to measure the distance from.
-        progress: Is told how many of how many images are scored, whenever some are.
-
-    Returns:
-        Metrics `eval/<split>/<name>`, and the rollouts of each split ("train", "held_out" and `EVERYWHERE`).
-    """
-    requests: dict[tuple, Request] = {}
-    train, held_out = config.prompts.train, config.prompts.held_out
-    elsewhere = train if config.policy.adapted_steps not in (None, config.policy.steps) else None
-    for offset, split, source, samples in (
-        (0, "train", train, config.evaluation.samples),
-        (1, "held_out", held_out, config.evaluation.held_out_samples),
-        (0, EVERYWHERE, elsewhere, config.evaluation.samples),
-    ):
-        if source is not None:
-            made = make_requests(
-                read_prompts(source),
-                samples,
-                config.samplers.request_size,
-                seed=config.seed,
-                iteration=EVALUATION + offset,
-                most=config.evaluation.prompts,
-                steps=config.policy.steps,
-            )
-            asked = [replace(request, kl=True, everywhere=split == EVERYWHERE) for request in made]
-            requests |= {(EVALUATION, split, number): request for number, request in enumerate(asked)}
-    for key, request in requests.items():
-        rollouts.submit(key, request, version, weights, config.evaluation.features)
-    found: dict[tuple, Rollout] = {}
-    pending, images = set(requests), sum(len(request.prompts) for request in requests.values())
-    while pending:
-        progress(sum(len(rollout.request.prompts) for rollout in found.values()), images)
-        rollouts.wait()
-        found |= {key: done for key in pending if (done := rollouts.take(key)) is not None}
-        pending -= found.keys()
-    metrics: dict[str, float] = {}
-    by_split: dict[str, list[Rollout]] = {}
-    for key in requests:
-        by_split.setdefault(key[1], []).append(found[key])
-    for split, sampled in by_split.items():
-        for name in config.judges:
-            metrics[f"eval/{split}/{name}"] = finite_mean(np.concatenate([r.scores[name] for r in sampled]))
-        if kls := [r.kl for r in sampled for _ in r.request.prompts if r.kl is not None]:
-            metrics[f"eval/{split}/kl"] = float(np.mean(kls))
-        if config.evaluation.features is not None:
-            metrics[f"eval/{split}/diversity"] = diversity(sampled)
-            if pretrained is not None and split in pretrained:
-                metrics[f"eval/{split}/distance"] = distance(sampled, pretrained[split])
-    return metrics, by_split
+from cluster import local
+from cluster.arguments import Parser
+from cluster.crew.placement import Placement
+from cluster.crew.reservation import on_cluster
+from cluster.errors import sentence
+from cluster.matrix.asking import Asked, ask
+from cluster.matrix.figures import figures, fronts, samples
+from cluster.matrix.implicit import Pairs, implicit_accuracies
+from cluster.matrix.shown import tables, write_fronts, write_grid
+from cluster.matrix.store import Store
+from cluster.matrix.working import work
+from cluster.records.files import replacing
+from cluster.stopping import Stopped, deferred
+from cluster.text import ShownFormatter, counted, shown
+from rewards.people.pick_a_pic import read_index
+from shapes.arguments import positive
 
 
-def leaves_out(config: Config) -> str | None:
-    """What evaluations leave out of long lists of prompts, in a sentence; `None` if nothing."""
-    most = config.evaluation.prompts
-    lengths = {
-        kind: len(read_prompts(source))
-        for kind, source in (("training", config.prompts.train), ("held-out", config.prompts.held_out))
-        if source is not None
-    }
-    long = {kind: length for kind, length in lengths.items() if most is not None and length > most}
-    parts = [f"{most} of the {length:,} {kind} prompts" for kind, length in long.items()]
-    if not parts:
-        return None
-    return f"evaluations ask for {' and '.join(parts)}, the same every time (evaluation.prompts=null asks for all)"
-
-
-def features(rollouts: Sequence[Rollout]) -> np.ndarray | None:
-    """Image features `(B, D)` float32 of rollouts, NaN where they could not be computed; `None` if there are none."""
-    widths = [r.features.shape[1] for r in rollouts if r.features is not None]
-    if not widths:
-        return None
-    missing = [np.full((len(r.request.prompts), widths[0]), np.nan, np.float32) for r in rollouts]
-    return np.concatenate([m if r.features is None else r.features for r, m in zip(rollouts, missing, strict=True)])
-
-
-def diversity(rollouts: Sequence[Rollout]) -> float:
-    """Mean distance between the image features of two samples of the same prompt, averaged over prompts.
-
-    Samples whose features could not be computed take no part, nor do prompts with fewer than two others; NaN if nothing
-    is left.
-    """
-    found = features(rollouts)
-    if found is None:
-        return float("nan")
-    known = np.isfinite(found).all(axis=1)
-    groups = _prompts(rollouts)
-    pairs = [found[known & (groups == group)] for group in np.unique(groups)]
-    distances = [mean_pairwise_distance(group) for group in pairs if len(group) > 1]
-    return float(np.mean(distances)) if distances else float("nan")
-
-
-def distance(rollouts: Sequence[Rollout], pretrained: np.ndarray) -> float:
-    """Energy distance between the image features of the samples and the pretrained model's, averaged over prompts.
-
-    For each prompt 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Szekely & Rizzo 2013), without bias: two samples that share
-    their seed are not compared. It is 0 where nothing has changed, and can fall a little below by chance.
+def evaluate(asked: Asked, out: Path, console: Console, together: bool) -> dict[str, Any]:
+    """Draw, judge and write down; returns what `evaluation.json` says.
 
     Args:
-        rollouts: Of an evaluation.
-        pretrained: `features` of the same evaluation with the pretrained model.
+        asked: What.
+        out: The folder.
+        console: For the progress.
+        together: Whether this machine alone works, in place of the cluster that this process belongs to.
+
+    Raises:
+        StartError, ActorsLost, RewardFailed, RewardUnavailable, WriteError, Stopped: As `cluster.matrix.working`.
     """
-    found = features(rollouts)
-    if found is None:
-        return float("nan")
-    known = np.isfinite(found).all(axis=1) & np.isfinite(pretrained).all(axis=1)
-    groups = _prompts(rollouts)
-    distances = []
-    for group in np.unique(groups):
-        now, before = found[known & (groups == group)], pretrained[known & (groups == group)]
-        if len(now) > 1:
-            across = np.linalg.norm(now[:, None] - before[None], axis=2)
-            across = across[~np.eye(len(now), dtype=bool)].mean()
-            distances.append(2 * across - mean_pairwise_distance(now) - mean_pairwise_distance(before))
-    return float(np.mean(distances)) if distances else float("nan")
+    store, placed = Store(out), list[Placement]()
+
+    def place() -> Placement:
+        if not placed:
+            placed.append(local.place(asked.config) if together else on_cluster(asked.config))
+        return placed[0]
+
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("", total=None)
+        work(
+            asked.config,
+            place,
+            store,
+            asked.draws,
+            asked.questions,
+            lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    records = figures(store, asked.entries, asked.questions, asked.shape)
+    if asked.pairs is not None:
+        found = implicit_accuracies(place, store, asked.entries, asked.pairs)
+        records = [
+            {**r, "implicit_accuracy": found[r["model"]]} if r["model"] in found else r for r in records
+        ]  # fmt: skip
+    result = {**asked.facts, "models": records, "fronts": fronts(records)}
+    with replacing(out / "evaluation.parquet") as file:
+        parquet.write_table(samples(store, asked.entries, asked.questions), file)
+    with replacing(out / "evaluation.json") as file:
+        file.write(json.dumps(result, indent=2).encode())
+    return result
 
 
-def _prompts(rollouts: Sequence[Rollout]) -> np.ndarray:
-    return np.concatenate([r.request.prompt_index for r in rollouts])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate what the command line names; returns the exit status."""
+    args = _parse(arguments)
+    console = Console(emoji=False, stderr=args.json)
+    handler = RichHandler(console=console, show_path=False)
+    handler.setFormatter(ShownFormatter("%(message)s"))
+    logging.basicConfig(level="WARNING", handlers=[handler])
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    status, last = 0, ""
+    try:
+        with deferred():
+            try:
+                pairs = None if args.pairs is None else Pairs(args.pairs, args.split, args.most_pairs, args.states)
+                if pairs is not None:
+                    read_index(pairs.dataset, pairs.split)
+                asked = ask(
+                    args.words,
+                    prompts=args.prompts,
+                    most=args.most,
+                    samples=args.samples,
+                    seed=args.seed,
+                    rewards=args.rewards,
+                    features=args.features,
+                    crossed=args.variance,
+                    pairs=pairs,
+                    every=args.all,
+                    average=args.ema,
+                )
+                out = args.out or Path("evaluations") / asked.name
+                result = evaluate(asked, out, console, not args.cluster)
+                wide = Console(emoji=False, width=max(console.width, 100))
+                if args.json:
+                    print(json.dumps(result))
+                else:
+                    for table in tables(result):
+                        wide.print(table)
+                written = [out / "evaluation.json", out / "evaluation.parquet"]
+                written += filter(None, [write_fronts(out / "fronts.png", result)])
+                written.append(write_grid(out / "grid.png", Store(out), asked.entries))
+                said = f"{counted(len(asked.entries), 'model')}, {counted(asked.pictures, 'picture')} of each"
+                lines = f"{said}: {', '.join(map(str, written))}"
+                console.print(shown(lines), markup=False, highlight=False, soft_wrap=True)
+            finally:
+                ray.shutdown()
+    except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        status, last = 128 + number, f"stopped by {number.name}; the same command goes on"
+    except (Exception, SystemExit) as error:
+        status, last = 1, f"error: {sentence(error)}"
+    if last:
+        print(last, file=sys.stderr)
+    return status
 
 
-def mean_pairwise_distance(features: np.ndarray) -> float:
-    """Mean Euclidean distance over all pairs of rows of `(n, D)`, n at least 2."""
-    rows, columns = np.triu_indices(len(features), k=1)
-    return float(np.linalg.norm(features[rows] - features[columns], axis=1).mean())
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser("cluster.evaluate", (__doc__ or "").strip())
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RUN|CHECKPOINT|MODEL|key=value",
+        help="what is judged; and settings: of the policy such as guidance=3, of rewards such as "
+        "rewards.clip.options.model=FOLDER, of samplers.*, reward_actors.* and failures.*",
+    )
+    parser.add_argument("--prompts", metavar="FILE", help="as prompts.train; the run's held-out prompts, or its others")
+    parser.add_argument("--most", type=positive, metavar="N", help="ask for so many of the prompts at most")
+    parser.add_argument("--samples", type=positive, default=8, metavar="N", help="of each prompt (default 8)")
+    parser.add_argument("--seed", type=_seed, help="of the noise; the run's, or 0")
+    parser.add_argument("--rewards", nargs="+", default=[], metavar="NAME", help="beside those of the runs")
+    parser.add_argument(
+        "--features", nargs="+", default=None, metavar="NAME", help="rewards whose features are measured in"
+    )
+    parser.add_argument(
+        "--variance",
+        nargs=2,
+        type=positive,
+        metavar=("NOISES", "CHAINS"),
+        help="also split each reward's variance: every prompt from so many initial noises, each so many times",
+    )
+    parser.add_argument("--pairs", type=Path, metavar="DATASET", help="also the accuracy of implicit rewards on these")
+    parser.add_argument("--split", help="of the dataset")
+    parser.add_argument("--most-pairs", type=positive, default=500, metavar="N", help="rows that are read (500)")
+    parser.add_argument("--states", type=positive, default=10, metavar="N", help="timesteps of each picture (10)")
+    parser.add_argument("--all", action="store_true", help="every checkpoint that a run keeps, not its newest alone")
+    parser.add_argument("--ema", action="store_true", help="take the exponential average of the weights")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: evaluations/NAME")
+    parser.add_argument("--cluster", action="store_true", help="on the Ray cluster that this job was submitted to")
+    parser.add_argument("--json", action="store_true", help="print what evaluation.json says, and nothing else")
+    return parser.parse_intermixed_args(arguments)
 
 
-def sample_grid(rollouts: Sequence[Rollout], rows: int = ROWS, columns: int = COLUMNS) -> Image.Image:
-    """The grid of the first samples of the first prompts of an evaluation; fetches only the rollouts that it shows."""
-    cells: dict[tuple[int, int], np.ndarray] = {}
-    prompts: dict[int, str] = {}
-    for rollout in rollouts:
-        request = rollout.request
-        shown = [
-            (i, (prompt, sample))
-            for i, (prompt, sample) in enumerate(zip(request.prompt_index, request.sample_index, strict=True))
-            if prompt < rows and sample < columns
-        ]
-        if shown:
-            pixels = ray.get(rollout.pixels)
-            cells |= {place: pixels[i] for i, place in shown}
-            prompts |= {place[0]: request.prompts[i] for i, place in shown}
-    size = max(column for _, column in cells) + 1
-    sheet = np.stack([np.stack([cells[row, column] for column in range(size)]) for row in sorted(prompts)])
-    return grid(sheet, [prompts[row] for row in sorted(prompts)])
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no whole number from 0 to 4,294,967,295")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError
 from cluster.config import Config
 from cluster.crew.crew import Crew
 from cluster.errors import Hung, NobodyChose, RunStopped
-from cluster.evaluate import evaluate, features, sample_grid
+from cluster.evaluation import evaluate, features, sample_grid
 from cluster.guarding import Guarding
 from cluster.pages.live import LivePage
 from cluster.records.display import Display

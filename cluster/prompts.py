@@ -14,6 +14,7 @@ import numpy as np
 
 import shapes
 from actors.trajectories import EVALUATION, Request
+from cluster.published import as_ours
 from cluster.start_images import first_step, image_of, load_start, with_start
 from cluster.tables import read_table
 from cluster.text import decode, lines
@@ -23,12 +24,13 @@ from rewards.prompt import Prompt
 EVALUATED = 64
 # Control characters but for tabs and line ends (of JSON's texts), and halves of pairs.
 _ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-Kind = Literal["text", "json", "csv", "parquet"]
+Kind = Literal["text", "json", "array", "csv", "tsv", "parquet"]
 _KINDS: dict[str, Kind] = {
     ".jsonl": "json",
     ".ndjson": "json",
-    ".json": "json",
+    ".json": "array",
     ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
 }
 T = TypeVar("T")
@@ -44,9 +46,10 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
     """The prompts of a file, or of an embedded list.
 
     A file has one prompt a line; blank lines do not count. Or it has JSON lines, if it is called *.jsonl or its lines
-    look so: texts, or objects with a `prompt` and whatever the rewards may want to know beside it. Or it is a table,
-    *.csv or *.parquet, with a column `prompt`. `image` and `strength` beside a prompt are the picture that it begins
-    from, see `cluster.start_images`.
+    look so: texts, or objects with a `prompt` and whatever the rewards may want to know beside it; *.json may also be
+    one array of these. Or it is a table, *.csv, *.tsv or *.parquet, with a column `prompt`. `image` and `strength`
+    beside a prompt are the picture that it begins from, see `cluster.start_images`. Files of benchmarks are read as
+    published, see `cluster.published`.
 
     Raises:
         ValueError: If there is no such file, it is not UTF-8, a line cannot be read, or it holds no prompt.
@@ -71,14 +74,22 @@ def read_prompts(source: str) -> tuple[Prompt, ...]:
 # By what a file holds, not by its name: a config asks for its list again and again, and 100,000 prompts take seconds.
 @lru_cache(maxsize=4)
 def _parse(data: bytes, kind: Kind, folder: Path) -> tuple[Prompt, ...]:
-    if kind == "csv" or kind == "parquet":
+    if kind == "csv" or kind == "tsv" or kind == "parquet":
         rows = enumerate(read_table(data, kind), 1)
         return tuple(_checked(f"row {number}", row, lambda row: _of_record(row, folder)) for number, row in rows)
     text = decode(data)
-    if _is_json_array(text):
-        raise ValueError("it is one JSON array; write each of its elements on a line of its own (JSON lines)")
+    if (elements := _json_array(text)) is not None:
+        if kind != "array":
+            raise ValueError(
+                "it is one JSON array; call the file *.json, or write each of its elements on a line of its own (JSON "
+                "lines)"
+            )
+        return tuple(
+            _checked(f"element {n}", element, lambda element: _of_record(_json_value(element), folder))
+            for n, element in enumerate(elements, 1)
+        )
     numbered = [(number, line.strip()) for number, line in enumerate(lines(text), 1) if line.strip()]
-    if kind == "json" or _looks_like_json(numbered):
+    if kind == "json" or kind == "array" or _looks_like_json(numbered):
         return tuple(_checked(f"line {n}", line, lambda line: _of_record(_json(line), folder)) for n, line in numbered)
     return tuple(_checked(f"line {number}", line, Prompt) for number, line in numbered)
 
@@ -109,11 +120,12 @@ def _checked(place: str, what: T, read: Callable[[T], Prompt]) -> Prompt:
     return prompt
 
 
-def _is_json_array(text: str) -> bool:
+def _json_array(text: str) -> list[Any] | None:
     try:
-        return text.lstrip().startswith("[") and isinstance(json.loads(text), list)
+        found = json.loads(text) if text.lstrip().startswith("[") else None
     except (ValueError, RecursionError):
-        return False
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _looks_like_json(numbered: Sequence[tuple[int, str]]) -> bool:
@@ -137,11 +149,17 @@ def _json(line: str) -> Any:
         raise ValueError(f"is no JSON ({error.msg} at character {error.pos + 1})") from error
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+    return _json_value(value)
+
+
+def _json_value(value: Any) -> Any:
     return {"prompt": value} if isinstance(value, str) else value
 
 
 def _of_record(record: Any, folder: Path) -> Prompt:
-    """The prompt of an object with a text as its `prompt`."""
+    """The prompt of an object with a text as its `prompt`, or by what a benchmark calls it."""
+    if isinstance(record, dict):
+        record = as_ours(record, folder)
     if not isinstance(record, dict) or not isinstance(prompt := record.pop("prompt", None), str) or not prompt.strip():
         raise ValueError("is neither a text nor an object with a text as its 'prompt'")
     return with_start(prompt.strip(), record, folder)

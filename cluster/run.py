@@ -25,7 +25,7 @@ from cluster.crew.memory import estimate
 from cluster.crew.placement import Placement
 from cluster.crew.room import check_room
 from cluster.errors import ActorsLost, ConfigError, Hung, StartError, sentence
-from cluster.evaluate import leaves_out
+from cluster.evaluation import leaves_out
 from cluster.guarding import stopped_by
 from cluster.loop import train
 from cluster.pages.report import write_report

@@ -1,4 +1,4 @@
-"""Tables in files: CSV and Parquet, as a record a row."""
+"""Tables in files: CSV, TSV and Parquet, as a record a row."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pyarrow as pa
 from pyarrow import csv as pa_csv
 from pyarrow import parquet
 
+from cluster.published import NAMES, PAIR, PROMPT, prompt_name
 from cluster.text import decode
 
-Table = Literal["csv", "parquet"]
-_TEXTS = ("prompt", "image")  # columns that are never numbers
+Table = Literal["csv", "tsv", "parquet"]
+_TEXTS = (PROMPT, *NAMES, "image")  # columns that are never numbers
 _IDENTIFIER = re.compile(r"\s*[+-]?(0\d+|\d{19,})\s*", re.ASCII)  # digits that are no number's
 
 
@@ -23,20 +24,20 @@ def read_table(data: bytes, kind: Table) -> list[dict[str, Any]]:
 
     Args:
         data: The file.
-        kind: What it is. CSV has the columns' names in its first line, and numbers are read as such, unless some of
-            their column begin with a zero that would be lost (007), or have more digits than a number keeps.
+        kind: What it is. CSV and TSV have the columns' names in their first line, and numbers are read as such, unless
+            some of their column begin with a zero that would be lost (007), or have more digits than a number keeps.
 
     Raises:
         ValueError: If it is no such table, or two columns share their name; goes on from the file's name.
     """
     try:
-        table = _csv(decode(data)) if kind == "csv" else parquet.read_table(pa.BufferReader(data))
+        table = _parquet(data) if kind == "parquet" else _csv(decode(data), "\t" if kind == "tsv" else ",")
     except (pa.ArrowException, OSError, csv.Error) as error:  # of damaged pages pyarrow raises OSError
         raise ValueError(f"it is no table ({' '.join(str(error).split())[:300]})") from error
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"it has several columns {twice[0]!r}")
-    if "prompt" not in names:
+    if prompt_name(names) is None:
         raise ValueError(f"it has no column 'prompt', but {', '.join(map(repr, names[:8])) or 'none'}")
     try:
         rows = table.to_pylist()
@@ -45,13 +46,30 @@ def read_table(data: bytes, kind: Table) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
-def _csv(text: str) -> pa.Table:
-    rows = csv.reader(StringIO(text, newline=""), strict=True)  # pyarrow reads on where a quote never ends
+def _parquet(data: bytes) -> pa.Table:
+    file = parquet.ParquetFile(pa.BufferReader(data))
+    names = file.schema_arrow.names
+    if prompt_name(names) != "caption" or not set(PAIR) <= set(names):
+        return file.read()
+    captions = file.read(columns=["caption"])["caption"].combine_chunks()
+    return pa.table({"caption": captions.unique()})
+
+
+def _csv(text: str, between: str) -> pa.Table:
+    quotes = between == ","  # a cell of TSV is as it stands; PartiPrompts has cells that begin with a quote
+    rows = csv.reader(
+        StringIO(text, newline=""),
+        delimiter=between,
+        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        strict=True,  # pyarrow reads on where a quote never ends
+    )
     names = next(rows, [])
     texts = {name for row in rows for name, cell in zip(names, row, strict=False) if _IDENTIFIER.fullmatch(cell)}
     return pa_csv.read_csv(
         pa.BufferReader(text.encode()),
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
+        parse_options=pa_csv.ParseOptions(
+            delimiter=between, quote_char='"' if quotes else False, newlines_in_values=quotes
+        ),
         convert_options=pa_csv.ConvertOptions(
             column_types=dict.fromkeys((*_TEXTS, *texts), pa.string()),
             null_values=[""],

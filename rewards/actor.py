@@ -103,6 +103,25 @@ class RewardActor:
                 failed[features] = str(error)
         return Scores(tuple(self._rewards), values, embedding, failed)
 
+    @torch.no_grad()
+    def answer(self, pixels: np.ndarray, prompts: Sequence[str], name: str, features: bool = False) -> np.ndarray:
+        """What one reward says of images: scores `(B,)`, or its image features `(B, D)`, float32 both.
+
+        Args:
+            pixels: `(B, H, W, 3)` uint8.
+            prompts: One an image.
+            name: Of the reward.
+            features: Whether they are asked for, and not scores.
+
+        Raises:
+            RewardUnavailable: If it is gone for good, or answers with something else.
+            RewardFailed: If it raises.
+            TypeError: If it has no image features.
+        """
+        reward, images = self._rewards[name], to_images(pixels)
+        answer = reward.embed(images) if features else reward.score(images, prompts)
+        return answer.detach().float().cpu().numpy()
+
     def _judge(
         self, pictures: np.ndarray, times: np.ndarray, prompts: Sequence[str], judges: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[str, str]]:

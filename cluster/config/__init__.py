@@ -4,7 +4,7 @@ Nothing starts before the whole configuration is known to work: unknown keys, wr
 work are refused here, each in one sentence.
 """
 
-from cluster.config.loading import change_policy, load_config, load_words, read_config
+from cluster.config.loading import change, change_policy, check, load_config, load_words, read_config
 from cluster.config.schema import (
     CheckpointConfig,
     CombinationConfig,
@@ -35,7 +35,9 @@ __all__ = [
     "RewardConfig",
     "RoleConfig",
     "SamplersConfig",
+    "change",
     "change_policy",
+    "check",
     "load_config",
     "load_words",
     "read_config",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,23 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         ConfigError: In one sentence, whatever is wrong.
     """
     config = read_config(path, overrides)
-    for rule in RULES:
+    check(config, RULES)
+    return config
+
+
+def check(config: Config, rules: Sequence[Callable[[Config], None]]) -> None:
+    """Hold a configuration to rules.
+
+    Raises:
+        ConfigError: In one sentence, of the first that it breaks.
+    """
+    for rule in rules:
         try:
             rule(config)
         except OSError as error:
             raise ConfigError(f"{short(error.filename)} cannot be looked at: {error.strerror}.") from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(sentences.of_rule(str(error))) from error
-    return config
 
 
 def read_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -69,6 +78,24 @@ def read_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     except ValueError as error:
         raise ConfigError(sentences.of_rule(str(error))) from error
     return config
+
+
+def change(config: Config, words: Sequence[str]) -> Config:
+    """A configuration with settings `key=value` that differ, of which the form alone is checked.
+
+    Raises:
+        ConfigError: In one sentence, whatever is wrong.
+    """
+    settings: Mapping[str, Any] = config.model_dump()
+    for word in words:
+        settings = merge(settings, _override(word))
+    try:
+        check_numbers(settings)
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise ConfigError(sentences.of_details(error.errors(), settings)) from None
+    except ValueError as error:
+        raise ConfigError(sentences.of_rule(str(error))) from error
 
 
 def change_policy(policy: Mapping[str, Any], words: Sequence[str]) -> PolicyConfig:

@@ -13,6 +13,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.config import PolicyConfig
 from actors.sampler import Sampler
 from cluster.config import Config
 from cluster.crew.learner_group import LearnerGroup
@@ -28,6 +29,9 @@ from learner.reward_gradient import RewardModel
 from learner.spending import ImageSource
 from rewards.actor import RewardActor
 from rewards.weighted import WeightedSum
+
+# Ray brings these back; their lost calls are run again by the pool, which knows that they may go elsewhere.
+_RESTARTING = {"max_restarts": -1, "max_task_retries": 0}
 
 
 @dataclass(frozen=True)
@@ -67,50 +71,74 @@ def assemble(config: Config, placement: Placement) -> Crew:
         StartError: If a reward's environment cannot be set up.
     """
     policy = config.policy.model_copy(update={"model": config.pipeline})
-    # Samplers find the store by name, because Ray cannot restart an actor whose constructor was given a handle. Names
-    # are unique, so that no earlier crew is in the way; all of one crew end alike.
-    tag = uuid.uuid4().hex[:8]
-    # The store lives and dies with the driver's node, so that no other node's loss takes it away.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    store = _start(WeightStore, {"num_cpus": 0, "scheduling_strategy": here}, f"weights.{tag}")
-    # Ray brings these back; their lost calls are run again by the pool, which knows that they may go elsewhere.
-    restarting = {"max_restarts": -1, "max_task_retries": 0}
-    # The store's silence is noticed before the sampler that waits for it is taken to hang.
-    acting, silence = (policy, f"weights.{tag}"), config.failures.patience.sample / 2
-    samplers = [
-        _start(Sampler, placement.options("sampler", who) | restarting, f"{who}.{tag}", *acting, who, silence)
-        for who in sampler_names(config)
-    ]
-    makers = config.makers
-    rewards: dict[tuple[str, ...], list[ActorHandle]] = {}
-    for environment, names in config.environments.items():
-        isolated = runtime_env(environment)
-        own = {name: makers[name] for name in names}
-        rewards[names] = []
-        for who in reward_names(config, names):
-            options = placement.options("reward", who) | restarting
-            options["runtime_env"] = options.get("runtime_env", {}) | isolated
-            rewards[names].append(_start(RewardActor, options, f"{who}.{tag}", own))
+    tag = new_tag()
+    store = start_store(tag)
+    samplers = start_samplers(config, policy, placement, tag)
+    pools = start_rewards(config, placement, tag)
     weights = config.weights
     combination = config.combination
     advantages = Advantages(weights, config.standardise, combination.buffer, combination.min_count, combination.whiten)
     reward: Callable[[], RewardModel] | None = None
     if config.objective.asks.reward != "scores":
         with_learner = config.reward_actors.gradients == "learner"
-        reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, rewards, weights)
+        actors = {names: pool.actors for names, pool in pools.items()}
+        makers = config.makers
+        reward = partial(WeightedSum.make, makers, weights) if with_learner else partial(RemoteReward, actors, weights)
     run = (config.seed, config.iterations)
     arguments = (config.learner, policy, config.objective, *run, advantages, reward, config.first_step, _images(config))
     ranks = [
         _start(LearnerActor, placement.options("learner", who), f"{who}.{tag}", *arguments)
         for who in learner_names(config)
     ]
-    deaths, patience = config.failures.max_deaths, config.failures.patience
-    pools = {
-        names: Pool(f"actor of the rewards {', '.join(names)}", actors, deaths, patience.score)
-        for names, actors in rewards.items()
-    }
-    learner = LearnerGroup(ranks, config.learner.rank_timeout, patience.learn)
-    return Crew(store, learner, Pool("sampler", samplers, deaths, patience.sample), pools)
+    learner = LearnerGroup(ranks, config.learner.rank_timeout, config.failures.patience.learn)
+    return Crew(store, learner, samplers, pools)
+
+
+def new_tag() -> str:
+    """What ends the names of one crew's actors, so that no earlier crew is in the way."""
+    return uuid.uuid4().hex[:8]
+
+
+def start_store(tag: str) -> ActorHandle:
+    """Create the weight store, which lives and dies with the driver's node: no other node's loss takes it away."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return _start(WeightStore, {"num_cpus": 0, "scheduling_strategy": here}, _store_name(tag))
+
+
+def start_samplers(config: Config, policy: PolicyConfig, placement: Placement, tag: str) -> Pool:
+    """Create the samplers of a policy, beside the store of the same tag.
+
+    They find it by name, because Ray cannot restart an actor whose constructor was given a handle.
+    """
+    patience = config.failures.patience.sample
+    # The store's silence is noticed before the sampler that waits for it is taken to hang.
+    acting, silence = (policy, _store_name(tag)), patience / 2
+    samplers = [
+        _start(Sampler, placement.options("sampler", who) | _RESTARTING, f"{who}.{tag}", *acting, who, silence)
+        for who in sampler_names(config)
+    ]
+    return Pool("sampler", samplers, config.failures.max_deaths, patience)
+
+
+def start_rewards(config: Config, placement: Placement, tag: str) -> dict[tuple[str, ...], Pool]:
+    """Create the reward actors: a pool of each environment, by the names of its rewards.
+
+    Raises:
+        StartError: If a reward's environment cannot be set up.
+    """
+    makers, failures = config.makers, config.failures
+    pools: dict[tuple[str, ...], Pool] = {}
+    for environment, names in config.environments.items():
+        isolated = runtime_env(environment)
+        own = {name: makers[name] for name in names}
+        actors = []
+        for who in reward_names(config, names):
+            options = placement.options("reward", who) | _RESTARTING
+            options["runtime_env"] = options.get("runtime_env", {}) | isolated
+            actors.append(_start(RewardActor, options, f"{who}.{tag}", own))
+        role = f"actor of the rewards {', '.join(names)}"
+        pools[names] = Pool(role, actors, failures.max_deaths, failures.patience.score)
+    return pools
 
 
 def wait_for(crew: Crew, config: Config, again: bool = False) -> None:
@@ -153,6 +181,10 @@ def _images(config: Config) -> ImageSource:
     if config.data is None:
         return "drawn" if config.people is None else "chosen"
     return "labelled" if config.data.labels == "people" else "judged"
+
+
+def _store_name(tag: str) -> str:
+    return f"weights.{tag}"
 
 
 def _start(role: type, options: Mapping[str, Any], name: str, *args: Any) -> ActorHandle:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from actors.policy import Policy
-from benchmarks.implicit_accuracy import accuracy, implicit_rewards, main, read_pairs
+from benchmarks.implicit_accuracy import main
+from cluster.measures.implicit import accuracy, implicit_rewards, read_pairs
 from rewards.people.shapes_pairs import main as write_pairs
 
 

@@ -30,7 +30,7 @@ from benchmarks.tilt.tilt import (
     tilted,
 )
 from cluster.config import Config, load_words
-from cluster.evaluate import mean_pairwise_distance
+from cluster.measures.spread import mean_pairwise_distance
 from cluster.records.rundir import RunDirectory
 from cluster.trained import Trained
 from learner import checkpoint

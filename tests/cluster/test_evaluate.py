@@ -1,301 +1,233 @@
-"""Evaluation: closed forms of diversity, and what is asked of the rollouts and made of them."""
+"""The command: the models' own pictures, each drawn and judged once, whoever broke off; figures, sentences, files."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import energy_distance
+from pyarrow import parquet
 
-from actors.trajectories import EVALUATION, Request
+import cluster.matrix.working
+from actors.policy import Policy
+from actors.rollout import rollout
+from actors.trajectories import EVALUATION
 from cluster.config import Config
-from cluster.evaluate import (
-    distance,
-    diversity,
-    evaluate,
-    features,
-    leaves_out,
-    mean_pairwise_distance,
-    sample_grid,
-)
+from cluster.evaluate import main
 from cluster.prompts import make_requests
-from cluster.sources.rollouts import Rollout
+from cluster.trained import find
+from learner import checkpoint
+from rewards import make_reward
+from rewards.reward import to_images
+from tests.support.inline import work_inline
+from tests.support.run_folder import make_run
 
 Make = Callable[..., Config]
-
-
-def rollout(request: Request, scores: dict[str, Any], features: Any = None) -> Rollout:
-    arrays = {name: np.asarray(values, np.float32) for name, values in scores.items()}
-    embedding = None if features is None else np.asarray(features, np.float32)
-    return Rollout(request, 3, 0.0, 1.0, None, None, arrays, embedding)  # type: ignore[arg-type]
-
-
-def test_corners_of_a_simplex_are_root_two_apart() -> None:
-    assert mean_pairwise_distance(np.eye(5)) == pytest.approx(math.sqrt(2))
-
-
-def test_points_on_a_line_wherever_it_lies() -> None:
-    points = np.array([[0.0, 0.0], [3.0, 4.0], [9.0, 12.0]])  # distances 5, 10 and 15
-    assert mean_pairwise_distance(points) == pytest.approx(10)
-    assert mean_pairwise_distance(points + 100) == pytest.approx(10)
-    assert mean_pairwise_distance(-2 * points) == pytest.approx(20)
-
-
-def test_equal_images_have_no_diversity() -> None:
-    assert mean_pairwise_distance(np.ones((4, 3))) == 0
-
-
-def features_of(points: dict[int, list[float]], size: int) -> list[Rollout]:
-    """Rollouts of requests of some size whose samples lie on a line, by prompt."""
-    samples = len(next(iter(points.values())))
-    rows = np.array([[x] for prompt in sorted(points) for x in points[prompt]])
-    requests = make_requests(tuple(f"p{i}" for i in points), samples, size, seed=0)
-    return [rollout(r, {}, rows[i * size : i * size + len(r.prompts)]) for i, r in enumerate(requests)]
-
-
-@pytest.mark.parametrize("size", [2, 3, 4, 6])
-def test_diversity_compares_within_a_prompt_however_requests_are_cut(size: int) -> None:
-    # Mean distances 2/3 and 20/3; the thousand between the prompts plays no part.
-    found = diversity(features_of({0: [0, 0, 1], 1: [1000, 1000, 1010]}, size))
-    assert found == pytest.approx((2 / 3 + 20 / 3) / 2)
-
-
-def test_every_prompt_counts_the_same_when_samples_are_missing() -> None:
-    rollouts = features_of({0: [0, 1, 2, 3], 1: [0, 8, 0, 8]}, 2)
-    lost = rollout(rollouts[3].request, {})
-    # Prompt 0: (1+2+3+1+2+1)/6; prompt 1: one pair is left, 8 apart.
-    assert diversity([*rollouts[:3], lost]) == pytest.approx((10 / 6 + 8) / 2)
-
-
-def test_a_prompt_with_one_sample_left_takes_no_part() -> None:
-    rollouts = features_of({0: [0, 4, 0], 1: [0, 8, 9]}, 4)  # the second request holds two samples of prompt 1
-    lost = rollout(rollouts[1].request, {})
-    assert diversity([rollouts[0], lost]) == pytest.approx(8 / 3)
-
-
-def test_diversity_is_unknown_when_no_features_could_be_computed() -> None:
-    lost = [rollout(request, {}) for request in make_requests(("a", "b"), 2, 2, seed=0)]
-    assert math.isnan(diversity(lost))
-
-
-def test_nothing_has_moved_from_itself_but_for_the_pairs_of_one_seed() -> None:
-    rollouts = features_of({0: [0, 1, 5], 1: [2, 4, 9]}, 2)
-    base = features(rollouts)
-    assert base is not None
-    assert distance(rollouts, base) == pytest.approx(0, abs=1e-6)
-
-
-def test_the_energy_distance_of_two_far_points_is_twice_their_distance() -> None:
-    rollouts = features_of({0: [7, 7, 7], 1: [3, 3, 3]}, 3)
-    base = np.array([[1.0]] * 3 + [[1.0]] * 3, np.float32)
-    assert distance(rollouts, base) == pytest.approx((2 * 6 + 2 * 2) / 2)
-
-
-def test_the_distance_agrees_with_the_two_sample_statistic_in_one_dimension() -> None:
-    rng = np.random.default_rng(0)
-    now, before = rng.normal(1, 1, 400), rng.normal(0, 1, 400)
-    rollouts = features_of({0: list(now)}, 400)
-    # Szekely's statistic in one dimension is twice the integral of the squared difference of distribution functions.
-    assert distance(rollouts, before[:, None].astype(np.float32)) == pytest.approx(
-        energy_distance(now, before) ** 2, abs=0.02
-    )
-
-
-def test_lost_features_of_either_side_are_left_out() -> None:
-    rollouts = features_of({0: [0, 4, 8, 8]}, 2)
-    base = np.array([[0.0], [4.0], [np.nan], [8.0]], np.float32)
-    assert distance(rollouts, base) == pytest.approx(0, abs=1e-6)
-    assert math.isnan(distance([rollout(rollouts[0].request, {})], base[:2]))
-
-
-class FakeRollouts:
-    """Finishes evaluation requests last first; sample i of every prompt scores i, and one of them cannot be judged."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Any, Request, int, Any, Any]] = []
-        self.done: dict[Any, Rollout] = {}
-
-    def submit(self, key: Any, request: Request, version: int, weights: Any = None, features: Any = None) -> None:
-        self.asked.append((key, request, version, weights, features))
-
-    def wait(self) -> None:
-        key, request, *_ = self.asked[-1 - sum(1 for _ in self.done)]
-        index = np.array(request.sample_index, np.float32)
-        scores = {"shapes_agreement": np.where(index == 3, np.nan, index), "shapes_gold": index * 10}
-        self.done[key] = rollout(request, scores, index[:, None])
-        self.ready = {key}
-
-    def take(self, key: Any) -> Rollout | None:
-        assert key != "training"
-        if key in self.ready:
-            self.ready.remove(key)
-            return self.done[key]
-        return None
+HELD_OUT = ("a red cross", "a blue circle")  # of the run
 
 
 @pytest.fixture
-def config(make_config: Make) -> Config:
-    return make_config("evaluation.samples=4", "evaluation.held_out_samples=2", "seed=5")
+def run(make_config: Make) -> Path:
+    """A run of seed 5 that asks for requests of four."""
+    return make_run(make_config("policy.steps=4", "seed=5", "name=mine"))
 
 
-def test_every_prompt_of_both_lists_is_sampled_and_scored(config: Config) -> None:
-    rollouts = FakeRollouts()
-    metrics, splits = evaluate(config, rollouts, version=3)  # type: ignore[arg-type]
-    assert metrics["eval/train/shapes_agreement"] == pytest.approx((0 + 1 + 2) / 3)  # NaN left out
-    assert metrics["eval/train/shapes_gold"] == pytest.approx(15)
-    assert metrics["eval/held_out/shapes_agreement"] == pytest.approx(0.5)
-    assert metrics["eval/train/diversity"] == pytest.approx(10 / 6)
-    assert metrics["eval/held_out/diversity"] == pytest.approx(1)
-    rows = {
-        split: [row for r in found for row in zip(r.request.prompt_index, r.request.sample_index, strict=True)]
-        for split, found in splits.items()
-    }
-    assert rows == {
-        "train": [(p, s) for p in range(3) for s in range(4)],
-        "held_out": [(p, s) for p in range(2) for s in range(2)],
-    }
+class Broken(Exception):
+    """What breaks an evaluation off."""
 
 
-def test_evaluation_noise_is_fixed_and_shared_with_nothing_else(config: Config) -> None:
-    first, second = FakeRollouts(), FakeRollouts()
-    evaluate(config, first, version=3)  # type: ignore[arg-type]
-    evaluate(config, second, version=4)  # type: ignore[arg-type]
-    requests = [request for _, request, *_ in first.asked]
-    assert requests == [request for _, request, *_ in second.asked]
-    assert {request.seed for request in requests} == {5}
-    assert min(request.iteration for request in requests) >= EVALUATION
-    keys = [(r.iteration, p, s) for r in requests for p, s in zip(r.prompt_index, r.sample_index, strict=True)]
-    assert len(set(keys)) == len(keys) == 3 * 4 + 2 * 2
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder, but for pictures of it for people."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if path.suffix != ".png"}
 
 
-def test_what_an_exported_adapter_does_is_measured_beside_it(make_config: Make) -> None:
-    """The training prompts once more, from the same noise; and the KL of all chains."""
-    config = make_config("evaluation.samples=4", "policy.steps=3", "policy.adapted_steps=2")
-    _, splits = evaluate(config, FakeRollouts(), 3)  # type: ignore[arg-type]
-    assert list(splits) == ["train", "held_out", "train_everywhere"]
-    asked = {split: [r.request for r in found] for split, found in splits.items()}
-    assert all(r.kl and not r.everywhere for r in (*asked["train"], *asked["held_out"]))
-    assert asked["train_everywhere"] == [replace(r, everywhere=True) for r in asked["train"]]
-    all_steps = make_config("policy.steps=3", "policy.adapted_steps=3")
-    assert list(evaluate(all_steps, FakeRollouts(), 3)[1]) == ["train", "held_out"]  # type: ignore[arg-type]
+def evaluate(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> tuple[int, list[Any]]:
+    """The exit status of the command, and the jobs that its actors were given."""
+    jobs: list[Any] = []
+    work_inline(monkeypatch, jobs.append)
+    return main([*words, "--out", str(out)]), jobs
 
 
-def test_the_kl_is_a_mean_over_the_pictures(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    rollouts, take = FakeRollouts(), FakeRollouts.take
-
-    def with_kl(self: FakeRollouts, key: Any) -> Rollout | None:
-        found = take(self, key)
-        return found and replace(found, kl=float(len(found.request.prompts)))
-
-    assert not any(name.endswith("/kl") for name in evaluate(config, rollouts, 3)[0])  # type: ignore[arg-type]
-    monkeypatch.setattr(FakeRollouts, "take", with_kl)
-    metrics, splits = evaluate(config, FakeRollouts(), 3)  # type: ignore[arg-type]
-    sizes = [len(r.request.prompts) for r in splits["train"]]
-    assert metrics["eval/train/kl"] == pytest.approx(sum(size * size for size in sizes) / sum(sizes))
-
-
-def test_version_weights_and_features_are_passed_on(config: Config, make_config: Make) -> None:
-    rollouts, averaged = FakeRollouts(), object()
-    evaluate(config, rollouts, 3, averaged)  # type: ignore[arg-type]
-    assert {tuple(rest) for _, _, *rest in rollouts.asked} == {(3, averaged, "shapes_agreement")}
-
-
-def test_the_distance_is_measured_once_there_is_something_to_measure_from(config: Config) -> None:
-    _, splits = evaluate(config, FakeRollouts(), 0)  # type: ignore[arg-type]
-    base = {split: features(found) for split, found in splits.items()}
-    metrics, _ = evaluate(config, FakeRollouts(), 3, None, base)  # type: ignore[arg-type]
-    assert metrics["eval/train/distance"] == pytest.approx(0, abs=1e-6)
-    assert metrics["eval/held_out/distance"] == pytest.approx(0, abs=1e-6)
-    moved = {split: values + 100 for split, values in base.items() if values is not None}
-    assert evaluate(config, FakeRollouts(), 3, None, moved)[0]["eval/train/distance"] > 100  # type: ignore[arg-type]
-
-
-def test_without_features_there_is_no_diversity(make_config: Make) -> None:
-    rollouts = FakeRollouts()
-    metrics, _ = evaluate(make_config("evaluation.features=null"), rollouts, 3)  # type: ignore[arg-type]
-    assert {features for *_, features in rollouts.asked} == {None}
-    assert not [name for name in metrics if name.endswith("diversity")]
-
-
-def with_lists(make_config: Make, tmp_path: Path, lines: int, *overrides: str) -> Config:
-    for name in ("train", "held_out"):
-        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {i}\n" for i in range(lines)))
-    return make_config("evaluation.samples=2", "evaluation.held_out_samples=2", "prompts.per_iteration=4", *overrides)
-
-
-def asked_of(config: Config) -> list[list[str]]:
-    rollouts = FakeRollouts()
-    evaluate(config, rollouts, 3)  # type: ignore[arg-type]
-    texts = [prompt for _, request, *_ in rollouts.asked for prompt in request.prompts]
-    return [list(dict.fromkeys(text for text in texts if text.startswith(name))) for name in ("train", "held_out")]
-
-
-@pytest.mark.parametrize(
-    ("setting", "count"), [("", 64), ("evaluation.prompts=5", 5), ("evaluation.prompts=null", 300)]
-)
-def test_a_long_list_is_evaluated_on_the_same_part_every_time(
-    make_config: Make, tmp_path: Path, setting: str, count: int
+def test_scores_are_those_of_the_models_own_pictures(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = asked_of(with_lists(make_config, tmp_path, 300, *filter(None, [setting])))
-    assert [len(prompts) for prompts in first] == [count, count]
-    assert first == asked_of(with_lists(make_config, tmp_path, 300, "seed=8", *filter(None, [setting])))
+    out = tmp_path / "out"
+    words = [str(run), "--samples", "4", "--rewards", "jpeg_compressibility", "--features", "shapes_gold"]
+    assert evaluate(monkeypatch, out, *words)[0] == 0
+    told = capsys.readouterr().out
+    assert "shapes_agreement (trained on)" in told
+    assert "jpeg_compressibility (not trained on)" in told
+    rows = parquet.read_table(out / "evaluation.parquet").to_pylist()
+    assert [row["model"] for row in rows] == ["base"] * 8 + ["mine-000004"] * 8
+    policy, judge = Policy.load(find(str(run)).policy), make_reward("jpeg_compressibility")
+    expected = []
+    for adapter in (None, "policy"):
+        with policy.using(adapter):
+            for request in make_requests(HELD_OUT, 4, 4, seed=5, iteration=EVALUATION):
+                pixels, _ = rollout(policy, request)
+                expected += judge.score(to_images(pixels), request.prompts).tolist()
+    assert [row["jpeg_compressibility"] for row in rows] == pytest.approx(expected, abs=0)
+    assert expected[:8] != expected[8:]
+    result = json.loads((out / "evaluation.json").read_text())
+    base, mine = result["models"]
+    wins = [(a > b) + (a == b) / 2 for a, b in zip(expected[8:], expected[:8], strict=True)]
+    assert mine["rewards"]["jpeg_compressibility"]["win_rate"]["value"] == pytest.approx(np.mean(wins))
+    assert mine["rewards"]["jpeg_compressibility"]["mean"]["value"] == pytest.approx(np.mean(expected[8:]))
+    assert "win_rate" not in base["rewards"]["jpeg_compressibility"]
+    assert result["trained_on"] == ["shapes_agreement"]
+    assert set(mine["features"]) == {"shapes_gold"}
+    assert all(math.isfinite(estimate["value"]) for estimate in mine["features"]["shapes_gold"].values())
+    assert {line["reward"] for line in result["fronts"]} == set(mine["rewards"])
+    assert (out / "fronts.png").is_file()
+    assert (out / "grid.png").is_file()
 
 
-@pytest.mark.parametrize("lines", [3, 64])
-def test_a_short_list_is_evaluated_whole(make_config: Make, tmp_path: Path, lines: int) -> None:
-    expected = [[f"{name} {i}" for i in range(lines)] for name in ("train", "held_out")]
-    assert asked_of(with_lists(make_config, tmp_path, lines)) == expected
-
-
-def test_what_is_left_out_of_a_list_is_said(make_config: Make, tmp_path: Path) -> None:
-    assert leaves_out(with_lists(make_config, tmp_path, 4000)) == (
-        "evaluations ask for 64 of the 4,000 training prompts and 64 of the 4,000 held-out prompts, the same every "
-        "time (evaluation.prompts=null asks for all)"
-    )
-    assert leaves_out(with_lists(make_config, tmp_path, 64)) is None
-    assert leaves_out(with_lists(make_config, tmp_path, 4000, "evaluation.prompts=null")) is None
-
-
-def test_progress_is_told_from_nothing_to_nearly_all(config: Config) -> None:
-    told: list[tuple[int, int]] = []
-    evaluate(config, FakeRollouts(), 3, progress=lambda *numbers: told.append(numbers))  # type: ignore[arg-type]
-    assert told == [(0, 16), (4, 16), (8, 16), (12, 16)]
-
-
-@pytest.mark.filterwarnings("error")
-def test_what_no_reward_could_judge_is_unknown_and_no_warning_of_numpy(config: Config) -> None:
-    class Unjudged(FakeRollouts):
-        def take(self, key: Any) -> Rollout | None:
-            done = super().take(key)
-            if done is not None:
-                done.scores["shapes_gold"][:] = np.nan
-            return done
-
-    metrics, _ = evaluate(config, Unjudged(), 3)  # type: ignore[arg-type]
-    assert math.isnan(metrics["eval/train/shapes_gold"])
-    assert math.isfinite(metrics["eval/train/shapes_agreement"])
-
-
-@pytest.mark.parametrize("size", [2, 5, 12])
-def test_a_sample_grid_puts_requests_together_and_fetches_only_what_it_shows(
-    size: int, monkeypatch: pytest.MonkeyPatch
+def test_an_evaluation_that_broke_off_goes_on_to_the_same_files(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = make_requests(("p0", "p1", "p2", "p3"), 3, size, seed=0)
-    stored = {}  # images whose red says the prompt and whose green the sample, by number of the request
-    for number, asked in enumerate(requests):
-        stored[number] = np.zeros((len(asked.prompts), 8, 8, 3), np.uint8)
-        stored[number][..., 0] = 40 + 10 * np.array(asked.prompt_index)[:, None, None]
-        stored[number][..., 1] = 40 + 10 * np.array(asked.sample_index)[:, None, None]
-    rollouts = [Rollout(asked, 0, 0.0, 1.0, i, None, {}) for i, asked in enumerate(requests)]  # type: ignore[arg-type]
-    fetched: list[int] = []
-    monkeypatch.setattr("cluster.evaluate.ray.get", lambda number: fetched.append(number) or stored[number])
-    sheet = np.asarray(sample_grid(rollouts, rows=2, columns=2))
-    cells = {tuple((pixel[:2] - 40) // 10) for pixel in sheet[sheet[..., 2] == 0] if pixel[0] >= 40 <= pixel[1]}
-    assert cells == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    shown = {0, 1, 3, 4}  # samples in request order
-    assert sorted(fetched) == sorted({row // size for row in shown})
+    words = [str(run), "--samples", "4", "--features", "shapes_gold"]
+    status, all_jobs = evaluate(monkeypatch, tmp_path / "whole", *words)
+    assert status == 0
+    expected = files(tmp_path / "whole")
+    for breaks in (1, 3, 6):
+        jobs: list[Any] = []
+
+        def seen(job: Any, jobs: list[Any] = jobs, breaks: int = breaks) -> None:
+            if len(jobs) == breaks:
+                raise Broken
+            jobs.append(job)
+
+        work_inline(monkeypatch, seen)
+        assert main([*words, "--out", str(tmp_path / "broken")]) == 1
+    status, left = evaluate(monkeypatch, tmp_path / "broken", *words)
+    assert status == 0
+    assert files(tmp_path / "broken") == expected
+    assert 0 < len(left) < len(all_jobs)
+    assert evaluate(monkeypatch, tmp_path / "broken", *words) == (0, [])  # nothing is left to do
+
+
+def test_another_reward_or_model_is_added_and_nothing_done_twice(
+    run: Path, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(monkeypatch, out, str(run), "--samples", "4")[0] == 0
+    status, jobs = evaluate(monkeypatch, out, str(run), "--samples", "4", "--rewards", "brightness")
+    assert status == 0
+    assert {job.question.name for job in jobs} == {"brightness"}
+    other = make_run(make_config("policy.steps=4", "seed=6", "name=other"), iteration=8)
+    adapter = other / "checkpoints/iteration-000008"
+    status, jobs = evaluate(monkeypatch, out, str(run), str(adapter), "--samples", "4", "--rewards", "brightness")
+    assert status == 0
+    assert {job.draw.model.name for job in jobs} == set()  # its adapter is the same: of one seed
+    status, jobs = evaluate(monkeypatch, out, str(run), "--samples", "4", "guidance=1.5")
+    assert {job.draw.model.name for job in jobs} == {"base", "mine-000004"}  # draws otherwise, and so does its base
+
+
+def test_checkpoints_of_one_run_share_samplers_and_the_base(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nudged: Path
+) -> None:
+    started: list[Any] = []
+    work_inline(monkeypatch)
+    start = cluster.matrix.working.start_samplers
+    monkeypatch.setattr("cluster.matrix.working.start_samplers", lambda *args: started.append(args) or start(*args))
+    assert main([str(run), "--all", "--samples", "4", "--out", str(tmp_path / "out")]) == 0
+    assert len(started) == 1
+    rows = parquet.read_table(tmp_path / "out/evaluation.parquet").to_pylist()
+    scores = {name: [r["shapes_agreement"] for r in rows if r["model"] == name] for name in {r["model"] for r in rows}}
+    assert set(scores) == {"base", "mine-000004", "mine-000008"}
+    policy, judge = Policy.load(find(str(nudged)).policy), make_reward("shapes_agreement")
+    expected = []
+    for request in make_requests(HELD_OUT, 4, 4, seed=5, iteration=EVALUATION):
+        expected += judge.score(to_images(rollout(policy, request)[0]), request.prompts).tolist()
+    assert scores["mine-000008"] == pytest.approx(expected, abs=0)
+    assert len({tuple(of) for of in scores.values()}) == 3
+
+
+@pytest.fixture
+def nudged(run: Path) -> Path:
+    """A second checkpoint of the run, of another adapter."""
+    policy = Policy.load(find(str(run)).policy)
+    with checkpoint.writing(run / "checkpoints", 8) as folder:
+        for parameter in policy.parameters:
+            parameter.data.mul_(1.5)
+        policy.save_lora(folder)
+    return run / "checkpoints/iteration-000008"
+
+
+def test_the_variance_is_split_and_a_chain_without_noise_has_no_part(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(monkeypatch, out, str(run), "--samples", "4", "--variance", "3", "2", "eta=0")[0] == 0
+    for record in json.loads((out / "evaluation.json").read_text())["models"]:
+        parts = record["variance"]["shapes_agreement"]
+        assert parts["chain"] == 0  # of a chain without noise
+        assert parts["total"] == pytest.approx(parts["prompt"] + parts["noise"] + parts["both"] + parts["chain"])
+
+
+def test_json_is_all_that_is_printed(
+    tiny_pipeline: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "p.csv"
+    prompts.write_text("Prompts,Category\na red circle,Colors\na blue cross,Colors\n")
+    words = [str(tiny_pipeline), "--prompts", str(prompts), "--rewards", "brightness", "--samples", "2", "--json"]
+    assert evaluate(monkeypatch, tmp_path / "out", *words, "steps=2")[0] == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((tmp_path / "out/evaluation.json").read_text())
+    (record,) = result["models"]
+    assert record["base"]
+    assert result["prompts"] == 2
+
+
+REFUSED = {
+    "has no image features": "{run} --features jpeg_compressibility",
+    "did you mean 'jpeg_compressibility'": "{run} --rewards jpg_compressibility",
+    "nowhere.txt cannot be read": "{run} --prompts nowhere.txt",
+    "is named twice": "{run} {run}",
+    "two initial noises and two chains at least": "{run} --variance 1 2",
+    "weight": "{run} rewards.clip.wight=1",
+    "brings its adapter with it": "{run} lora_rank=3",
+    "Say what is to be drawn": "{model}",
+    "name some with --rewards": "{model} --prompts {prompts}",
+    "Name what is to be judged": "guidance=3",
+    "nowhere": "{run} --pairs nowhere",
+}
+
+
+def test_what_cannot_be_is_refused_before_any_actor(
+    run: Path,
+    tiny_pipeline: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"run": run, "model": tiny_pipeline, "prompts": run / "prompts/train/train.txt"}
+    for said, words in REFUSED.items():
+        status, jobs = evaluate(monkeypatch, tmp_path / "out", *words.format(**places).split())
+        assert (status, jobs) == (1, []), words
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert said in " ".join(error.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_picture_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(monkeypatch, out, str(run), "--samples", "4")[0] == 0
+    expected = files(out)
+    path = sorted(out.glob("parts/*/000000.pictures.npz"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])  # torn: drawn anew
+    assert evaluate(monkeypatch, out, str(run), "--samples", "4")[0] == 0
+    assert files(out) == expected
+    path.write_bytes(whole[:60] + bytes(40) + whole[100:])
+    capsys.readouterr()
+    assert evaluate(monkeypatch, out, str(run), "--samples", "4", "--rewards", "brightness")[0] == 1
+    assert "is damaged" in capsys.readouterr().err

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from cluster.errors import ConfigError
-from cluster.evaluate import sample_grid
+from cluster.evaluation import sample_grid
 from cluster.gallery import gallery, pictures
 from cluster.records.grids import COLUMNS, ROWS
 from cluster.records.parts import Parts

@@ -161,3 +161,13 @@ def test_scores_travel(pixels: np.ndarray) -> None:
     again = pickle.loads(pickle.dumps(scores))
     assert again.names == scores.names
     np.testing.assert_array_equal(again.values, scores.values)
+
+
+def test_one_reward_answers_with_scores_or_features(pixels: np.ndarray) -> None:
+    actor = RewardActor(makers({"shapes_gold": {}, "jpeg_compressibility": {}}))
+    scores = actor.score(pixels, PROMPTS, "shapes_gold")
+    for row, name in zip(scores.values, scores.names, strict=True):
+        np.testing.assert_array_equal(actor.answer(pixels, PROMPTS, name), row)
+    np.testing.assert_array_equal(actor.answer(pixels, PROMPTS, "shapes_gold", features=True), scores.features)
+    with pytest.raises(TypeError, match="no image features"):
+        actor.answer(pixels, PROMPTS, "jpeg_compressibility", features=True)

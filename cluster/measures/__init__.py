@@ -1,0 +1,1 @@
+"""What is measured of pictures that have been scored: plain functions of arrays, without Ray."""
