@@ -52,7 +52,6 @@ class GuardConfig(BaseModel, frozen=True, extra="forbid"):
 
     rules: dict[str, RuleConfig | None] = Field(
         {},
-        validate_default=True,
         description="Rules by name, beside the two that there are without being named: watched (each reward of weight "
         "0 has fallen by 3 standard errors) and diversity (below .6 of what it was); null takes one away.",
     )
@@ -65,13 +64,16 @@ class GuardConfig(BaseModel, frozen=True, extra="forbid"):
 
     @field_validator("rules", mode="before")
     @classmethod
-    def _beside_the_defaults(cls, rules: Any) -> Any:
+    def _over_the_defaults(cls, rules: Any) -> Any:
         if not isinstance(rules, Mapping):
             return rules
-        given = {name: rule for name, rule in rules.items() if name not in DEFAULTS}
-        return {name: _changed(rules, name) for name in DEFAULTS} | given
+        return {
+            name: {**DEFAULTS[name], **rule} if name in DEFAULTS and isinstance(rule, Mapping) else rule
+            for name, rule in rules.items()
+        }
 
-
-def _changed(rules: Mapping[str, Any], name: str) -> Any:
-    rule = rules.get(name, {})
-    return {**DEFAULTS[name], **rule} if isinstance(rule, Mapping) else rule
+    @property
+    def in_force(self) -> dict[str, RuleConfig]:
+        """The rules that evaluations are held to, by name: the two, unless they are taken away, and the others."""
+        rules = {**{name: RuleConfig(**rule) for name, rule in DEFAULTS.items()}, **self.rules}
+        return {name: rule for name, rule in rules.items() if rule is not None}

@@ -85,7 +85,7 @@ class Guard:
     """
 
     def __init__(self, config: GuardConfig, weights: Mapping[str, float]) -> None:
-        self._rules = {name: rule for name, rule in config.rules.items() if rule is not None}
+        self._rules = config.in_force
         self._names = {
             WATCHED: [name for name, weight in weights.items() if not weight],
             TRAINED: [name for name, weight in weights.items() if weight],

@@ -17,8 +17,8 @@ GOLD = {0: 0.80, 1: 0.81, 2: 0.75, 3: 0.69}
 def test_its_settings_are_a_run_whose_guard_knows_nothing_of_the_gold_score() -> None:
     config = load_words(SETTINGS)
     assert config.guard is not None
-    assert {name for name, rule in config.guard.rules.items() if rule is not None} == set(RULES)
-    assert all(config.guard.rules[name] == rule for name, rule in RULES.items())
+    assert set(config.guard.in_force) == set(RULES)
+    assert all(config.guard.in_force[name] == rule for name, rule in RULES.items())
     assert not any(rule.figure == "shapes_gold" for rule in RULES.values())
     assert config.weights == {"brightness": 1.0, "shapes_agreement": 0.0, "shapes_reading": 0.0, "shapes_gold": 0.0}
 
