@@ -382,7 +382,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
         file.write(b"half")
         raise OSError(28, "Error writing bytes to file")
 
-    def record(config: Config, run: RunDirectory, place: Any, console: Any) -> None:
+    def record(config: Config, run: RunDirectory, *others: Any) -> None:
         run.record(6, {"loss": 1.0}, {})
 
     monkeypatch.setattr(cluster.run, "_supervise", record)
