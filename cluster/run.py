@@ -260,11 +260,11 @@ def _supervise(
                 with at_once():
                     wait_for(crew, config, again=restarts > 0)
                     if not restarts:
-                        run.begin()
-                        note_start(run.path, command, machines())
                         _check_prompts(config, crew)
                         display.note(_work(config, crew))
                         display.note(crew.learner.steps())
+                        run.begin()
+                        note_start(run.path, command, machines())
                 return train(config, crew, run, display)
             except (RayActorError, RayTaskError, ObjectLostError, StartError, Hung) as error:
                 # A StartError here may be of an actor that came back, and found no weight store to connect to.

@@ -39,6 +39,7 @@ def crews(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(cluster.run, "assemble", assemble)
     monkeypatch.setattr(cluster.run, "dismiss", lambda crew: None)
     monkeypatch.setattr(cluster.run, "write_report", lambda run: run.path / "report.html")
+    monkeypatch.setattr(cluster.run, "machines", lambda: [])
     monkeypatch.setattr(cluster.run, "Telemetry", lambda name: None)
     monkeypatch.setattr(cluster.run.ray, "shutdown", lambda: None)
     return made
