@@ -175,7 +175,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: evaluations/NAME")
     parser.add_argument("--cluster", action="store_true", help="on the Ray cluster that this job was submitted to")
     parser.add_argument("--json", action="store_true", help="print what evaluation.json says, and nothing else")
-    return parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
+    for option in ("rewards", "features"):  # which take settings that stand behind them for names
+        given = getattr(args, option) or []
+        args.words += [word for word in given if "=" in word]
+        if given:
+            setattr(args, option, [word for word in given if "=" not in word])
+    return args
 
 
 def _seed(text: str) -> int:
