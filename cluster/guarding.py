@@ -57,7 +57,9 @@ class Guarding:
     def _judge(self, iteration: int) -> bool:
         """Record what the guard says of an evaluation; returns whether it is the best so far."""
         assert self._guard is not None
-        metrics, samples = self._run.records_of(iteration)
+        if (records := self._run.records_of(iteration)) is None:
+            return False
+        metrics, samples = records
         verdict = self._guard.look(evaluation(iteration, metrics, samples))
         used = {f"guard/{rule}": share for rule, share in verdict.used.items()}
         if any(metrics.get(name) != share for name, share in used.items()):
@@ -79,8 +81,8 @@ def stopped_by(config: Config, run: Records, iteration: int) -> str | None:
         return None
     guard, stop = Guard(config.guard, _weights(config)), None
     for number in run.evaluations():
-        if number <= iteration:
-            stop = guard.look(evaluation(number, *run.records_of(number))).stop
+        if number <= iteration and (records := run.records_of(number)) is not None:
+            stop = guard.look(evaluation(number, *records)).stop
     return stop
 
 

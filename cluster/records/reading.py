@@ -69,11 +69,11 @@ class Records:
         """The iterations whose evaluation is on record, in order."""
         return sorted({i for name, values in self.metrics().items() if name.startswith("eval/") for i, _ in values})
 
-    def records_of(self, iteration: int) -> tuple[dict[str, float], pa.Table]:
-        """The metrics of an iteration that is on record, and its rows of `samples.parquet`."""
+    def records_of(self, iteration: int) -> tuple[dict[str, float], pa.Table] | None:
+        """The metrics of an iteration and its rows of `samples.parquet`; `None` where either is not there whole."""
         metrics, samples = self._metrics.part(iteration), self._samples.part(iteration)
-        assert metrics is not None
-        assert samples is not None
+        if metrics is None or samples is None:
+            return None
         return dict(zip(metrics["name"].to_pylist(), metrics["value"].to_pylist(), strict=True)), samples
 
     def evaluated(self, iteration: int) -> bool:
