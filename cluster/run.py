@@ -42,8 +42,9 @@ from learner import checkpoint
 
 log = logging.getLogger(__name__)
 
-# Settings that a run may get anew when it is resumed: how long it goes on and how safely, not what it learns.
-_CHANGEABLE = ("iterations=", "checkpoints.", "failures.", "guard.", "loggers=")
+# Settings that a run may get anew when it is resumed: how long it goes on and how safely, and where its dataset is now
+# (`data.checksum` knows it again); not what it learns.
+_CHANGEABLE = ("iterations=", "checkpoints.", "failures.", "guard.", "loggers=", "data.path=")
 
 
 def main(program: str, description: str, place: Callable[[Config], Placement], arguments: Sequence[str] | None) -> int:

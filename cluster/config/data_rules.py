@@ -57,7 +57,7 @@ def data_are_there(config: Config) -> None:
     if data.checksum not in (None, found):
         raise ValueError(
             f"the dataset {data.path} is not what the run began with (data.checksum): its files have other names, "
-            "lengths or row groups; put back what was there"
+            "lengths or row groups; put back what was there, or name where it is now (data.path)"
         )
 
 

@@ -150,7 +150,7 @@ def test_resuming_a_run_that_was_killed_in_its_first_checkpoint_starts_it_over(m
 
 
 def test_resuming_takes_the_configuration_of_the_run_and_no_other(refuse: Refuse, run: RunDirectory) -> None:
-    assert "only iterations=, checkpoints., failures., guard., loggers= may be given anew" in refuse(
+    assert "only iterations=, checkpoints., failures., guard., loggers=, data.path= may be given anew" in refuse(
         "learner.lr=1", "--resume", str(run.path)
     )
     seen: list[Config] = []

@@ -98,3 +98,20 @@ def test_a_run_does_not_go_on_with_another_dataset(make: Make, tmp_path: Path) -
     with pytest.raises(ConfigError, match="is not what the run began with"):
         RunDirectory.resume(run.path)
     assert RunDirectory(run.path).config == again.config  # who only looks need not have it
+
+
+def test_a_run_goes_on_with_its_dataset_elsewhere(make: Make, tmp_path: Path) -> None:
+    run, moved = RunDirectory.create(make()), tmp_path / "another" / "disk"
+    moved.parent.mkdir()
+    (tmp_path / "data").rename(moved)
+    with pytest.raises(ConfigError, match="There is no dataset"):
+        RunDirectory.resume(run.path)
+    again = RunDirectory.resume(run.path, [f"data.path={moved}"])
+    again.begin()
+    again.release()
+    assert (config := RunDirectory(run.path).config).data is not None
+    assert (config.data.path, config.data.checksum) == (str(moved), again.config.data.checksum)
+    RunDirectory.resume(run.path).release()  # it has been written down
+    write(moved / "a.parquet", [Pair("a", (PICTURE, PICTURE), 1.0)] * 9)
+    with pytest.raises(ConfigError, match=r"is not what the run began with .*name where it is now \(data\.path\)"):
+        RunDirectory.resume(run.path, [f"data.path={moved}"])
