@@ -45,6 +45,22 @@ def ties_are_learned_from(config: Config) -> None:
         )
 
 
+def labels_differ_by_more_than_the_gap(config: Config) -> None:
+    if config.data is None or config.data.labels != "people":
+        return
+    objective, gap = config.objective, getattr(config.objective, "min_gap", 0.0)
+    raw = config.standardise == "nothing" and not config.combination.whiten
+    better, worse = (1.0, 0.0) if raw else (1.0, -1.0)  # standardised, as many are the one as the other
+    threshold = getattr(objective, "threshold", 0.0)
+    widest = better - worse if objective.asks.groups else max(abs(better - threshold), abs(worse - threshold))
+    if gap >= widest:
+        what = "apart" if objective.asks.groups else "from objective.threshold"
+        raise ValueError(
+            f"objective.min_gap is {gap:g}, but what people chose and what they did not are {widest:g} {what}"
+            f"{'' if raw else ' once they are standardised'}, so {objective.name} would learn nothing; set it lower"
+        )
+
+
 def data_keep_their_name(config: Config) -> None:
     if config.data is not None and LABEL in config.rewards:
         raise ValueError(f"a reward is called {LABEL!r}, as the choices in a dataset are; take another name")
@@ -74,6 +90,7 @@ DATA_RULES: tuple[Callable[[Config], None], ...] = (
     data_need_no_staleness,
     data_have_no_chains,
     ties_are_learned_from,
+    labels_differ_by_more_than_the_gap,
     data_keep_their_name,
     data_are_there,
     requests_hold_whole_pairs,

@@ -11,6 +11,8 @@ import pytest
 from cluster.config import Config
 from cluster.errors import ConfigError
 from cluster.records.rundir import RunDirectory
+from learner.advantages import Advantages
+from learner.standardise import Standardise
 from rewards.people.pick_a_pic import Pair, encode, write
 
 Make = Callable[..., Config]
@@ -81,6 +83,42 @@ def test_ties_are_not_kept_for_who_learns_nothing_of_them(make: Make, objective:
     assert str(caught.value).endswith(words)
     make("objective={name: diffusion_dpo, ties: soft}", "data.ties=soft")
     make("data.ties=soft")  # rwr weighs them
+
+
+@pytest.mark.parametrize(
+    ("objective", "most", "words"),
+    [
+        ("diffusion_dpo", 2, "chose and what they did not are 2 apart once they are standardised, so diffusion_dpo"),
+        ("mapo", 2, "are 2 apart once they are standardised, so mapo would learn nothing; set it lower."),
+        ("sft", 2, "are 2 apart once they are standardised"),
+        ("kto", 1, "are 1 from objective.threshold once they are standardised, so kto would learn nothing"),
+    ],
+)
+def test_a_gap_that_no_label_reaches_is_refused(make: Make, objective: str, most: int, words: str) -> None:
+    make(f"objective={{name: {objective}, min_gap: {most - 0.01}}}")
+    make(f"objective={{name: {objective}, min_gap: {most}}}", "data.labels=rewards")
+    with pytest.raises(ConfigError) as caught:
+        make(f"objective={{name: {objective}, min_gap: {most}}}")
+    assert str(caught.value).startswith(f"objective.min_gap is {most}, but what people ")
+    assert words in str(caught.value)
+
+
+def test_labels_as_they_are_differ_by_one(make: Make) -> None:
+    raw = "combination.standardise=nothing"
+    make("objective={name: diffusion_dpo, min_gap: 0.99}", raw)
+    with pytest.raises(ConfigError, match="are 1 apart, so diffusion_dpo"):
+        make("objective={name: diffusion_dpo, min_gap: 1}", raw)
+    make("objective={name: kto, min_gap: 0.4, threshold: 0.5}", raw)
+    with pytest.raises(ConfigError, match=r"are 0\.5 from objective\.threshold, so kto"):
+        make("objective={name: kto, min_gap: 0.5, threshold: 0.5}", raw)
+
+
+@pytest.mark.parametrize("standardise", ["run", "batch", "group", "group_mean"])
+def test_standardised_labels_are_two_apart(standardise: Standardise) -> None:
+    scores, groups = np.tile([1.0, 0.0], 4).astype(np.float32), np.repeat(np.arange(4), 2)
+    found, _ = Advantages({"label": 1.0}, standardise).of({"label": scores}, groups, ["a"] * 8)
+    assert found.tolist() == pytest.approx([1, -1] * 4, abs=1e-5)
+    assert max(found) < 1
 
 
 @pytest.mark.parametrize("objective", ["rwr", "nft", "awm", "dgpo"])
