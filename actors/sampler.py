@@ -57,7 +57,7 @@ class Sampler:
         Returns:
             A receipt that is cheap to fetch (`version`, `started`, `seconds`, `actor`, `missing`: the pictures that are
             not finite and therefore masked, `lag`: the seconds between publication and use of weights that were new to
-            this actor, and `kl`: the mean of the trajectories'), the images `(B, H, W, 3)` uint8, and the trajectories.
+            this actor, and `kl`: the mean of the trajectories', or `None`), the images `(B, H, W, 3)` uint8, and the trajectories.
             Where there are candidates, the images predicted of them and their times, as the trajectories have them, are
             a fourth: a pair. So many Ray objects, so that each reader fetches only its own.
 
@@ -78,7 +78,8 @@ class Sampler:
         pixels, trajectories = rollout(self._policy, request, self._stamp[0])
         receipt: dict[str, Any] = {"version": self._stamp[0], "started": started, "seconds": time.time() - started}
         missing = int(np.ma.getmaskarray(pixels)[:, 0, 0, 0].sum())
-        kl = None if trajectories.kl is None else float(trajectories.kl[np.isfinite(trajectories.kl)].mean())
+        kls = np.empty(0) if trajectories.kl is None else trajectories.kl[np.isfinite(trajectories.kl)]
+        kl = float(np.mean(kls)) if len(kls) else None
         receipt |= {"actor": self._name, "missing": missing, "lag": lag, "kl": kl}
         if request.candidates == 1:
             return receipt, pixels, trajectories

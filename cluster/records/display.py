@@ -5,6 +5,7 @@ Texts that others wrote (names of rewards, of splits) are shown and not obeyed: 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -103,11 +104,17 @@ class Display:
         self._progress.update(self._run, completed=iteration, count=self._count(iteration), ends=None)
 
     def iteration(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Show an iteration's figures: the combined reward, every reward by its name, and how it goes."""
+        """Show an iteration's figures: the combined reward, every reward by its name, and how it goes.
+
+        What could not be measured (NaN), as of a batch from which every pair was left out, is not shown.
+        """
         words = [f"iteration {iteration:3d}/{self._iterations}"]
-        if "reward/mean" in metrics:
-            words.append(f"reward {round(metrics['reward/mean'], 3) + 0.0:+.3f}")  # no -0.000
-        words += [f"{name[6:]} {figure(value)}" for name, value in metrics.items() if name.startswith("score/")]
+        known = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        if "reward/mean" in known:
+            words.append(f"reward {round(known['reward/mean'], 3) + 0.0:+.3f}")  # no -0.000
+        words += [f"{name[6:]} {figure(value)}" for name, value in known.items() if name.startswith("score/")]
+        if metrics.get("samples") == 0:
+            words.append("no samples")
         if "margin/accuracy" in metrics:
             words.append(f"accuracy {metrics['margin/accuracy']:.2f}")
         if metrics.get("dropped"):

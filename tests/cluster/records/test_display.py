@@ -54,6 +54,14 @@ def test_figures_that_a_run_lacks_are_left_out() -> None:
     assert shown({"reward/mean": -1.0}).splitlines()[-1].split() == ["iteration", "3/3", "reward", "-1.000"]
 
 
+def test_a_batch_without_samples_says_so_instead_of_figures_that_are_none() -> None:
+    nothing = FIGURES | {name: float("nan") for name in ("reward/mean", "score/my_own", "score/watched")}
+    del nothing["margin/accuracy"]
+    line = shown(nothing | {"samples": 0.0}).splitlines()[-1]
+    assert line.split() == ["iteration", "3/3", "no", "samples", "images/s", "12.3"]
+    assert "samples" not in shown(FIGURES | {"samples": 12.0})
+
+
 def test_a_terminal_also_gets_the_status_and_the_count() -> None:
     text = shown(FIGURES, terminal=True)
     assert "sampling" in text
