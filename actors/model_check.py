@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -62,6 +62,20 @@ def check_model(config: PolicyConfig, folder: Path | None = None) -> Transitions
     except ValueError as error:
         said = str(error).rstrip(".")
         raise ValueError(f"{said}." if str(folder) in said else f"{said} (the model is {folder}).") from error
+
+
+def partly_adapted(config: PolicyConfig) -> int | Literal["auto"] | None:
+    """`policy.adapted_steps` where it leaves out steps of the chain, as a number; `None` where the adapter acts in all.
+
+    Of a model that is still on the hub nobody knows what auto leaves out; then it is said as it is.
+
+    Raises:
+        FileNotFoundError, ValueError: As `check_model`, if the model has to be asked.
+    """
+    steps, length = config.adapted_steps, config.steps
+    if steps == "auto" and (chain := check_model(config)) is not None:
+        steps, length = chain.adapted_steps, len(chain)
+    return None if steps == length else steps
 
 
 def find_family(folder: Path) -> type[Family]:

@@ -14,6 +14,7 @@ import numpy as np
 import ray
 from PIL import Image
 
+from actors.model_check import partly_adapted
 from actors.trajectories import EVALUATION, Request
 from cluster.config import Config
 from cluster.measures.spread import mean_pairwise_distance
@@ -48,7 +49,8 @@ def evaluate(
     """
     requests: dict[tuple, Request] = {}
     train, held_out = config.prompts.train, config.prompts.held_out
-    elsewhere = train if config.policy.adapted_steps not in (None, config.policy.steps) else None
+    policy = config.policy.model_copy(update={"model": config.pipeline})
+    elsewhere = None if partly_adapted(policy) is None else train
     for offset, split, source, samples in (
         (0, "train", train, config.evaluation.samples),
         (1, "held_out", held_out, config.evaluation.held_out_samples),

@@ -24,6 +24,7 @@ import torch
 import transformers
 
 from actors.export import Adapter, full_pipeline, merged_pipeline, write_comfy, write_diffusers, write_peft
+from actors.model_check import partly_adapted
 from cluster.arguments import Parser
 from cluster.errors import ConfigError, sentence
 from cluster.records.files import writable
@@ -69,7 +70,7 @@ def export(args: argparse.Namespace) -> int | str | None:
     """Write a file or a folder, whole or not at all.
 
     Returns:
-        `policy.adapted_steps` where what is written will act in more steps than it was trained for.
+        In how many steps it was trained to act, where what is written will act in more.
 
     Raises:
         ConfigError: If something is in its place, or there is nothing to write.
@@ -108,8 +109,7 @@ def export(args: argparse.Namespace) -> int | str | None:
         else:
             with suppress(OSError):  # such as a file in the place of a folder of its path
                 temporary.unlink()
-    adapted = model.policy.adapted_steps
-    return None if adapted == model.policy.steps else adapted
+    return partly_adapted(model.policy)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

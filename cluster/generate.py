@@ -32,7 +32,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from actors.model_check import check_model, check_prompts
+from actors.model_check import check_model, check_prompts, partly_adapted
 from actors.model_files import fetch
 from actors.policy import Policy
 from actors.rollout import rollout
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = [f"{counted(len(order) - lost, 'picture')}: {out}", *([f"grid: {sheet}"] if sheet else [])]
         if written is not None and wanted is not None:
             lines.append(f"{counted(written[1], 'pair')}, labelled by {wanted[1][0]}: {written[0]}")
-        if not order.model.bare and (steps := order.model.policy.adapted_steps) not in (None, order.model.policy.steps):
+        if not order.model.bare and (steps := partly_adapted(order.model.policy)) is not None:
             lines.append(
                 f"the adapter acts as in training (adapted_steps={steps}); exported it acts in every step (null)"
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actors.chain_kl import has_kl, kl_shares
 from actors.config import PolicyConfig
-from actors.model_check import check_model
+from actors.model_check import check_model, partly_adapted
 from actors.policy import Policy
 from actors.rollout import rollout
 from actors.trajectories import Request
@@ -100,6 +100,18 @@ def test_more_than_there_are_is_refused(policy_config: PolicyConfig) -> None:
         chain_of(policy_config, adapted_steps=6)
     assert chain_of(policy_config, adapted_steps=5).adapted_steps == 5
     assert chain_of(policy_config).adapted is None
+
+
+def test_whether_steps_are_left_out_is_asked_of_the_chain(
+    policy_config: PolicyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(**changes: object) -> int | str | None:
+        return partly_adapted(policy_config.model_copy(update=changes))
+
+    assert [found(adapted_steps=steps) for steps in (None, 3, 5, "auto")] == [None, 3, None, 3]
+    assert found(adapted_steps="auto", model="somebody/on-the-hub") == "auto"
+    monkeypatch.setattr("actors.transitions._HEAVY", 1.0)  # then no step weighs too much
+    assert found(adapted_steps="auto") is None
 
 
 def test_a_step_without_adapter_is_the_pretrained_models_whoever_acts(policy: Policy, nudge: Nudge) -> None:

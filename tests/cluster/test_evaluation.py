@@ -157,7 +157,9 @@ def test_evaluation_noise_is_fixed_and_shared_with_nothing_else(config: Config) 
     assert len(set(keys)) == len(keys) == 3 * 4 + 2 * 2
 
 
-def test_what_an_exported_adapter_does_is_measured_beside_it(make_config: Make) -> None:
+def test_what_an_exported_adapter_does_is_measured_beside_it(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The training prompts once more, from the same noise; and the KL of all chains."""
     config = make_config("evaluation.samples=4", "policy.steps=3", "policy.adapted_steps=2")
     _, splits = evaluate(config, FakeRollouts(), 3)  # type: ignore[arg-type]
@@ -167,6 +169,10 @@ def test_what_an_exported_adapter_does_is_measured_beside_it(make_config: Make) 
     assert asked["train_everywhere"] == [replace(r, everywhere=True) for r in asked["train"]]
     all_steps = make_config("policy.steps=3", "policy.adapted_steps=3")
     assert list(evaluate(all_steps, FakeRollouts(), 3)[1]) == ["train", "held_out"]  # type: ignore[arg-type]
+    auto = make_config("policy.steps=3", "policy.adapted_steps=auto")
+    assert "train_everywhere" in evaluate(auto, FakeRollouts(), 3)[1]  # type: ignore[arg-type]
+    monkeypatch.setattr("actors.transitions._HEAVY", 1.0)  # then auto leaves out none
+    assert list(evaluate(auto, FakeRollouts(), 3)[1]) == ["train", "held_out"]  # type: ignore[arg-type]
 
 
 def test_the_kl_is_a_mean_over_the_pictures(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
