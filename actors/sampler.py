@@ -57,9 +57,9 @@ class Sampler:
         Returns:
             A receipt that is cheap to fetch (`version`, `started`, `seconds`, `actor`, `missing`: the pictures that are
             not finite and therefore masked, `lag`: the seconds between publication and use of weights that were new to
-            this actor, and `kl`: the mean of the trajectories', or `None`), the images `(B, H, W, 3)` uint8, and the trajectories.
-            Where there are candidates, the images predicted of them and their times, as the trajectories have them, are
-            a fourth: a pair. So many Ray objects, so that each reader fetches only its own.
+            this actor, and `kl`: the mean of the trajectories', or `None`), the images `(B, H, W, 3)` uint8, and the
+            trajectories. Where there are candidates, the images predicted of them and their times, as the trajectories
+            have them, are a fourth: a pair. So many Ray objects, so that each reader fetches only its own.
 
         Raises:
             RayActorError, GetTimeoutError: If the store is lost, or does not answer.
