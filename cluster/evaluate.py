@@ -28,9 +28,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster import local
 from cluster.arguments import Parser
+from cluster.config.sentences import of_rule
 from cluster.crew.placement import Placement
 from cluster.crew.reservation import on_cluster
-from cluster.errors import sentence
+from cluster.errors import ConfigError, sentence
 from cluster.matrix.asking import Asked, ask
 from cluster.matrix.figures import figures, fronts, samples
 from cluster.matrix.implicit import Pairs, implicit_accuracies
@@ -38,6 +39,7 @@ from cluster.matrix.shown import tables, write_fronts, write_grid
 from cluster.matrix.store import Store
 from cluster.matrix.working import work
 from cluster.records.files import replacing
+from cluster.records.reading import CONFIG
 from cluster.stopping import Stopped, deferred
 from cluster.text import ShownFormatter, counted, shown
 from rewards.people.pick_a_pic import read_index
@@ -60,6 +62,7 @@ def evaluate(asked: Asked, out: Path, console: Console, together: bool) -> dict[
 
     def place() -> Placement:
         if not placed:
+            console.print("Ray starts ...", markup=False, highlight=False)
             placed.append(local.place(asked.config) if together else on_cluster(asked.config))
         return placed[0]
 
@@ -102,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 pairs = None if args.pairs is None else Pairs(args.pairs, args.split, args.most_pairs, args.states)
                 if pairs is not None:
-                    read_index(pairs.dataset, pairs.split)
+                    _check_dataset(pairs)
+                elif args.split is not None:
+                    raise ConfigError("--split is of a dataset; name it with --pairs, or leave --split out.")
                 asked = ask(
                     args.words,
                     prompts=args.prompts,
@@ -117,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     average=args.ema,
                 )
                 out = args.out or Path("evaluations") / asked.name
+                _check_folder(out)
                 result = evaluate(asked, out, console, not args.cluster)
                 wide = Console(emoji=False, width=max(console.width, 100))
                 if args.json:
@@ -140,6 +146,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if last:
         print(last, file=sys.stderr)
     return status
+
+
+def _check_dataset(pairs: Pairs) -> None:
+    try:
+        read_index(pairs.dataset, pairs.split)
+    except ValueError as error:
+        raise ConfigError(of_rule(str(error))) from error
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a folder with --out.")
+    if (out / CONFIG).exists():
+        raise ConfigError(f"{out} is a run; name another folder with --out.")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -17,6 +17,7 @@ from cluster.config.rules import (
     rewards_have_plain_names,
     samplers_are_enough,
 )
+from cluster.config.sentences import of_rule
 from cluster.errors import ConfigError
 from cluster.matrix.draws import Draw, crossed_requests, digest, plain_requests
 from cluster.matrix.entries import Entry, find_models, make_entries
@@ -30,6 +31,7 @@ from rewards.reward import Reward
 
 _SETTING = re.compile(r"[a-z][a-z_.]*[\w.-]*=")
 _OF_ACTORS = ("rewards.", "reward_actors.", "samplers.", "failures.")
+_TAKEN = {"policy", "rewards", "reward_actors", "samplers", "failures"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,12 @@ def ask(
     settings = [word for word in words if _SETTING.match(word)]
     of_actors = [word for word in settings if word.startswith(_OF_ACTORS)]
     sources = [word for word in words if word not in settings]
+    for word in settings:
+        if word.split("=")[0].split(".")[0] in Config.model_fields.keys() - _TAKEN:
+            raise ConfigError(
+                f"{word} is none of the settings that an evaluation takes: the policy's, such as guidance=3, and those of "
+                f"{', '.join(_OF_ACTORS)}."
+            )
     if not sources:
         raise ConfigError("Name what is to be judged: a run's folder, a checkpoint or a model.")
     models = find_models(sources, [word for word in settings if word not in of_actors], every, average)
@@ -96,10 +104,13 @@ def ask(
     if crossed and (min(crossed) < 2 or len(listed) < 2):
         raise ConfigError("A variance is split by two prompts, two initial noises and two chains at least.")
     for model in models:
-        check_starts(listed, model.policy.steps)
         folder = fetch(model.policy.model, model.policy.variant)
-        check_model(model.policy, folder)
-        check_prompts(model.policy, listed, folder)
+        try:
+            check_starts(listed, model.policy.steps)
+            check_model(model.policy, folder)
+            check_prompts(model.policy, listed, folder)
+        except ValueError as error:
+            raise ConfigError(of_rule(str(error))) from error
     chosen = seed if seed is not None else run.seed if run else 0
     size = config.samplers.request_size
     entries = make_entries(
@@ -150,7 +161,7 @@ def _prompts(source: str | None, run: Config | None, most: int | None) -> tuple[
     try:
         return spread(read_prompts(chosen), most)  # type: ignore[return-value]
     except ValueError as error:
-        raise ConfigError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+        raise ConfigError(of_rule(str(error))) from error
 
 
 def _judge(config: Config, name: str) -> str:

@@ -195,7 +195,10 @@ REFUSED = {
     "Say what is to be drawn": "{model}",
     "name some with --rewards": "{model} --prompts {prompts}",
     "Name what is to be judged": "guidance=3",
-    "nowhere": "{run} --pairs nowhere",
+    "There is no dataset nowhere": "{run} --pairs nowhere",
+    "--split is of a dataset": "{run} --split test",
+    "learner.lr=3 is none of the settings": "{run} learner.lr=3",
+    "the start image": "{run} --prompts {pictures}",
 }
 
 
@@ -207,13 +210,19 @@ def test_what_cannot_be_is_refused_before_any_actor(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     places = {"run": run, "model": tiny_pipeline, "prompts": run / "prompts/train/train.txt"}
+    places["pictures"] = tmp_path / "pictures.jsonl"
+    places["pictures"].write_text('{"prompt": "a cat", "image": "none.png", "strength": 0.5}')
     for said, words in REFUSED.items():
         status, jobs = evaluate(monkeypatch, tmp_path / "out", *words.format(**places).split())
         assert (status, jobs) == (1, []), words
         error = capsys.readouterr().err
         assert error.startswith("error: ")
-        assert said in " ".join(error.split())
+        assert said.lower() in " ".join(error.split()).lower()
+        assert "traceback" not in error
     assert not (tmp_path / "out").exists()
+    for out, said in ((run, "is a run; name another folder"), (places["prompts"], "is a file; name a folder")):
+        assert evaluate(monkeypatch, out, str(run)) == (1, [])
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_damaged_picture_is_named(
