@@ -89,8 +89,8 @@ def ask(
     for word in settings:
         if word.split("=")[0].split(".")[0] in Config.model_fields.keys() - _TAKEN:
             raise ConfigError(
-                f"{word} is none of the settings that an evaluation takes: the policy's, such as guidance=3, and those of "
-                f"{', '.join(_OF_ACTORS)}."
+                f"{word} is none of the settings that an evaluation takes: the policy's, such as guidance=3, and those "
+                f"of {', '.join(_OF_ACTORS)}."
             )
     if not sources:
         raise ConfigError("Name what is to be judged: a run's folder, a checkpoint or a model.")

@@ -59,10 +59,10 @@ class ResidualNablaDBConfig(NablaDBConfig, frozen=True, extra="forbid"):
 
 
 @dataclass(frozen=True)
-class ResidualPiece(Piece):
-    """n transitions with both models' predictions at their start."""
+class GuessedPiece(Piece):
+    """n transitions with both models' predictions at their start, where the guess is the pretrained model's."""
 
-    start: Tensor  # (n, ...) float32, x_t again, a leaf for ways back through the pretrained model
+    start: Tensor  # (n, ...) float32, x_t again, a leaf for the ways back through the pretrained model
     pretrained: Tensor  # (n, ...) float32, what its network says there
 
 
@@ -80,36 +80,37 @@ class ResidualNablaDB(NablaDB):
         by_policy = self.config.guess_jacobian == "network" and not self._by_pretrained
         return by_policy or (self._reverses and not self.config.expected_scores)
 
-    def piece(self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> ResidualPiece:
+    def piece(self, policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Piece:
         piece = predict_piece(policy, batch, rows, cols, self._follows_input)
-        guessed = self._by_pretrained and self.config.guess_jacobian == "network"
-        start = piece.x.detach().requires_grad_(self._reverses or guessed)
-        return ResidualPiece(
+        if not self._by_pretrained:
+            return piece
+        start = piece.x.detach().requires_grad_(self._reverses or self.config.guess_jacobian == "network")
+        return GuessedPiece(
             **vars(piece), start=start, pretrained=policy.pretrained(start, piece.step, piece.conditioning)
         )
 
     def see_starts(self, piece: Piece, keys: np.ndarray | None) -> Seen:
-        if not self._by_pretrained:
+        if not isinstance(piece, GuessedPiece):
             return super().see_starts(piece, keys)
-        assert isinstance(piece, ResidualPiece)
         return Seen(piece.start, piece.step, piece.pretrained, piece.prompts, keys)
 
     def foresee(self, policy: Policy, x: Tensor, step: Tensor, conditioning: Conditioning) -> Tensor:
         return (policy.pretrained if self._by_pretrained else policy.predict)(x, step, conditioning)
 
     def scores(self, policy: Policy, piece: Piece) -> tuple[Tensor, Tensor | None]:
-        assert isinstance(piece, ResidualPiece)
-        transitions, eta, pretrained = policy.transitions, self.config.prior_strength, piece.pretrained.detach()
-        mean = transitions.mean(piece.start, piece.pretrained, piece.step)
-        weight = transitions.score_weight(piece.step, piece.x)
-        sampled = (piece.x_next - mean).detach() / piece.std**2  # minus d log P_F# / d x_next
+        transitions, eta, guessed = policy.transitions, self.config.prior_strength, isinstance(piece, GuessedPiece)
+        with policy.using(None), torch.set_grad_enabled(self._reverses):
+            if isinstance(piece, GuessedPiece):
+                x, prediction = piece.start, piece.pretrained
+            else:  # the whole way to the input stays inside the block, where the adapters are off
+                x = piece.x.detach().requires_grad_(self._reverses)
+                prediction = policy.predict(x, piece.step, piece.conditioning)
+            mean, pretrained = transitions.mean(x, prediction, piece.step), prediction.detach()
+            weight = transitions.score_weight(piece.step, x)
+            sampled = (piece.x_next - mean).detach() / piece.std**2  # minus d log P_F# / d x_next
+            cotangent = weight * (piece.prediction.detach() - pretrained) if self.config.expected_scores else sampled
+            reverse = torch.autograd.grad(mean, x, cotangent, retain_graph=guessed)[0] if self._reverses else None
         difference = weight * (piece.prediction - pretrained)
-        cotangent = difference.detach() if self.config.expected_scores else sampled
-        reverse = (
-            torch.autograd.grad(mean, piece.start, cotangent, retain_graph=self._by_pretrained)[0]
-            if self._reverses
-            else None
-        )
         if self.config.expected_scores:
             return eta * difference, None if reverse is None else eta * reverse
         # The published form: eta also multiplies the policy's own reverse score, whose mean is zero.
