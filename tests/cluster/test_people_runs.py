@@ -26,7 +26,8 @@ from rewards.people.live import Batches
 from rewards.people.questions import Questions
 from rewards.people.schedule import Rules
 from rewards.people.server import Page, serve
-from tests.cluster.test_end_to_end import PLACEMENT, adapter, check_documented, same
+from tests.cluster.test_end_to_end import PLACEMENT, adapter, same
+from tests.support.documented import undocumented
 from tests.support.rater import Rater
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -123,7 +124,7 @@ def undisturbed(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
 
 def test_it_trains_on_what_the_rater_chose(undisturbed: RunDirectory) -> None:
     check_choices(undisturbed)
-    check_documented(undisturbed)
+    assert undocumented(undisturbed.metrics()) == []
     metrics = {name: [value for _, value in values] for name, values in undisturbed.metrics().items()}
     assert metrics["people/chosen"] == metrics["people/asked"] == metrics["pairs"] == [PAIRS] * ITERATIONS
     assert metrics["score/people"] == [0.5] * ITERATIONS

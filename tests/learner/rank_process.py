@@ -149,9 +149,11 @@ def draw(policy: Policy, iteration: int = 0) -> Batch:
     prompts = ("a red circle",) * 4 + ("two blue squares",) * 3
     stored = policy.transitions.stochastic_steps
     samples = (0, 1, 2, 3, 0, 1, 2)
-    request = Request(0, iteration, prompts, (0,) * 4 + (1,) * 3, samples, stored, clean=True, candidates=3)
+    request = Request(
+        0, iteration, prompts, (0,) * 4 + (1,) * 3, samples, stored, clean=True, candidates=3 if stored else 1
+    )
     rewards = np.array([0.3, -1.0, 2.0, 0.1, 0.7, -0.4, np.nan], np.float32)
-    judged = np.random.default_rng(iteration).normal(size=(7, len(stored), 3))
+    judged = np.random.default_rng(iteration).normal(size=(7, len(stored), 3)) if stored else None
     return collate([rollout(policy, request, iteration)[1]], rewards, judged=judged)
 
 
