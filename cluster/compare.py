@@ -17,6 +17,7 @@ from pathlib import Path
 from cluster.arguments import Parser
 from cluster.errors import WriteError
 from cluster.pages.compare import as_data, chosen_reward, figures, read_groups, write_comparison
+from cluster.pages.render import is_page
 from cluster.records.reading import CONFIG
 from cluster.text import shown
 
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps(as_data(groups, reward), indent=1))
         return 0
+    if why := _why_not(args.out):
+        print(f"error: {why}", file=sys.stderr)
+        return 1
     try:
         write_comparison(groups, reward, args.out.absolute())
     except WriteError as error:
@@ -53,6 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(args.out)
     return 0
+
+
+def _why_not(out: Path) -> str | None:
+    """Why no page may be written there, if none may: what is there is not a comparison of before."""
+    name = shown(str(out))
+    if os.path.isdir(out):
+        return f"{name} is a folder; name a file with --out."
+    if os.path.lexists(out) and not (os.path.isfile(out) and is_page(out, "compare.html")):
+        return f"{name} is there and is no page of cluster.compare, so it stays; name another file with --out."
+    return None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 from cluster import compare
 from cluster.config import Config
 from cluster.pages.compare import Front, Group, along, curve, final, front, read_groups
+from cluster.pages.report import write_report
 from cluster.records.reading import Records
 from tests.support.made_up_run import PROMPTS, make_up
 from tests.support.page import Page, refers_outside
@@ -144,6 +145,25 @@ def test_what_cannot_be_compared_is_one_sentence(
     (tmp_path / "file").touch()
     assert compare.main([str(runs[0]), "--out", str(tmp_path / "file" / "page.html")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_page_takes_no_place_but_that_of_an_earlier_one(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = runs[0] / "config.yaml", tmp_path / "page.html"
+    before = config.read_bytes()
+    for kept in (config, write_report(Records(runs[0]))):
+        assert compare.main([*map(str, runs), "--out", str(kept)]) == 1
+        assert f"error: {kept} is there and is no page of cluster.compare" in capsys.readouterr().err
+    assert config.read_bytes() == before
+    assert compare.main([str(runs[0]), "--out", str(out)]) == 0
+    first = out.read_bytes()
+    assert compare.main([*map(str, runs), "--out", str(out)]) == 0
+    assert out.read_bytes() != first
+    capsys.readouterr()
+    for folder, said in ((str(tmp_path), str(tmp_path)), ("", ".")):
+        assert compare.main([str(runs[0]), "--out", folder]) == 1
+        assert capsys.readouterr().err == f"error: {said} is a folder; name a file with --out.\n"
 
 
 def test_runs_that_have_done_nothing_are_compared_too(make_config: Make, tmp_path: Path) -> None:
