@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.arguments import Parser
 from cluster.errors import WriteError
-from cluster.pages.compare import as_data, chosen_reward, figures, read_groups, write_comparison
+from cluster.pages.compare import as_data, chosen_reward, figures, notes, read_groups, write_comparison
 from cluster.pages.render import is_page
 from cluster.records.reading import CONFIG
 from cluster.text import shown
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not os.path.isfile(path / CONFIG):
             print(f"error: There is no run in {shown(str(path))} (no {CONFIG}).", file=sys.stderr)
             return 1
-    groups = read_groups(list(dict.fromkeys(path.absolute() for path in args.runs)))
+    groups = read_groups(list(dict.fromkeys(path.resolve() for path in args.runs)))
     reward = chosen_reward(groups, args.reward)
     if args.reward and reward is None:
         there = sorted({name.rpartition("/")[2] for name in figures(groups)})
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    for note in notes(groups):
+        print(f"warning: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps(as_data(groups, reward), indent=1))
         return 0
