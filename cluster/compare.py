@@ -16,7 +16,8 @@ from pathlib import Path
 
 from cluster.arguments import Parser
 from cluster.errors import WriteError
-from cluster.pages.compare import as_data, chosen_reward, figures, read_groups, write_comparison
+from cluster.pages.compare import as_data, chosen_reward, figures, notes, read_groups, write_comparison
+from cluster.pages.render import is_page
 from cluster.records.reading import CONFIG
 from cluster.text import shown
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not os.path.isfile(path / CONFIG):
             print(f"error: There is no run in {shown(str(path))} (no {CONFIG}).", file=sys.stderr)
             return 1
-    groups = read_groups(list(dict.fromkeys(path.absolute() for path in args.runs)))
+    groups = read_groups(list(dict.fromkeys(path.resolve() for path in args.runs)))
     reward = chosen_reward(groups, args.reward)
     if args.reward and reward is None:
         there = sorted({name.rpartition("/")[2] for name in figures(groups)})
@@ -43,9 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    for note in notes(groups):
+        print(f"warning: {note}", file=sys.stderr)
     if args.json:
         print(json.dumps(as_data(groups, reward), indent=1))
         return 0
+    if why := _why_not(args.out):
+        print(f"error: {why}", file=sys.stderr)
+        return 1
     try:
         write_comparison(groups, reward, args.out.absolute())
     except WriteError as error:
@@ -53,6 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(args.out)
     return 0
+
+
+def _why_not(out: Path) -> str | None:
+    """Why no page may be written there, if none may: what is there is not a comparison of before."""
+    name = shown(str(out))
+    if os.path.isdir(out):
+        return f"{name} is a folder; name a file with --out."
+    if os.path.lexists(out) and not (os.path.isfile(out) and is_page(out, "compare.html")):
+        return f"{name} is there and is no page of cluster.compare, so it stays; name another file with --out."
+    return None
 
 
 if __name__ == "__main__":

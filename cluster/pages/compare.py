@@ -39,6 +39,7 @@ class Group:
     series: list[Series]
     objective: str | None
     weights: dict[str, float]  # of the rewards that are trained on
+    notes: Sequence[str] = ()  # of what is not as it seems: runs that do not count
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Front:
 
 
 def read_groups(paths: Sequence[Path]) -> list[Group]:
-    """The runs in groups, in the order in which they are named; a group is called by what it has for itself."""
+    """The runs in groups, in the order in which they are named; a group is called by what it has for itself.
+
+    Of runs with equal seeds the first counts: what repeats it says nothing of other seeds.
+    """
     found: list[tuple[dict[str, Any], list[Path]]] = []
     for path in paths:
         common = but_the_seed(read_config(path))
@@ -63,8 +67,11 @@ def read_groups(paths: Sequence[Path]) -> list[Group]:
             same.append(path)
     groups = []
     for name, (common, runs) in zip(_names(found), found, strict=True):
-        records = [Records(path) for path in runs]
-        configs = [read_config(path) for path in runs]
+        seeds = [read_config(path).get("seed") for path in runs]
+        first = [runs[seeds.index(seed)] for seed in seeds]
+        kept = [path for path, counts in zip(runs, first, strict=True) if path == counts]
+        records = [Records(path) for path in kept]
+        configs = [read_config(path) for path in kept]
         groups.append(
             Group(
                 name,
@@ -73,6 +80,11 @@ def read_groups(paths: Sequence[Path]) -> list[Group]:
                 [record.metrics() for record in records],
                 common.get("objective.name"),
                 trained(configs[0]),
+                [
+                    f"{path.name} does not count: it has the seed and the configuration of {counts.name}."
+                    for path, counts in zip(runs, first, strict=True)
+                    if path != counts
+                ],
             )
         )
     return groups
@@ -152,6 +164,11 @@ def fronts(groups: Sequence[Group], reward: str | None) -> list[Front]:
     return [one for one in found if any(one.paths)]
 
 
+def notes(groups: Sequence[Group]) -> list[str]:
+    """What a reader of the comparison is to know first, a sentence each."""
+    return [shown(note) for group in groups for note in group.notes]
+
+
 def as_data(groups: Sequence[Group], reward: str | None) -> dict[str, Any]:
     """What the page shows, as JSON has it."""
 
@@ -162,6 +179,7 @@ def as_data(groups: Sequence[Group], reward: str | None) -> dict[str, Any]:
 
     names = sorted({name for group in groups for of in group.series for name in of})
     return {
+        "notes": notes(groups),
         "reward": reward,
         "groups": [
             {
@@ -218,6 +236,7 @@ def write_comparison(groups: Sequence[Group], reward: str | None, path: Path) ->
         "compare.html",
         title=f"{len(groups)} groups of runs" if len(groups) > 1 else groups[0].name,
         groups=groups,
+        notes=notes(groups),
         axes=AXES,
         charts={axis: _charts(groups, axis) for axis in AXES},
         reward=reward,

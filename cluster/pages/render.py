@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from cluster.text import figure, shown
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_HEAD = 200  # bytes of a page, in which it says what it is
 
 
 def render(template: str, **values: Any) -> bytes:
@@ -25,7 +26,21 @@ def render(template: str, **values: Any) -> bytes:
         template: Its name.
         values: What the template asks for.
     """
-    return _environment().get_template(template).render(**values).encode("utf-8", "backslashreplace")
+    text = _environment().get_template(template).render(**values, generator=_generator(template))
+    return text.encode("utf-8", "backslashreplace")
+
+
+def is_page(path: Path, template: str) -> bool:
+    """Whether a file is a page that was rendered from a template, by what its head says."""
+    try:
+        with path.open("rb") as file:
+            return f'<meta name="generator" content="{_generator(template)}">'.encode() in file.read(_HEAD)
+    except OSError:
+        return False
+
+
+def _generator(template: str) -> str:
+    return f"reinoise {template}"
 
 
 @cache

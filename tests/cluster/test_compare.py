@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from cluster import compare
 from cluster.config import Config
 from cluster.pages.compare import Front, Group, along, curve, final, front, read_groups
+from cluster.pages.report import write_report
 from cluster.records.reading import Records
 from tests.support.made_up_run import PROMPTS, make_up
 from tests.support.page import Page, refers_outside
@@ -144,6 +146,43 @@ def test_what_cannot_be_compared_is_one_sentence(
     (tmp_path / "file").touch()
     assert compare.main([str(runs[0]), "--out", str(tmp_path / "file" / "page.html")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_run_counts_once_by_whatever_path_and_however_often_it_was_copied(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(runs[0])
+    ways = [str(runs[0]), f"{runs[0]}/../{runs[0].name}", str(link)]
+    assert compare.main([*ways, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["groups"][0]["runs"], found["notes"]) == ([str(runs[0].resolve())], [])
+    shutil.copytree(runs[0], runs[0].parent / "copy")
+    page = tmp_path / "page.html"
+    assert compare.main([*map(str, runs), str(runs[0].parent / "copy"), "--out", str(page)]) == 0
+    said = "copy does not count: it has the seed and the configuration of a-0."
+    assert f"warning: {said}\n" in capsys.readouterr().err
+    assert said in Page(page).text
+    assert read_groups([*runs, runs[0].parent / "copy"])[0].seeds == [0, 1]
+
+
+def test_the_page_takes_no_place_but_that_of_an_earlier_one(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, out = runs[0] / "config.yaml", tmp_path / "page.html"
+    before = config.read_bytes()
+    for kept in (config, write_report(Records(runs[0]))):
+        assert compare.main([*map(str, runs), "--out", str(kept)]) == 1
+        assert f"error: {kept} is there and is no page of cluster.compare" in capsys.readouterr().err
+    assert config.read_bytes() == before
+    assert compare.main([str(runs[0]), "--out", str(out)]) == 0
+    first = out.read_bytes()
+    assert compare.main([*map(str, runs), "--out", str(out)]) == 0
+    assert out.read_bytes() != first
+    capsys.readouterr()
+    for folder, said in ((str(tmp_path), str(tmp_path)), ("", ".")):
+        assert compare.main([str(runs[0]), "--out", folder]) == 1
+        assert capsys.readouterr().err == f"error: {said} is a folder; name a file with --out.\n"
 
 
 def test_runs_that_have_done_nothing_are_compared_too(make_config: Make, tmp_path: Path) -> None:
