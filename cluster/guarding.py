@@ -40,11 +40,11 @@ class Guarding:
             return
         for iteration in run.evaluations():
             self._judge(iteration)
-        if self._guard.best != _kept(run):  # it was lost on the way, or belongs to what was rewound
+        if self._guard.best != (kept := _kept(run)):  # it was lost on the way, or belongs to what was rewound
             if self._guard.best == version:
                 self._keep()
             else:
-                self._guard.forget_best()
+                self._guard.hold_best(kept)
 
     def look(self, iteration: int) -> None:
         """Judge an evaluation that has just been recorded, and keep a checkpoint where it is the best so far."""

@@ -31,7 +31,6 @@ from cluster.loop import train
 from cluster.pages.report import write_report
 from cluster.prompts import read_prompts
 from cluster.records.display import Display
-from cluster.records.files import writable
 from cluster.records.origin import note_start
 from cluster.records.reading import CONFIG
 from cluster.records.rundir import RunDirectory
@@ -90,16 +89,14 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
                     _describe(run.config, run, console)
                     words = sys.argv[1:] if arguments is None else arguments
                     _supervise(run.config, run, place, console, [*program.split(), *words])
-                with writable(run.path):
-                    report = write_report(run)
-                what = "adapter" if run.config.policy.train == "lora" else "weights"
-                lines = [f"report: {report}", f"{what}: {checkpoint.newest(run.checkpoints)}"]
-                lines += [f"best evaluation: {path}" for path in checkpoint.list_all(run.best)]
-                console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
             finally:
                 ray.shutdown()
-                if run is not None:
-                    run.release()
+                report = None if run is None else _let_go(run)
+            what = "adapter" if run.config.policy.train == "lora" else "weights"
+            lines = [f"report: {report}"] if report else []
+            lines += [f"{what}: {checkpoint.newest(run.checkpoints)}"]
+            lines += [f"best evaluation: {path}" for path in checkpoint.list_all(run.best)]
+            console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
     except (Stopped, KeyboardInterrupt) as stop:
         asked = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         status, last = 128 + asked, f"stopped by {asked.name}{_how_to_go_on(run, program)}"
@@ -108,6 +105,18 @@ def main(program: str, description: str, place: Callable[[Config], Placement], a
     if last:  # after all that Ray has to say
         print(last, file=sys.stderr)
     return status
+
+
+def _let_go(run: RunDirectory) -> Path | None:
+    """Release a run, however it ended, then write its page, which until then would say that it is under way."""
+    run.release()
+    if not run.begun:
+        return None
+    try:
+        return write_report(run)
+    except Exception as error:  # a page is no reason for a run to fail
+        log.warning("The run's page cannot be written (%s).", sentence(error))
+        return None
 
 
 def _resume(path: Path, overrides: Sequence[str]) -> RunDirectory:

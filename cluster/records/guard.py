@@ -95,12 +95,18 @@ class Guard:
         self._first: Evaluation | None = None
         self._highest: dict[str, Evaluation] = {}  # the best evaluation so far of each figure
         self._said: set[tuple[str, str]] = set()
+        self._merits: dict[int, float] = {}  # of the evaluations so far; -inf of one that breaks a rule
         self._merit = -math.inf
         self.best: int | None = None  # iteration of the best evaluation so far
 
-    def forget_best(self) -> None:
-        """Take the next evaluation that breaks no rule for the best: the checkpoint of the one before is gone."""
-        self._merit, self.best = -math.inf, None
+    def hold_best(self, kept: int | None) -> None:
+        """Take the evaluation whose checkpoint is there for the best so far, since that of a better one was lost.
+
+        Args:
+            kept: Its iteration; where it has not been looked at, the next one that breaks no rule is the best.
+        """
+        self.best = kept if kept in self._merits else None
+        self._merit = -math.inf if self.best is None else self._merits[self.best]
 
     def look(self, found: Evaluation) -> Verdict:
         """Hold an evaluation to the rules: one warning for each rule and figure that is broken for the first time."""
@@ -124,7 +130,9 @@ class Guard:
             before = self._highest.get(figure)
             if math.isfinite(value) and (before is None or value > before.figures[figure]):
                 self._highest[figure] = found
-        best = all(share <= 1 for share in used.values()) and (merit := self._merit_of(found)) > self._merit
+        merit = self._merit_of(found) if all(share <= 1 for share in used.values()) else -math.inf
+        self._merits[found.iteration] = merit
+        best = merit > self._merit
         if best:
             self._merit, self.best = merit, found.iteration
         return Verdict(used, warnings, best, stop)

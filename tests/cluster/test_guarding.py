@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from actors.trajectories import EVALUATION
 from cluster.config import Config, load_config
 from cluster.crew.crew import Crew, dismiss, make_crew
-from cluster.guarding import stopped_by
+from cluster.guarding import Guarding, stopped_by
+from cluster.prompts import make_requests
 from cluster.records import warned
 from cluster.records.rundir import RunDirectory
+from cluster.sources.rollouts import Rollout
 from cluster.trained import find
 from learner import checkpoint
 from tests.cluster.test_end_to_end import PLACEMENT, carry_out, same
-
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 # A random network's kl rises from 0 with the first update, and no score says so little as that of random pictures.
 FAR = "guard.rules.far={figure: kl, split: train, above: 1.0e-9, stop: true}"
@@ -53,6 +57,8 @@ def go(config: Config, run: RunDirectory, started: list[Crew]) -> dict:
     return carry_out(config, run, started[-1])
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_it_warns_once_keeps_the_best_and_ends_the_run(
     settings: Path, tmp_path: Path, started: list[Crew], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,6 +92,8 @@ def test_it_warns_once_keeps_the_best_and_ends_the_run(
     assert [checkpoint.verify(path) for path in checkpoint.list_all(run.best)] == [0]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_with_or_without_it_the_same_is_learned(settings: Path, tmp_path: Path, started: list[Crew]) -> None:
     adapters = []
     for name, word in (("with", "guard.best=trained"), ("without", "guard=null")):
@@ -95,3 +103,43 @@ def test_with_or_without_it_the_same_is_learned(settings: Path, tmp_path: Path, 
         assert run.best.exists() == (name == "with")
         assert any(figure.startswith("guard/") for figure in run.metrics()) == (name == "with")
     assert same(*adapters)
+
+
+def evaluate(run: RunDirectory, iteration: int, gold: float) -> None:
+    """Record an evaluation of two pictures of a prompt."""
+    (request,) = make_requests(("a red circle",), 2, 2, seed=0, iteration=EVALUATION)
+    scores = {"shapes_gold": np.float32([gold - 0.1, gold + 0.1])}
+    rollout: Any = Rollout(request, iteration, 0.0, 1.0, None, None, scores)  # type: ignore[arg-type]
+    run.add(iteration, {"eval/train/shapes_gold": gold}, {"train": [rollout]})
+
+
+def test_after_the_best_was_lost_a_worse_one_never_takes_the_place_of_the_kept_one(
+    make_config: Callable[..., Config],
+) -> None:
+    config = make_config("name=mine", "guard.rules.watched=null")
+    run = RunDirectory.create(config)
+
+    def save(version: int) -> None:
+        with checkpoint.writing(run.best, version) as folder:
+            (folder / "learner.pt").write_bytes(b"weights")
+
+    def resume(version: int) -> Guarding:
+        learner: Any = SimpleNamespace(save=lambda folder, keep: save(version))
+        display: Any = SimpleNamespace(guard=lambda used: None)
+        return Guarding(config, run, display, learner, version)
+
+    def kept() -> int:
+        return checkpoint.verify(checkpoint.newest(run.best))
+
+    evaluate(run, 0, 0.9)  # whose checkpoint is gone
+    evaluate(run, 1, 0.5)
+    save(1)
+    for version, gold in ((2, 0.4), (3, 0.3)):  # each of a driver that has just resumed the run
+        guard = resume(version)
+        evaluate(run, version, gold)
+        guard.look(version)
+        assert kept() == 1
+    guard = resume(4)
+    evaluate(run, 4, 0.6)
+    guard.look(4)
+    assert kept() == 4

@@ -16,6 +16,7 @@ import cluster
 import cluster.run
 from cluster.config import Config
 from cluster.errors import StartError
+from cluster.pages.summary import summary
 from cluster.records.rundir import RunDirectory
 from cluster.stopping import REQUESTS, Stopped, abandon
 from learner import checkpoint
@@ -285,6 +286,34 @@ def test_a_finished_run_says_so_at_once(finished: RunDirectory, capsys: pytest.C
     said = capsys.readouterr().out
     assert f"{finished.path} is finished" in said
     assert f"report: {finished.path / 'report.html'}" in said
+
+
+@pytest.mark.parametrize(
+    ("place", "state"),
+    [(None, "finished"), (interrupt, "stopped"), (lambda config: 1 / 0, "stopped")],
+    ids=["finished", "interrupted", "failed"],
+)
+def test_the_last_page_of_a_run_does_not_say_that_it_is_under_way(
+    finished: RunDirectory, run: RunDirectory, monkeypatch: pytest.MonkeyPatch, place: Any, state: str
+) -> None:
+    states: list[str] = []
+    monkeypatch.setattr(cluster.run, "write_report", lambda run: states.append(summary(run)["state"]))
+    main("--resume", str((run if place else finished).path), place=place)
+    assert states == [state]
+
+
+def test_a_page_that_cannot_be_written_costs_a_warning(
+    finished: RunDirectory,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cluster.run, "write_report", lambda run: 1 / 0)
+    assert main("--resume", str(finished.path)) == 0
+    assert caplog.text.count("The run's page cannot be written") == 1
+    said = capsys.readouterr().out
+    assert "report:" not in said
+    assert f"adapter: {finished.checkpoints / 'iteration-000002'}" in said
 
 
 def test_a_finished_run_is_extended_wherever_it_was_moved(finished: RunDirectory, tmp_path: Path) -> None:

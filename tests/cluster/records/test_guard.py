@@ -122,6 +122,24 @@ def test_what_the_best_is_chosen_by(best: str | None, iteration: int | None) -> 
     assert watch.best == iteration
 
 
+@pytest.mark.parametrize(
+    ("kept", "best", "then"),
+    [
+        (0, 0, [False, True]),  # that of 1 was lost: 0 stays until something is better than it
+        (2, 2, [True, True]),  # breaks a rule, as where the rules are other ones than when it was kept
+        (7, None, [True, True]),  # not on record
+        (None, None, [True, True]),
+    ],
+)
+def test_what_is_on_disk_is_what_has_to_be_bettered(kept: int | None, best: int | None, then: list[bool]) -> None:
+    watch = guard(rules={"watched": None, "far": {"figure": "distance", "above": 0.2}})
+    for i, (watched, distance) in enumerate([(0.5, 0.0), (0.7, 0.0), (0.9, 0.3)]):
+        watch.look(evaluated(i, watched, distance=distance))
+    watch.hold_best(kept)
+    assert watch.best == best
+    assert [watch.look(evaluated(3 + i, watched)).best for i, watched in enumerate([0.4, 0.6])] == then
+
+
 def test_where_nothing_is_watched_the_trained_reward_says_which_is_best() -> None:
     watch = Guard(GuardConfig(), {"trained": 1.0})
     assert [watch.look(evaluated(i, trained=value)).best for i, value in enumerate([0.0, 1.0, 0.5])] == [
