@@ -88,9 +88,9 @@ class Store:
         if any(part is None for part in found):
             raise FileNotFoundError(f"{self.folder} lacks some of {question.judge} ({draw.key}).")
         parts = [part for part in found if part is not None]
-        widths = {part.shape[1] for part in parts if part.ndim == 2 and part.shape[1]}  # 0 where no picture was there
-        if widths:
-            parts = [p if p.shape[1] else np.full((len(p), max(widths)), np.nan, np.float32) for p in parts]
+        if question.what == "features":
+            width = max(1, *(part.shape[1] for part in parts))  # 0 where no picture was there, or the reward raised
+            parts = [p if p.shape[1] else np.full((len(p), width), np.nan, np.float32) for p in parts]
         return np.concatenate(parts)
 
     def _path(self, draw: Draw, number: int, name: str) -> Path:
