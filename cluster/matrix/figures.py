@@ -11,7 +11,7 @@ import pyarrow as pa
 from cluster.matrix.draws import Draw
 from cluster.matrix.entries import Entry
 from cluster.matrix.store import Question, Store
-from cluster.measures.estimate import Estimate, by_prompt, each_prompt, over_prompts, wins
+from cluster.measures.estimate import Estimate, by_prompt, each_prompt, over_prompts, share_by_prompt, wins
 from cluster.measures.front import front
 from cluster.measures.moved import across_halves, fid, kid
 from cluster.measures.spread import mean_pairwise_distance, vendi
@@ -50,7 +50,7 @@ def _record(store: Store, entry: Entry, questions: Sequence[Question], shape: tu
         if question.what == "scores":
             found: dict[str, Any] = {"mean": _said(by_prompt(own, groups))}
             if not entry.is_base:
-                found["win_rate"] = _said(by_prompt(wins(own, base), groups))
+                found["win_rate"] = _said(share_by_prompt(wins(own, base), groups))
             rewards[question.name] = {**found, "missing": int((~np.isfinite(own)).sum())}
             if entry.crossed is not None:
                 parts = split(store.answers(entry.crossed, question).reshape(shape))
