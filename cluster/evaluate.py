@@ -56,7 +56,7 @@ def evaluate(asked: Asked, out: Path, console: Console, together: bool) -> dict[
         together: Whether this machine alone works, in place of the cluster that this process belongs to.
 
     Raises:
-        StartError, ActorsLost, RewardFailed, RewardUnavailable, WriteError, Stopped: As `cluster.matrix.working`.
+        StartError, ActorsLost, RewardUnavailable, WriteError, Stopped: As `cluster.matrix.working`.
     """
     store, placed = Store(out), list[Placement]()
 

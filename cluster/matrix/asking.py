@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from actors.model_check import check_model, check_prompts
@@ -25,7 +28,7 @@ from cluster.matrix.implicit import Pairs
 from cluster.matrix.store import Question
 from cluster.prompts import read_prompts, spread
 from cluster.start_images import check_starts, image_of
-from cluster.trained import Trained
+from cluster.trained import Trained, checksum
 from rewards.prompt import Prompt
 from rewards.reward import Reward
 
@@ -118,8 +121,8 @@ def ask(
         lambda steps: plain_requests(listed, samples, size, chosen, steps),
         (lambda steps: crossed_requests(listed, *crossed, size, chosen)) if crossed else None,
     )
-    questions = [Question(name, _judge(config, name), "scores") for name in scored]
-    questions += [Question(name, _judge(config, name), "features") for name in dict.fromkeys(wanted)]
+    questions = [Question(name, judge(config, name), "scores") for name in scored]
+    questions += [Question(name, judge(config, name), "features") for name in dict.fromkeys(wanted)]
     shape = (len(listed), *(crossed or (0, 0)))
     trained = [name for name in scored if any(m.run and m.run.weights.get(name) for m in models)]
     facts = {"prompts": len(listed), "samples": samples, "seed": chosen, "trained_on": trained, "variance": crossed}
@@ -164,7 +167,20 @@ def _prompts(source: str | None, run: Config | None, most: int | None) -> tuple[
         raise ConfigError(of_rule(str(error))) from error
 
 
-def _judge(config: Config, name: str) -> str:
-    """A reward's name with a checksum of what it is."""
+def judge(config: Config, name: str) -> str:
+    """A reward's name with a checksum of what it is.
+
+    That is of its settings, of the file that its class is in, and of the files that its options name, or that lie in a
+    folder which they name, on this machine.
+    """
     reward = config.rewards[name]
-    return f"{name}-{digest([reward.kind or name, reward.options, reward.environment])[:8]}"
+    source = getattr(sys.modules.get(config.reward_class(name).__module__), "__file__", None)
+    contents = [_contents(value) for value in (source, *reward.options.values()) if isinstance(value, str)]
+    return f"{name}-{digest([reward.kind or name, reward.options, reward.environment, contents])[:8]}"
+
+
+def _contents(value: str) -> str:
+    path = os.path.expanduser(value)
+    if os.path.isdir(path):  # of `os.path`, which a text that is no path at all does not break
+        return checksum(*(file for file in sorted(Path(path).iterdir()) if file.is_file()))
+    return checksum(Path(path)) if os.path.isfile(path) else ""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from cluster.matrix.draws import Draw
 from cluster.matrix.entries import Entry
 from cluster.matrix.store import Question, Store
-from cluster.measures.estimate import Estimate, by_prompt, each_prompt, over_prompts, wins
+from cluster.measures.estimate import Estimate, by_prompt, each_prompt, over_prompts, share_by_prompt, wins
 from cluster.measures.front import front
 from cluster.measures.moved import across_halves, fid, kid
 from cluster.measures.spread import mean_pairwise_distance, vendi
@@ -35,11 +35,13 @@ def figures(
         shape: Prompts, initial noises and chains of the crossed design, if there is one.
 
     Returns:
-        `model`, `source`, `group`; `rewards`, by name: `mean`, `win_rate` against the base model and how many pictures
-        could not be judged (`missing`); `features`, by name: what `_SPREAD` and `_MOVED` name; `variance`, by reward.
+        `model`, `source`, `group`, `base` (whether it is a base model), `against` (the name of its base model);
+        `rewards`, by name: `mean`, `win_rate` against the base model and how many pictures could not be judged
+        (`missing`); `features`, by name: what `_SPREAD` and `_MOVED` name; `variance`, by reward.
         Estimates are objects of `value`, `error`, `low` and `high`, null where unknown.
     """
-    return [_record(store, entry, questions, shape) for entry in entries]
+    names = {entry.draw.key: entry.name for entry in entries if entry.is_base}
+    return [{**_record(store, entry, questions, shape), "against": names[entry.base.key]} for entry in entries]
 
 
 def _record(store: Store, entry: Entry, questions: Sequence[Question], shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def _record(store: Store, entry: Entry, questions: Sequence[Question], shape: tu
         if question.what == "scores":
             found: dict[str, Any] = {"mean": _said(by_prompt(own, groups))}
             if not entry.is_base:
-                found["win_rate"] = _said(by_prompt(wins(own, base), groups))
+                found["win_rate"] = _said(share_by_prompt(wins(own, base), groups))
             rewards[question.name] = {**found, "missing": int((~np.isfinite(own)).sum())}
             if entry.crossed is not None:
                 parts = split(store.answers(entry.crossed, question).reshape(shape))
@@ -70,11 +72,13 @@ def _record(store: Store, entry: Entry, questions: Sequence[Question], shape: tu
 def fronts(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each group the models on the Pareto front of each reward and the diversity in each features.
 
-    The base model takes part in all of them.
+    Their base model takes part too.
     """
     found = []
     for group in dict.fromkeys(record["group"] for record in records if not record["base"]):
-        there = [record for record in records if record["base"] or record["group"] == group]
+        own = [record for record in records if record["group"] == group and not record["base"]]
+        bases = {record["against"] for record in own}
+        there = [record for record in records if record["base"] and record["model"] in bases] + own
         for reward in there[0]["rewards"]:
             for features in there[0]["features"]:
                 points = np.array([point(record, reward, features) for record in there], float)

@@ -4,8 +4,9 @@
     FOLDER/parts/<key>/000000.<judge>.scores.npy    (B,) float32, NaN where a picture could not be judged
     FOLDER/parts/<key>/000000.<judge>.features.npy  (B, D) float32
 
-The key is of all that decides the pictures, a judge's name ends with one of its settings. So a folder can be asked for
-more prompts, models or rewards, and nothing in it is drawn or judged twice.
+The key is of all that decides the pictures but what is in the base model's files, which counts by its path. A judge's
+name ends with a checksum of its settings, of its class's file and of local files that its options name. So a folder can
+be asked for more prompts, models or rewards, and nothing in it is drawn or judged twice.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Question:
     """What one judge is asked about pictures."""
 
     name: str  # of the reward
-    judge: str  # the same, with a checksum of its settings
+    judge: str  # the same, with a checksum of what it is
     what: What
 
 
@@ -88,9 +89,9 @@ class Store:
         if any(part is None for part in found):
             raise FileNotFoundError(f"{self.folder} lacks some of {question.judge} ({draw.key}).")
         parts = [part for part in found if part is not None]
-        widths = {part.shape[1] for part in parts if part.ndim == 2 and part.shape[1]}  # 0 where no picture was there
-        if widths:
-            parts = [p if p.shape[1] else np.full((len(p), max(widths)), np.nan, np.float32) for p in parts]
+        if question.what == "features":
+            width = max(1, *(part.shape[1] for part in parts))  # 0 where no picture was there, or the reward raised
+            parts = [p if p.shape[1] else np.full((len(p), width), np.nan, np.float32) for p in parts]
         return np.concatenate(parts)
 
     def _path(self, draw: Draw, number: int, name: str) -> Path:

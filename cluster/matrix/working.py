@@ -6,6 +6,7 @@ them are in memory than the actors are busy with.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,9 @@ from cluster.matrix.crews import Work, share_out
 from cluster.matrix.draws import Draw
 from cluster.matrix.store import Question, Store
 from cluster.stopping import at_once
+from rewards.errors import RewardFailed
 
+log = logging.getLogger(__name__)
 _LOOK_AROUND = 1.0  # seconds
 
 
@@ -79,7 +82,7 @@ def work(
     Raises:
         StartError: If an actor cannot start, or there is no room for them.
         ActorsLost: If actors died too often.
-        RewardFailed, RewardUnavailable: In one sentence, if a reward does not answer.
+        RewardUnavailable: In one sentence, if a reward is gone for good, or answers with something else than scores.
         WriteError: If something cannot be written.
         Stopped: If that was asked for.
     """
@@ -118,6 +121,7 @@ class _Crew:
         self._store, self._rewards = store, rewards
         self._progress, self._steps, self._left = progress, steps, steps
         self._actors: list[ActorHandle] = [actor for pool in rewards.values() for actor in pool.actors]
+        self._failed: set[str] = set()  # rewards that raised, which is said once
         self._waiting: dict[tuple[str, int], list[_Job]] = {}  # for their pictures
         for job in unasked:
             self._waiting.setdefault((job.draw.key, job.number), []).append(job)
@@ -177,10 +181,12 @@ class _Crew:
 
     def _settle(self, job: _Job, value: Any, pool: Pool) -> None:
         if isinstance(value, RayTaskError):
-            if not isinstance(value.cause, ObjectLostError):
+            if isinstance(value.cause, ObjectLostError):
+                pool.submit(Call(job, self._asking(job, job.question) if job.question else _drawing(job)))
+                return
+            if job.question is None or not isinstance(value.cause, RewardFailed):
                 raise value
-            pool.submit(Call(job, self._asking(job, job.question) if job.question else _drawing(job)))
-            return
+            value = self._nothing(job.question, value.cause)
         if job.question is None:
             try:
                 pixels = ray.get(job.references[1])
@@ -194,6 +200,13 @@ class _Crew:
             self._store.keep_answer(job.draw, job.number, job.question, self._whole(job, value))
         self._left -= 1
         pool.progressed()
+
+    def _nothing(self, question: Question, error: RewardFailed) -> np.ndarray:
+        """One row, which stands for all pictures that a reward has raised at."""
+        if question.name not in self._failed:
+            log.warning("%s These pictures count as missing; errors of this reward are not shown again.", error)
+            self._failed.add(question.name)
+        return np.full((1, 0) if question.what == "features" else 1, np.nan, np.float32)
 
     def _whole(self, job: _Job, answer: np.ndarray) -> np.ndarray:
         """An answer about the pictures that are there, with NaN for the others."""

@@ -1,7 +1,7 @@
-"""A mean over prompts, with its standard error and its interval: prompts are drawn anew, not pictures.
+"""A mean over prompts, with its standard error and its interval: of prompts drawn anew, not of pictures.
 
-Pictures of one prompt are alike, so each prompt is one observation (a bootstrap by clusters). What is inferred to are
-other prompts of the same kind.
+Pictures of one prompt are alike, so each prompt is one observation. What is inferred to are other prompts of the same
+kind.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import norm, t
 
-_RESAMPLES = 9999
 _CONFIDENCE = 0.95
 
 
@@ -48,11 +47,31 @@ def each_prompt(measure: Callable[[np.ndarray], float], rows: np.ndarray, groups
     return over_prompts([measure(rows[known & (groups == group)]) for group in np.unique(groups)])
 
 
+def share_by_prompt(values: np.ndarray, groups: np.ndarray) -> Estimate:
+    """The mean of the prompts' means of what lies between 0 and 1, where its interval stays too.
+
+    Where all prompts agree, Student's interval would be a point. Then it is Wilson's (1927), of a coin thrown once a
+    prompt, which of all that lies between 0 and 1 varies most.
+
+    Args:
+        values: `(B,)` in [0, 1]; NaN takes no part, nor does a prompt that has nothing else.
+        groups: `(B,)`, which prompt each belongs to.
+    """
+    found = by_prompt(values, groups)
+    low, high = found.low, found.high
+    if found.error == 0:
+        number, z = len(np.unique(groups[np.isfinite(values)])), float(norm.isf((1 - _CONFIDENCE) / 2))
+        middle = (found.value + z**2 / (2 * number)) / (1 + z**2 / number)
+        half = z / (1 + z**2 / number) * (found.value * (1 - found.value) / number + (z / (2 * number)) ** 2) ** 0.5
+        low, high = middle - half, middle + half
+    return found._replace(low=float(np.clip(low, 0, 1)), high=float(np.clip(high, 0, 1)))
+
+
 def over_prompts(means: list[float]) -> Estimate:
     """The mean of one figure a prompt; those that are NaN take no part.
 
-    The error is their deviation over the root of their number, the interval that of the percentile bootstrap, from a
-    fixed seed. A bootstrap of few prompts is too narrow, and of equal figures it has no width.
+    The error is their deviation over the root of their number n, the interval Student's: the mean and, to both sides,
+    that many errors as the t distribution of n - 1 degrees of freedom has. Of equal figures it has no width.
     """
     there = np.array([mean for mean in means if np.isfinite(mean)])
     if not len(there):
@@ -62,10 +81,9 @@ def over_prompts(means: list[float]) -> Estimate:
         return Estimate(value, *3 * (float("nan"),))
     if np.ptp(there) == 0:
         return Estimate(value, 0.0, value, value)
-    interval = bootstrap(
-        (there,), np.mean, n_resamples=_RESAMPLES, method="percentile", confidence_level=_CONFIDENCE, rng=0, batch=100
-    ).confidence_interval
-    return Estimate(value, float(there.std(ddof=1) / len(there) ** 0.5), float(interval.low), float(interval.high))
+    error = float(there.std(ddof=1) / len(there) ** 0.5)
+    half = error * float(t.isf((1 - _CONFIDENCE) / 2, len(there) - 1))
+    return Estimate(value, error, value - half, value + half)
 
 
 def wins(scores: np.ndarray, base: np.ndarray) -> np.ndarray:

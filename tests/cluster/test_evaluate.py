@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pyarrow import parquet
 
 import cluster.matrix.working
@@ -22,7 +23,7 @@ from cluster.prompts import make_requests
 from cluster.trained import find
 from learner import checkpoint
 from rewards import make_reward
-from rewards.reward import to_images
+from rewards.reward import Reward, to_images
 from tests.support.inline import work_inline
 from tests.support.run_folder import make_run
 
@@ -240,3 +241,33 @@ def test_a_damaged_picture_is_named(
     capsys.readouterr()
     assert evaluate(monkeypatch, out, str(run), "--samples", "4", "--rewards", "brightness")[0] == 1
     assert "is damaged" in capsys.readouterr().err
+
+
+class Picky(Reward):
+    """Raises at a request of crosses, and has no features of any picture."""
+
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        if "a red cross" in prompts:
+            raise ValueError("no crosses")
+        return images.mean((1, 2, 3))
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no features")
+
+
+def test_pictures_that_a_reward_raises_at_are_missing_and_the_others_judged(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    words = [str(run), "--samples", "4", "--features", "picky", f"rewards.picky={{kind: {__name__}:Picky, weight: 0}}"]
+    assert evaluate(monkeypatch, out, *words)[0] == 0
+    rows = parquet.read_table(out / "evaluation.parquet").to_pylist()
+    assert {row["prompt"] for row in rows} == set(HELD_OUT)
+    assert all(math.isnan(row["picky"]) == (row["prompt"] == "a red cross") for row in rows)
+    for record in json.loads((out / "evaluation.json").read_text())["models"]:
+        scores = [row["picky"] for row in rows if row["model"] == record["model"] and row["prompt"] == HELD_OUT[1]]
+        assert record["rewards"]["picky"]["missing"] == 4
+        assert record["rewards"]["picky"]["mean"]["value"] == pytest.approx(np.mean(scores))
+        assert record["features"]["picky"]["diversity"]["value"] is None
+    assert [r.getMessage().count("no crosses") for r in caplog.records if "'picky'" in r.getMessage()] == [1]
+    assert evaluate(monkeypatch, out, *words) == (0, [])

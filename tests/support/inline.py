@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 
 from actors.config import PolicyConfig
 from actors.policy import Policy
@@ -15,6 +16,7 @@ from actors.trajectories import Request, Weights
 from cluster.config import Config
 from cluster.crew.pool import Call, Pool
 from rewards.actor import RewardActor
+from rewards.errors import RewardFailed
 
 
 class Reference:
@@ -68,7 +70,10 @@ class InlinePool(Pool):
 
     def submit(self, call: Call) -> None:
         self._seen(call.job)
-        reference: Any = call.make(self._actor)[0]  # type: ignore[arg-type]
+        try:
+            reference: Any = call.make(self._actor)[0]  # type: ignore[arg-type]
+        except RewardFailed as error:  # as Ray reports it
+            reference = Reference(RayTaskError("answer", "", error))
         self._settled[reference] = call.job, reference.value
 
     @property

@@ -19,7 +19,7 @@ def estimate(value: float | None, error: float | None = None) -> dict[str, float
 def record(name: str, reward: float | None, spread: float, **more: Any) -> dict[str, Any]:
     """Of a model: a reward, a diversity."""
     features = {word: estimate(spread, 0.1) for word in ("diversity", "vendi", "prompt_averaged_fid", "kid")}
-    said = {"model": name, "group": name.partition("-")[0], "base": name == "base"}
+    said = {"model": name, "group": name.partition("-")[0], "base": name.startswith("base"), "against": "base"}
     return {**said, "rewards": {"clip": {"mean": estimate(reward, 0.5)}}, "features": {"clip": features}, **more}
 
 
@@ -57,3 +57,14 @@ def test_fronts_are_of_each_run_with_the_base() -> None:
     ]
     found = {line["group"]: line["models"] for line in fronts(records)}
     assert found == {"a": ["base", "a-1"], "b": ["base", "b-1"]}
+
+
+def test_a_front_leaves_out_the_base_of_others() -> None:
+    records = [
+        record("base", 0, 3),
+        record("base of b", 9, 9, against="base of b"),
+        record("a-1", 1, 2),
+        record("b-1", 1, 10, against="base of b"),
+    ]
+    found = {line["group"]: line["models"] for line in fronts(records)}
+    assert found == {"a": ["base", "a-1"], "b": ["base of b", "b-1"]}
