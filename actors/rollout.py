@@ -194,6 +194,7 @@ class _Candidates:
         self._policy, self._request, self._conditioning = policy, request, conditioning
         self._states: list[Tensor] = []  # (B, M, ...) of each stored step
         self._pictures: list[np.ndarray] = []  # (B, M, H, W, 3)
+        self._finite: list[np.ndarray] = []  # (B, M) bool
         self._others: list[Tensor] = []  # predicted latents of those that the chain did not take, at the last step
 
     def see(self, step: Step) -> None:
@@ -217,14 +218,17 @@ class _Candidates:
         timesteps = [*self._policy.transitions.timesteps.tolist(), 0.0]
         return {
             "candidates": torch.stack(self._states, dim=1).cpu().numpy(),
-            "predicted": np.stack(self._pictures, axis=1),
+            "predicted": _mask(np.stack(self._pictures, axis=1), np.stack(self._finite, axis=1)),
             "times": np.array([timesteps[state] for state in after], np.float32),
         }
 
     def _show(self, clean: Tensor) -> None:
         if self._others:
-            shown = [_pixels(self._policy.decode(latents)) for latents in (clean, *self._others)]
-            self._pictures.append(np.stack(shown, axis=1))
+            latents = (clean, *self._others)
+            shown = [self._policy.decode(one) for one in latents]
+            finite = [_finite(one) & _finite(images) for one, images in zip(latents, shown, strict=True)]
+            self._pictures.append(np.stack([_pixels(images) for images in shown], axis=1))
+            self._finite.append(torch.stack(finite, dim=1).cpu().numpy())
             self._others = []
 
 
@@ -257,9 +261,10 @@ def _finite(values: Tensor) -> Tensor:
 
 
 def _mask(pixels: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Pictures `(..., H, W, 3)`, those masked that are not there; `there` `(...)` bool says which are."""
     if there.all():
         return pixels
-    return np.ma.masked_array(pixels, np.broadcast_to(~there[:, None, None, None], pixels.shape))
+    return np.ma.masked_array(pixels, np.broadcast_to(~there[..., None, None, None], pixels.shape))
 
 
 def _stack(parts: list[Tensor], empty: tuple[int, ...]) -> np.ndarray:

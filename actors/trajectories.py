@@ -86,7 +86,8 @@ class Trajectories:
     kl_steps: np.ndarray | None = None  # (B,) int64, the step that begins there
     # Where there are M > 1 candidates:
     candidates: np.ndarray | None = None  # (B, K, M, ...) float32, the next states that were drawn; the first is x_next
-    # (B, K, M, H, W, 3) uint8, the images that are predicted of them; a sampler hands these to the rewards instead
+    # (B, K, M, H, W, 3) uint8, the images that are predicted of them, masked where one is not finite; a sampler hands
+    # these to the rewards instead
     predicted: np.ndarray | None = None
     times: np.ndarray | None = None  # (K,) float32, training timesteps of the next states, 0 of the image
 

@@ -74,7 +74,7 @@ class RewardActor:
             features: Also return the image features of this reward.
             strict: Take no scores but `(B,)`, as before a run; during one, what can be read is.
             candidates: Images `(B, K, M, H, W, 3)` uint8 that M candidates for each of K next states are predicted to
-                become, and the training timesteps `(K,)` of those states.
+                become, masked as `pixels` are, and the training timesteps `(K,)` of those states.
             judges: The rewards that judge the candidates.
 
         Raises:
@@ -135,6 +135,8 @@ class RewardActor:
                     images = to_images(pictures[:, number].reshape(-1, *pictures.shape[3:]))
                     scores = self._rewards[name].score_at(images, repeated, torch.full((len(images),), time))
                     values[:, number] = scores.detach().cpu().numpy().reshape(values[:, number].shape)
+                if np.ma.is_masked(pictures):
+                    values[np.ma.getmaskarray(pictures)[..., 0, 0, 0]] = np.nan
             except RewardFailed as error:
                 failed[name] = str(error)
             judged[name] = values

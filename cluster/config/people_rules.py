@@ -62,9 +62,18 @@ def people_can_be_waited_for(config: Config) -> None:
         )
 
 
+def people_choose_between_pictures_that_come_again(config: Config) -> None:
+    if (name := config.people) is not None and (staleness := config.samplers.max_staleness):
+        raise ValueError(
+            f"samplers.max_staleness is {staleness}, but a run that is resumed would draw other pictures than those "
+            f"that people chose between (rewards.{name}); set it to 0"
+        )
+
+
 PEOPLE_RULES: tuple[Callable[[Config], None], ...] = (
     people_decide_alone,
     people_choose_between_two,
     people_see_what_is_drawn,
     people_can_be_waited_for,
+    people_choose_between_pictures_that_come_again,
 )

@@ -25,10 +25,11 @@ from cluster.sources.source import Progress, Source, unseen
 from rewards.people import choices
 from rewards.people.choices import BOTH_BAD
 from rewards.people.live import Batches, Label, settle
-from rewards.people.questions import Question, keep_picture
+from rewards.people.questions import PICTURES, Question, keep_picture
 from rewards.people.reward import People
 
 _LOOK = 0.5  # seconds between two looks at what has been chosen
+_UNSEEN = 4  # of 255 levels, the mean difference of a picture from itself drawn again, as on another kind of GPU
 
 
 class Asked:
@@ -64,15 +65,35 @@ class Asked:
             NotKept: If questions or pictures cannot be written.
         """
         batch = self._source.batch(version, progress)
+        drawn = self._questions(batch)
         if (labels := self._batches.labels(version)) is None:
-            # After a driver was killed, the questions that are out; they show what has been drawn again by now.
-            self._batches.ask(version, {} if self._batches.asked(version) is not None else self._questions(batch))
+            self._batches.ask(version, drawn)  # after a driver was killed, the questions that are out already
             labels = self._wait(version)
             self._batches.settle(version, labels)
         else:
             self._batches.close(version)  # where the driver was killed before it had
-        asked = set(self._batches.asked(version) or ())
-        return [_scored(rollout, self._name, labels, asked) for rollout in batch]
+        asked = self._batches.asked(version) or {}
+        if others := {number for number, own in asked.items() if not self._same(own, drawn.get(number))}:
+            self._say(
+                f"{len(others)} of the {len(asked)} pairs of iteration {version + 1} have other pictures than when "
+                "people were asked; what was chosen of those is not trained on"
+            )
+            labels = {number: label for number, label in labels.items() if number not in others}
+        return [_scored(rollout, self._name, labels, set(asked)) for rollout in batch]
+
+    def _same(self, asked: Question, drawn: Question | None) -> bool:
+        """Whether the pictures that were asked about are those that are drawn, as far as a person can tell."""
+        if drawn is None or asked.sets == drawn.sets:
+            return drawn is not None
+        pictures = [[self._picture(name) for (name,) in question.sets] for question in (asked, drawn)]
+        return all(
+            one.shape == other.shape and np.abs(one - other).mean() <= _UNSEEN
+            for one, other in zip(*pictures, strict=True)
+        )
+
+    def _picture(self, name: str) -> np.ndarray:
+        with Image.open(self._batches.folder / PICTURES / name) as image:
+            return np.asarray(image, np.float32)
 
     def _questions(self, batch: Sequence[Rollout]) -> dict[int, Question]:
         """The questions of a batch, by group; pairs of a picture that is not finite, or of equal ones, have none."""

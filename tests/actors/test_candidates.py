@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -108,3 +110,25 @@ def test_a_prediction_is_not_made_twice(policy: Policy) -> None:
     before = policy.evaluations
     rollout(policy, REQUEST)
     assert policy.evaluations - before == 3 * policy.passes * (len(policy.transitions) + 2 * 2)
+
+
+def test_a_candidate_that_is_not_finite_is_not_there(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of the first step's, in the second row; the chain itself goes on."""
+    _, whole = rollout(policy, REQUEST)
+    calls, decode = count(), policy.decode
+
+    def broken(latents: torch.Tensor) -> torch.Tensor:
+        images = decode(latents)
+        if next(calls) == 1:
+            images[1, 0, 0, 0] = math.nan
+        return images
+
+    monkeypatch.setattr(policy, "decode", broken)
+    images, found = rollout(policy, REQUEST)
+    assert not np.ma.is_masked(images)
+    assert whole.predicted is not None
+    assert not np.ma.isMaskedArray(whole.predicted)
+    missing = np.ma.getmaskarray(found.predicted)
+    assert missing[1, 0, 1].all()
+    assert missing.sum() == missing[1, 0, 1].size
+    assert np.array_equal(np.ma.getdata(found.predicted)[~missing], whole.predicted[~missing])

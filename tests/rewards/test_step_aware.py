@@ -95,6 +95,17 @@ def test_pictures_that_are_missing_do_not_keep_candidates_from_being_judged(pixe
     assert np.array_equal(found.candidates["clock"], np.ones((3, 1, 2)))
 
 
+def test_candidates_that_are_missing_have_no_score(pixels: np.ndarray) -> None:
+    pictures = np.ma.masked_array(np.zeros((3, 2, 2, 8, 8, 3), np.uint8), np.zeros((3, 2, 2, 8, 8, 3), bool))
+    pictures[1, 0, 1] = np.ma.masked
+    judged = RewardActor({"clock": Clock}).score(
+        pixels, PROMPTS, candidates=(pictures, np.ones(2, np.float32)), judges=("clock",)
+    )
+    expected = np.ones((3, 2, 2))
+    expected[1, 0, 1] = np.nan
+    np.testing.assert_array_equal(judged.candidates["clock"], expected)
+
+
 def test_a_reward_without_notice_of_time_takes_predicted_images_for_images(pixels: np.ndarray) -> None:
     images, times = to_images(pixels), torch.tensor([0.0, 500.0, 900.0])
     plain = Brightness()

@@ -60,6 +60,7 @@ def test_without_people_nothing_is_asked(make_config: Make) -> None:
         ("rewards.people.options.pairs=0", "people are asked for at least 1 of the pairs, and not for 0"),
         ("rewards.people.options.patience=-1", "people are waited for some seconds, and not for -1"),
         ("rewards.people.options.paris=4", "the reward 'people' has no option 'paris' (did you mean 'pairs'?)"),
+        ("samplers.max_staleness=1", "max_staleness is 1, but a run that is resumed would draw other pictures"),
         ("evaluation.features=people", "has no image features"),
     ],
 )

@@ -196,6 +196,28 @@ def test_a_batch_that_comes_again_is_what_it_was_whatever_was_chosen_since(waiti
     assert len(choices.read(waiting.run / "people")) == 4
 
 
+@pytest.mark.parametrize(("change", "dropped"), [(1, False), (100, True)])
+def test_choices_are_not_trained_on_when_the_pictures_come_again_as_others(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch, change: int, dropped: bool
+) -> None:
+    """A level is what another kind of GPU may make of a picture."""
+    waiting.come = lambda: waiting.choose(dict.fromkeys(range(6), 0))
+    first = scores(waiting.source().batch(0))
+    again = batch()
+    first_picture = again[0].pixels[0]  # type: ignore[index]
+    first_picture[...] = np.where(first_picture < 128, first_picture + change, first_picture - change)
+    source = waiting.source()
+    monkeypatch.setattr(source._source, "batch", lambda version, progress: again)
+    waiting.said.clear()
+    found = scores(source.batch(0))
+    assert found[2:] == pytest.approx(first[2:], nan_ok=True)
+    assert np.isnan(found[:2]).all() if dropped else found[:2] == first[:2]
+    assert waiting.said == dropped * [
+        "1 of the 4 pairs of iteration 1 have other pictures than when people were asked; what was chosen of those is "
+        "not trained on"
+    ]
+
+
 def test_a_batch_without_a_pair_to_show_ends_the_run(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
     equal = [rollout((0, 0), (0, 1), np.zeros((2, 8, 8, 3), np.uint8))]
     source = waiting.source()
