@@ -49,7 +49,9 @@ class Scale(NamedTuple):
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
 
-def curves(lines: Sequence[Line], title: str, x: str = "iteration", unit: str = "", dots: bool = False) -> Markup:
+def curves(
+    lines: Sequence[Line], title: str, x: str = "iteration", unit: str = "", dots: bool = False, log: bool = True
+) -> Markup:
     """A chart of curves; points that are not finite are gaps in none of them.
 
     Args:
@@ -58,13 +60,14 @@ def curves(lines: Sequence[Line], title: str, x: str = "iteration", unit: str = 
         x: What is on the horizontal axis.
         unit: What is on the vertical axis.
         dots: Whether single points are marked however many there are, with their labels (a Pareto front).
+        log: Whether the vertical axis is logarithmic where positive values span decades.
     """
     drawn = [(line, _thinned(list(_drawable(line.points)))) for line in lines]
     xs = [p[0] for _, points in drawn for p in points]
     bands = [[(a, *ends) for a, *ends in _drawable(line.band)] for line in lines]
     ys = [p[1] for _, points in drawn for p in points] + [end for band in bands for _, *ends in band for end in ends]
     across = _scale(xs, _LEFT, WIDTH - _RIGHT, False, pad=0.04 if dots else 0.0)
-    up = _scale(ys, HEIGHT - _BOTTOM, _TOP, True, pad=0.06)
+    up = _scale(ys, HEIGHT - _BOTTOM, _TOP, log, pad=0.06)
     marks = [_axes(across, up, x, unit)]
     for line, band in zip(lines, bands, strict=True):
         if band:
@@ -207,7 +210,7 @@ def _thinned(points: list[Point]) -> list[Point]:
 
 def _scale(values: Sequence[float], start: float, end: float, may_log: bool, pad: float) -> Scale:
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    log = may_log and low > 0 and high / low > _LOG
+    log = may_log and low > 0 and high / sorted(values)[len(values) // 10] > _LOG  # a few by rounding do not count
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     if log:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from cluster.pages import sheets
 from cluster.pages.charts import COLOURS, Line, curves
 from cluster.pages.groups import Mean, but_the_seed, mean_curve, mean_of, read_config
-from cluster.pages.panels import OUTCOME, Panel, Series, panels
+from cluster.pages.panels import OUTCOME, Panel, Series, over_decades, panels
 from cluster.pages.render import render
 from cluster.pages.summary import trained
 from cluster.records.files import replacing
@@ -276,9 +276,8 @@ def _charts(groups: Sequence[Group], axis: str) -> list[tuple[Panel, Markup, lis
             ]
             if lines:
                 title = _title(name)
-                made.append(
-                    (Panel(panel.part, title, panel.unit, [name]), curves(lines, title, AXES[axis], panel.unit), [])
-                )
+                chart = curves(lines, title, AXES[axis], panel.unit, log=over_decades([name]))
+                made.append((Panel(panel.part, title, panel.unit, [name]), chart, []))
     return made
 
 
@@ -302,7 +301,7 @@ def _front_chart(groups: Sequence[Group], found: Front, reward: str) -> Markup:
         for place, (group, path) in enumerate(zip(groups, found.paths, strict=True))
     ]
     unit = f"{found.figure} ({'lower' if found.lower else 'higher'} is better)"
-    return curves(lines, f"{reward} against {found.figure}", reward, unit, dots=True)
+    return curves(lines, f"{reward} against {found.figure}", reward, unit, dots=True, log=over_decades([found.figure]))
 
 
 def _pictures(groups: Sequence[Group]) -> dict[str, Any]:

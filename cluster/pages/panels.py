@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 Series = Mapping[str, Sequence[tuple[int, float]]]
@@ -51,6 +51,10 @@ _PANELS = (
     (r"([^/]+)(?:/.*)?", LEARNING, r"\1", ""),
 )
 
+_DECADES = (
+    r"lr|grad_norm(?:/.+)?|loss(?:/.+)?|size/.+|(?:eval/[^/]+/)?kl(?:/.+)?"  # positive over many, by their nature
+)
+
 
 class Panel(NamedTuple):
     """Curves that are drawn together."""
@@ -90,6 +94,11 @@ def constant(values: Sequence[tuple[int, float]]) -> bool:
     """Whether a curve would be flat, or a single point."""
     finite = [value for _, value in values if math.isfinite(value)]
     return len(finite) < 2 or max(finite) - min(finite) <= 1e-9 * max(map(abs, finite))
+
+
+def over_decades(names: Iterable[str]) -> bool:
+    """Whether metrics may be drawn on a logarithmic axis; scores may not, whose zero is as good as any place."""
+    return all(re.fullmatch(_DECADES, name) for name in names)
 
 
 def label(name: str) -> str:

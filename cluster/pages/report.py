@@ -12,7 +12,7 @@ from markupsafe import Markup
 from cluster.pages import sheets
 from cluster.pages.charts import COLOURS, Line, curves, spans
 from cluster.pages.groups import Mean, mean_curve, read_config, siblings
-from cluster.pages.panels import LEARNING, MACHINERY, OUTCOME, Panel, Series, constants, label, panels
+from cluster.pages.panels import LEARNING, MACHINERY, OUTCOME, Panel, Series, constants, label, over_decades, panels
 from cluster.pages.render import render
 from cluster.pages.summary import summary, trained
 from cluster.records.files import replacing
@@ -95,7 +95,8 @@ def _charts(found: Sequence[Panel], seeds: Sequence[Series]) -> list[tuple[Panel
             lines.append(Line(label(name), seeds[0][name], _band(means), place % COLOURS))
         legend = [(line.label, line.colour) for line in lines]
         named = len(legend) > 1 or panel.names[0].startswith(("eval/", "score/"))
-        made.append((panel, curves(lines, panel.title, unit=panel.unit), legend if named else []))
+        chart = curves(lines, panel.title, unit=panel.unit, log=over_decades(panel.names))
+        made.append((panel, chart, legend if named else []))
     return made
 
 

@@ -40,6 +40,13 @@ def test_values_over_many_orders_are_drawn_on_a_logarithmic_axis() -> None:
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)
 
 
+def test_an_axis_is_linear_where_it_may_not_be_logarithmic_or_a_few_values_alone_are_small() -> None:
+    values = [(0.0, 1e-8), *((float(x), 0.1 * x) for x in range(1, 20))]
+    assert drawn([Line("a", values)]).get("data-y", "").endswith(" 0")
+    assert drawn([Line("a", values[:4])]).get("data-y", "").endswith(" 1")
+    assert drawn([Line("a", values[:4])], log=False).get("data-y", "").endswith(" 0")
+
+
 def test_a_long_curve_keeps_its_ends_and_its_extremes() -> None:
     values = [(float(x), math.sin(x / 90)) for x in range(5000)]
     values[1234], values[4321] = (1234.0, 9.0), (4321.0, -9.0)

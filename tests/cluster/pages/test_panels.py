@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.pages.panels import LEARNING, MACHINERY, OUTCOME, Panel, constants, label, panels
+from cluster.pages.panels import LEARNING, MACHINERY, OUTCOME, Panel, constants, label, over_decades, panels
 
 
 def series(*names: str, value: float = 1.0) -> dict[str, list[tuple[int, float]]]:
@@ -66,6 +66,12 @@ def test_a_split_that_stays_is_drawn_beside_one_that_moves() -> None:
 def test_every_name_finds_exactly_one_panel(names: set[str]) -> None:
     found = panels(series(*names))
     assert sorted(name for panel in found for name in panel.names) == sorted(names)
+
+
+def test_what_is_positive_by_nature_may_be_logarithmic_and_scores_may_not() -> None:
+    assert all(over_decades([name]) for name in ("lr", "loss", "grad_norm", "kl/chain", "kl", "eval/train/kl"))
+    assert not any(over_decades([name]) for name in ("reward/mean", "reward/std", "score/loss", "eval/train/a", "a"))
+    assert not over_decades(["loss", "score/a"])
 
 
 def test_curves_are_called_by_what_tells_them_apart() -> None:
