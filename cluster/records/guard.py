@@ -20,7 +20,8 @@ import pyarrow as pa
 from cluster.config.guard import TRAINED, WATCHED, GuardConfig, RuleConfig
 
 _SPLITS = {"train": "the training prompts", "held_out": "the held-out prompts"}
-_LEAST = 1e-9  # a standard error or deviation; where all differences are equal they are not 0 but for rounding
+_LEAST = 1e-9  # a deviation; where all scores are equal it is not 0 but for rounding
+_LEAST_ERROR = 0.01  # a standard error, in deviations before training: a fall that all pictures share may be tiny
 _HELP = {
     "errors": "the reward that is trained on may be exploited",
     "falls": "the reward that is trained on may be exploited",
@@ -155,7 +156,8 @@ class Guard:
             return (1 - value / before) / (1 - bound) if before > 0 else math.nan
         if limit == "falls":
             return (best.figures[figure] - value) / bound
-        return errors_below(found.scores.get(figure), best.scores.get(figure)) / bound
+        least = _LEAST_ERROR * self._deviation(figure)
+        return errors_below(found.scores.get(figure), best.scores.get(figure), least) / bound
 
     def _sentence(self, name: str, rule: RuleConfig, figure: str, found: Evaluation) -> str:
         split, what = figure.split("/", 1)
@@ -185,18 +187,25 @@ class Guard:
         for figure, before in self._first.figures.items():
             split, name = figure.split("/", 1)
             if split in _SPLITS and name in (self._chosen or ()):
-                deviation = float(np.nanstd(self._first.scores[figure])) if math.isfinite(before) else math.nan
-                merits.append((found.figures.get(figure, math.nan) - before) / max(deviation, _LEAST))
+                merits.append((found.figures.get(figure, math.nan) - before) / self._deviation(figure))
         finite = [merit for merit in merits if math.isfinite(merit)]
         return float(np.mean(finite)) if finite else -math.inf
 
+    def _deviation(self, figure: str) -> float:
+        """Standard deviation of a reward's scores before training, at least `_LEAST`."""
+        assert self._first is not None
+        scores = self._first.scores.get(figure, np.empty(0))
+        finite = scores[np.isfinite(scores)]
+        return max(float(finite.std()), _LEAST) if finite.size else _LEAST
 
-def errors_below(now: np.ndarray | None, before: np.ndarray | None) -> float:
+
+def errors_below(now: np.ndarray | None, before: np.ndarray | None, least: float = _LEAST) -> float:
     """How far the mean of `now` lies below that of `before`, in standard errors of the mean difference.
 
     Args:
         now: `(B,)`, of the same prompts with the same noise as `before`; NaN takes no part.
         before: `(B,)`.
+        least: A standard error that is smaller counts as this, in the scores' unit.
 
     Returns:
         NaN where there are not two images to compare.
@@ -207,4 +216,4 @@ def errors_below(now: np.ndarray | None, before: np.ndarray | None) -> float:
     fallen = fallen[np.isfinite(fallen)]
     if fallen.size < 2:
         return math.nan
-    return float(fallen.mean() / max(fallen.std(ddof=1) / math.sqrt(fallen.size), _LEAST))
+    return float(fallen.mean() / max(fallen.std(ddof=1) / math.sqrt(fallen.size), least))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import ray
@@ -11,6 +12,8 @@ from cluster.config import Config
 from cluster.crew.pool import Pool
 from rewards.canary import read_picture
 from rewards.errors import RewardUnavailable
+
+log = logging.getLogger(__name__)
 
 
 def check_canaries(config: Config, rewards: Mapping[tuple[str, ...], Pool]) -> None:
@@ -23,16 +26,25 @@ def check_canaries(config: Config, rewards: Mapping[tuple[str, ...], Pool]) -> N
     Raises:
         RewardUnavailable: In a sentence for each reward that says something else than is known.
     """
-    asked: list[ray.ObjectRef] = []
+    asked: list[tuple[str, ray.ObjectRef]] = []
     for names, pool in rewards.items():
         known = {name: [(one, read_picture(one.picture)) for one in config.canaries(name)] for name in names}
-        if any(known.values()):
-            asked += [actor.wrong.remote(known) for actor in pool.actors]
+        if having := " and ".join(repr(name) for name in names if known[name]):
+            asked += [
+                (f"{having} were not checked in reward actor {number} of {len(pool.actors)}", actor.wrong.remote(known))
+                for number, actor in enumerate(pool.actors, 1)
+            ]
     wrong: list[str] = []
-    for answer in asked:
+    for unchecked, answer in asked:
         try:
             wrong += ray.get(answer, timeout=config.failures.patience.score)
-        except (RayActorError, GetTimeoutError):
-            continue  # it is not up, or was lost, which its pool deals with
+        except RayActorError:  # its pool deals with that
+            log.warning("The canaries of %s, which is not up or was lost.", unchecked)
+        except GetTimeoutError:
+            log.warning(
+                "The canaries of %s, which did not answer within failures.patience.score=%g seconds.",
+                unchecked,
+                config.failures.patience.score,
+            )
     if wrong:
         raise RewardUnavailable(f"Nothing is trained. {' '.join(dict.fromkeys(wrong))}")

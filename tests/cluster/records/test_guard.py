@@ -66,6 +66,31 @@ def test_a_watched_reward_that_falls_is_said_once_and_with_its_figures() -> None
     assert not again.warnings
 
 
+@pytest.mark.parametrize(("fall", "used"), [(1e-4, 1e-4 / 0.03), (0.1, 0.1 / 0.03)])
+def test_a_fall_that_all_pictures_share_counts_in_hundredths_of_their_deviation(fall: float, used: float) -> None:
+    watch = guard()
+    watch.look(evaluated(0))
+    assert watch.look(evaluated(3, watched=0.5 - fall)).used["watched"] == pytest.approx(used / IMAGES.std())
+
+
+@pytest.mark.parametrize(
+    ("kept", "errors", "low", "high"),
+    [(0, 3, 0.13, 0.24), (0, 4, 0.0, 0.04), (1, 3, 0.02, 0.1)],  # the shares that docs/monitoring.md has
+)
+def test_how_many_runs_warn_though_nothing_falls(kept: int, errors: float, low: float, high: float) -> None:
+    """64 pictures, 20 evaluations, each picture's noise drawn anew every time, or added to what was (`kept`)."""
+    rng, runs, warned = np.random.default_rng(0), 400, 0
+    for _ in range(runs):
+        noise = rng.normal(size=(20, 64))
+        scores = noise.cumsum(0) if kept else noise
+        best, broken = scores[0], False
+        for now in scores[1:]:
+            broken |= errors_below(now, best) > errors
+            best = now if now.mean() > best.mean() else best
+        warned += broken
+    assert low < warned / runs < high
+
+
 def test_a_trained_reward_is_another_word() -> None:
     watch = guard(rules={"watched": None, "own": {"figure": "trained", "falls": 0.1}})
     watch.look(evaluated(0))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from cluster.config import Config
 from cluster.crew.pool import Pool
@@ -17,11 +20,11 @@ from rewards.actor import RewardActor
 from rewards.canary import SHIPPED
 from rewards.errors import RewardUnavailable
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-
 CANARY = "[{picture: %s, prompt: four blue stars, score: %s}]"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_each_actor_is_asked_and_what_is_wrong_is_said_once(make_config: Callable[..., Config]) -> None:
     canaries = CANARY % (SHIPPED, 2.714)
     config = make_config(
@@ -45,6 +48,39 @@ def test_each_actor_is_asked_and_what_is_wrong_is_said_once(make_config: Callabl
     assert said.startswith("Nothing is trained. The reward 'other' is not what it should be: it scores four_blue")
     assert said.count("'other'") == 1
     assert "'shapes_agreement'" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RayActorError(None, "lost"), "which is not up or was lost."),
+        (GetTimeoutError("late"), "which did not answer within failures.patience.score=7 seconds."),
+    ],
+)
+def test_an_actor_that_cannot_be_asked_is_said(
+    make_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    why: str,
+) -> None:
+    config = make_config("rewards={shapes_agreement: {}, brightness: {}}", "failures.patience.score=7")
+
+    def get(answer: str, timeout: float) -> list[str]:
+        if answer == "lost":
+            raise error
+        return []
+
+    monkeypatch.setattr(ray, "get", get)
+    actors: Any = [
+        SimpleNamespace(wrong=SimpleNamespace(remote=lambda known, answer=answer: answer)) for answer in ("up", "lost")
+    ]
+    pool: Any = SimpleNamespace(actors=actors)
+    with caplog.at_level(logging.WARNING, "cluster.sources.canaries"):
+        check_canaries(config, {tuple(config.rewards): pool})
+    assert caplog.messages == [
+        f"The canaries of 'shapes_agreement' and 'shapes_gold' were not checked in reward actor 2 of 2, {why}"
+    ]
 
 
 def test_without_canaries_nobody_is_asked(make_config: Callable[..., Config]) -> None:
