@@ -14,6 +14,7 @@ from cluster.pages.groups import flat, read_config
 from cluster.pages.panels import Series
 from cluster.records.grids import SPLITS
 from cluster.records.lock import is_held
+from cluster.records.masking import masked
 from cluster.records.reading import CONFIG, Records
 
 
@@ -41,7 +42,7 @@ def summary(run: Records, series: Series | None = None) -> dict[str, Any]:
         "seconds": sum(value for _, value in series.get("time/iteration", []) if math.isfinite(value)),
         "evaluation": evaluation(series),
         "warnings": run.warnings(),
-        "changed_settings": changed(config),
+        "changed_settings": changed(masked(config)),
         "starts": run.starts(),
         "repeat": repeat(run),
     }

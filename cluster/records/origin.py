@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.records.files import writable
+from cluster.records.masking import masked
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,13 @@ def note_start(folder: Path, command: Sequence[str], machines: Sequence[Mapping[
 
     Args:
         folder: Of the run.
-        command: What was typed, a word each.
+        command: What was typed, a word each; secrets in it are masked.
         machines: Of the run, as `cluster.crew.machine.machines` describes them.
 
     Raises:
         WriteError: If the folder cannot be written to.
     """
-    start = {"time": time.time(), "command": list(command), "versions": _versions(), "machines": list(machines)}
+    start = {"time": time.time(), "command": masked(list(command)), "versions": _versions(), "machines": list(machines)}
     with writable(folder), (folder / NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
 

@@ -21,6 +21,7 @@ from cluster.records import given, warned
 from cluster.records.claim import Claim, claim_existing, claim_new
 from cluster.records.files import forget_temporaries, replacing, writable
 from cluster.records.loggers import Loggers
+from cluster.records.masking import masked
 from cluster.records.reading import METRICS, Records
 from cluster.records.tensorboard import EventFile
 from cluster.records.timeline import Span, table
@@ -199,7 +200,7 @@ class RunDirectory(Records):
     @property
     def _loggers(self) -> Loggers:
         if self._others is None:
-            self._others = Loggers(self.config.loggers, self.path, self.config.model_dump(mode="json"))
+            self._others = Loggers(self.config.loggers, self.path, masked(self.config.model_dump(mode="json")))
         return self._others
 
 
