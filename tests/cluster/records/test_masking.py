@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cluster.config import yaml_text
+from cluster.config import Config, yaml_text
+from cluster.pages import report
+from cluster.records import rundir
 from cluster.records.masking import masked
 from cluster.records.origin import NAME, note_start
+from cluster.records.reading import CONFIG
+from tests.support.made_up_run import make_up
 
 SECRET = "s3cret,b"
 OPTIONS = {"token": SECRET, "token_file": "here", "password": None, "inner": [{"api_key": SECRET}]}
@@ -43,3 +49,23 @@ def test_a_text_of_yaml_has_none_and_is_read_as_before(secret: str) -> None:
 def test_words_of_a_command_are_masked(word: str, said: str, tmp_path: Path) -> None:
     note_start(tmp_path, ["python", word], [])
     assert json.loads((tmp_path / NAME).read_text())["command"] == ["python", said]
+
+
+def test_loggers_and_the_report_have_none_and_the_run_has(
+    make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_up(make_config("name=mine", "iterations=4"), (0, 4))
+    config = yaml_text.read((run.path / CONFIG).read_text())
+    config["rewards"]["shapes_gold"]["options"] = {"token": "s3cret"}
+    (run.path / CONFIG).write_text(yaml_text.write(config))
+    page = report.write_report(run).read_text()
+    assert "s3cret" not in page
+    assert page.count("***") >= 2  # the whole configuration, and what differs from the default
+    assert "s3cret" in (run.path / CONFIG).read_text()
+    given: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(rundir, "Loggers", lambda names, path, settings: given.append(settings))
+    gold = run.config.rewards["shapes_gold"].model_copy(update={"options": {"token": "s3cret"}})
+    writer = rundir.RunDirectory(run.path)
+    writer.config = run.config.model_copy(update={"rewards": {"shapes_gold": gold}})
+    _ = writer._loggers
+    assert given[-1]["rewards"]["shapes_gold"]["options"] == {"token": "***"}
