@@ -306,7 +306,7 @@ def test_the_fronts_grid_loads_and_has_both_rewards(tmp_path: Path) -> None:
         (weighted,) = (name for name, reward in cell.config.rewards.items() if reward.weight)
         assert cell.config.reward_class(weighted).differentiable
         assert cell.config.checkpoints.keep == 0
-    assert {cell.config.objective.beta for cell in made if cell.arm.startswith("nabla")} == {0.5, 1, 2}
+    assert {cell.config.objective.beta for cell in made if cell.arm.startswith("nabla")} == {1, 2, 5}
 
 
 def path(scale: float, diversity: float) -> front.Numbers:

@@ -48,7 +48,8 @@ def start(tiny_pipeline: Any) -> Start:
 
 def draw(policy: Policy, steps: tuple[int, ...], version: int = 0, **changes: Any) -> Batch:
     request = Request(0, version, PROMPTS, (0,) * 3 + (1,) * 3, (0, 1, 2) * 2, steps, clean=True, kl=True, **changes)
-    return collate([rollout(policy, request, version)[1]], REWARDS)
+    judged = np.random.default_rng(0).normal(size=(6, len(steps), request.candidates))
+    return collate([rollout(policy, request, version)[1]], REWARDS, judged=judged if request.candidates > 1 else None)
 
 
 @pytest.mark.parametrize("name", sorted(OF_EACH.keys() - set(BALANCED)))
@@ -71,7 +72,7 @@ def test_an_update_trains_the_steps_with_an_adapter_and_no_others(start: Start, 
 
     policy._predict = watched  # type: ignore[method-assign]
     for version in range(1 + getattr(objective.config, "lag", 0)):
-        made.step(draw(policy, plan.stored_steps, version))
+        made.step(draw(policy, plan.stored_steps, version, candidates=plan.candidates))
     assert trained
     assert set(trained) <= set(range(ADAPTED))
     assert all(p.grad is not None for p in policy.parameters)
