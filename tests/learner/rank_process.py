@@ -100,7 +100,7 @@ CASES: dict[str, dict[str, Any]] = {
     "kto": {"name": "kto", "states": 2, "beta": 100.0, "timesteps": "chain", "undesirable_weight": 0.5},
     "kto, training": {"name": "kto", "states": 2, "beta": 100.0, "threshold": 0.2},
     "sft": {"name": "sft", "states": 3, "timesteps": "chain"},
-    "spo": {"name": "spo", "beta": 100.0, "clip_range": 0.5, "threshold": 0.2, "pairs_per_update": 9, **CANDIDATES},
+    "spo": {"name": "spo", "beta": 100.0, "clip_range": 0.5, "threshold": 0.2, "pairs_per_update": None, **CANDIDATES},
     "sft, desirable": {"name": "sft", "states": 3, "pictures": "desirable"},
 }
 STEPPED = ("ppod, snapshot", "residual_nabla_db", "dpok", "nft", "awm", "diffusion_dpo")
