@@ -12,6 +12,9 @@ from rewards.options import check_options
 from rewards.reward import UnknownReward
 
 
+NEEDED = {"fitted": {"path": "a"}, "vlm_judge": {"base_url": "http://localhost/v1", "model": "a"}}
+
+
 @pytest.fixture(autouse=True)
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's module with rewards whose signatures differ."""
@@ -45,7 +48,7 @@ def strict(images, prompts, *, path): ...
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        *((name, {"path": "a"} if name == "fitted" else {}) for name in REWARDS),
+        *((name, NEEDED.get(name, {})) for name in REWARDS),
         ("jpeg_compressibility", {"quality": 10}),
         ("optional:Needs", {"path": "a", "scale": 2}),
         ("optional:Any", {"whatever": 1}),
