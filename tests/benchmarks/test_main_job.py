@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.main_job import main
+from cluster.config import load_words
 from cluster.prompts import make_requests
 from cluster.records.rundir import RunDirectory
 from cluster.sources.rollouts import Rollout
@@ -17,17 +18,17 @@ Texts = pytest.CaptureFixture[str]
 
 def run(path: Path, reward: str, split: str, before: list[float], after: list[float]) -> str:
     """A run of two evaluations; returns its folder."""
-    path.mkdir()
-    record = RunDirectory(path)
+    record = RunDirectory.create(load_words([f"folder={path.parent}", f"name={path.name}"]))
     for iteration, scores in ((0, before), (3, after)):
         (request,) = make_requests(("a",), len(scores), len(scores), seed=0)
         sampled = Rollout(request, 0, 0.0, 1.0, None, None, {reward: np.array(scores)})  # type: ignore[arg-type]
         record.add(iteration, {f"eval/{split}/{reward}": sum(scores) / len(scores)}, {split: [sampled]})
+    record.release()
     return str(path)
 
 
 def test_an_own_reward_and_one_split_make_a_table(tmp_path: Path, capsys: Texts) -> None:
-    folders = [run(tmp_path / f"{i}", "brightness", "train", [0.0, 0.5], [0.5, 0.5 + i]) for i in range(2)]
+    folders = [run(tmp_path / f"run{i}", "brightness", "train", [0.0, 0.5], [0.5, 0.5 + i]) for i in range(2)]
     assert main(folders) == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
     assert ["trained prompts, unseen seeds", "brightness", "0.250", "0.750", "+0.250, +0.750"] in rows

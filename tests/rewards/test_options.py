@@ -11,7 +11,6 @@ from rewards import REWARDS
 from rewards.options import check_options
 from rewards.reward import UnknownReward
 
-
 NEEDED = {"fitted": {"path": "a"}, "vlm_judge": {"base_url": "http://localhost/v1", "model": "a"}}
 
 
