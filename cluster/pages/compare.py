@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
+from cluster.measures.front import front as pareto
 from cluster.pages import sheets
 from cluster.pages.charts import COLOURS, Line, curves
 from cluster.pages.groups import Mean, but_the_seed, mean_curve, mean_of, read_config
@@ -132,11 +134,8 @@ def front(groups: Sequence[Group], split: str, reward: str, figure: str) -> Fron
         shared = sorted(rewards.keys() & figures.keys())
         paths.append([(int(number), rewards[number].mean, figures[number].mean) for number in shared])
     points = [(group, number, x, sign * y) for group, path in enumerate(paths) for number, x, y in path]
-    best = {
-        (group, number)
-        for group, number, x, y in points
-        if not any(a >= x and b >= y and (a > x or b > y) for _, _, a, b in points)
-    }
+    unbeaten = pareto(np.array([(x, y) for _, _, x, y in points]).reshape(-1, 2))
+    best = {(group, number) for (group, number, _, _), kept in zip(points, unbeaten, strict=True) if kept}
     return Front(figure, lower, paths, best)
 
 

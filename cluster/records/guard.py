@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.config.guard import TRAINED, WATCHED, GuardConfig, RuleConfig
+from cluster.records.warned import Warned
 
 _SPLITS = {"train": "the training prompts", "held_out": "the held-out prompts"}
 _LEAST = 1e-9  # a deviation; where all scores are equal it is not 0 but for rounding
@@ -37,15 +38,6 @@ class Evaluation:
     iteration: int
     figures: Mapping[str, float]
     scores: Mapping[str, np.ndarray]  # (B,) of the images by prompt and sample; NaN where one was not judged
-
-
-@dataclass(frozen=True)
-class Warned:
-    """A rule that is broken."""
-
-    iteration: int
-    rule: str
-    sentence: str
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@
     metrics.parquet/               one part an iteration: iteration, name, value, time
     samples.parquet/               one part an iteration: split, prompt, seed, version, every reward
     timeline.parquet/              one part an iteration: who worked at what, from when, for how long
-    warnings.jsonl                 a line a warning: iteration, sentence, and the rule that it is of
     origin.jsonl                   a line a start of the run: its command, versions and machines
     pretrained.npz                 image features of the first evaluation, which distances are measured from
     images/                        grids of fixed prompts and seeds, by iteration
@@ -23,18 +22,20 @@ from __future__ import annotations
 
 import logging
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from cluster.records.origin import json_lines, read_starts
+from cluster.records import warned
+from cluster.records.origin import read_starts
 from cluster.records.parts import Parts
 from cluster.records.timeline import TIMELINE, Span
 
 log = logging.getLogger(__name__)
-CONFIG, PROMPTS, WARNINGS = "config.yaml", "prompts", "warnings.jsonl"
+CONFIG, PROMPTS = "config.yaml", "prompts"
 METRICS = pa.schema({"iteration": pa.int64(), "name": pa.string(), "value": pa.float64(), "time": pa.float64()})
 
 
@@ -117,12 +118,8 @@ class Records:
         return found
 
     def warnings(self) -> list[dict[str, Any]]:
-        """What the run was warned of: `iteration`, `sentence` and, where it is of one, `rule`; the oldest first."""
-        try:
-            text = (self.path / WARNINGS).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        return [line for line in json_lines(text) if isinstance(line.get("sentence"), str)]
+        """What the guard warned of: `iteration`, `rule` and `sentence`; the oldest first."""
+        return [asdict(one) for one in warned.read(self.path)]
 
     def starts(self) -> list[dict[str, Any]]:
         """Each time that the run was started: `time`, `command`, `versions`, `machines`."""

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cluster.records.files import replacing
-from cluster.records.guard import Warned
+from cluster.records.origin import json_lines
 
-log = logging.getLogger(__name__)
 FILE = "warnings.jsonl"
 
 
+@dataclass(frozen=True)
+class Warned:
+    """A rule that is broken."""
+
+    iteration: int
+    rule: str
+    sentence: str
+
+
 def read(folder: Path) -> list[Warned]:
-    """The warnings of a run, in order; none where there is no file, and without lines that cannot be read."""
+    """The warnings of a run, in order; none where there is no file, and without lines that are none."""
     try:
-        lines = (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+        text = (folder / FILE).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     found = []
-    for line in lines:
-        try:
-            found.append(Warned(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            log.warning("A line of %s cannot be read and was passed over (%s).", folder / FILE, error)
+    for line in json_lines(text):
+        iteration, rule, sentence = (line.get(name) for name in ("iteration", "rule", "sentence"))
+        if isinstance(iteration, int) and isinstance(rule, str) and isinstance(sentence, str):
+            found.append(Warned(iteration, rule, sentence))
     return found
 
 
