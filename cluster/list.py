@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -48,13 +49,22 @@ def rows_of(kind: Kind, name: str | None = None) -> list[Row]:
     made = {
         "objectives": lambda: _objectives(name),
         "rewards": lambda: _rewards(name),
-        "families": lambda: _families(),
+        "families": lambda: _families(name),
         "settings": lambda: [_setting(setting) for setting in settings.settings(name or "")],
         "runs": lambda: _runs(Path(name or "runs")),
     }[kind]()
     if name and not made:
-        raise LookupError(f"There are no {kind} {shown(name)!r}; python -m cluster.list {kind} says what there is.")
+        raise LookupError(f"There are no {kind} {_why_not(kind, name)}")
     return made
+
+
+def _why_not(kind: Kind, name: str) -> str:
+    if kind != "runs":
+        return f"{shown(name)!r}; python -m cluster.list {kind} says what there is."
+    folder = Path(name).expanduser()
+    if (folder / CONFIG).exists():
+        return f"in {shown(name)!r}, which is itself one; name the folder above it."
+    return f"in {shown(name)!r}{'' if folder.is_dir() else ', which is no folder'}; name a folder with runs in it."
 
 
 def _objectives(name: str | None) -> list[Row]:
@@ -74,20 +84,21 @@ def _rewards(name: str | None) -> list[Row]:
     for kind, target in settings.literal("rewards", "REWARDS").items():
         if name in (None, kind):
             node = settings.class_of(target)
-            found.append({"name": kind, "description": settings.paragraph(ast.get_docstring(node)), **_reward(node)})
+            said = {"name": kind, "description": settings.paragraph(ast.get_docstring(node))}
+            found.append({**said, **_reward(node, target.partition(":")[0])})
     return found
 
 
-def _reward(node: ast.ClassDef) -> Row:
-    """The options of a reward's class, and the environment that it needs."""
+def _reward(node: ast.ClassDef, module: str) -> Row:
+    """The options of a reward's class of a module, without a default where one is required, and its environment."""
     made = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
     options = []
     if made is not None:
         names = [*made.args.args[1:], *made.args.kwonlyargs]
         defaults = [*[None] * (len(made.args.args) - 1 - len(made.args.defaults)), *made.args.defaults]
         for argument, default in zip(names, [*defaults, *made.args.kw_defaults], strict=True):
-            written = None if default is None else ast.unparse(default)
-            options.append({"key": argument.arg, "default": written})
+            known = {} if default is None else {"default": _written(default, module)}
+            options.append({"key": argument.arg, **known})
     values = {
         target.id: statement.value
         for statement in node.body
@@ -102,11 +113,20 @@ def _reward(node: ast.ClassDef) -> Row:
     }
 
 
-def _families() -> list[Row]:
+def _written(default: ast.expr, module: str) -> str:
+    """A default as it is written, with the value of a constant of the module in its place where that is a plain one."""
+    if isinstance(default, ast.Name):
+        with contextlib.suppress(ValueError):  # it is computed
+            return repr(settings.literal(module, default.id))
+    return ast.unparse(default)
+
+
+def _families(name: str | None) -> list[Row]:
     found = settings.literal("actors.families", "FAMILIES")
     return [
         {"name": pipeline, "description": settings.paragraph(ast.get_docstring(settings.class_of(target)))}
         for pipeline, target in found.items()
+        if name in (None, pipeline, target.partition(":")[0].rpartition(".")[2])
     ]
 
 
@@ -141,7 +161,8 @@ def _print(console: Console, kind: Kind, rows: Sequence[Row], in_full: bool) -> 
         table = _table("run", "state", "iterations", "objective", "seed", "last scores")
         for row in rows:
             scores = ", ".join(f"{name} {figure(value)}" for name, value in row["scores"].items())
-            count = f"{row['iterations']} of {row['iterations_asked']}"
+            asked = row["iterations_asked"]
+            count = str(row["iterations"]) if asked is None else f"{row['iterations']} of {asked}"
             _add(table, row["name"], row["state"], count, row["objective"], row["seed"], scores)
     elif kind == "settings":
         table = _table("setting", "default", "what it is")

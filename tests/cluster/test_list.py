@@ -83,7 +83,8 @@ def test_without_a_word_there_is_everything_in_short(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    "words", [("objectives", "nope"), ("rewards", "x\x1b"), ("settings", "learn"), ("runs", "/no")]
+    "words",
+    [("objectives", "nope"), ("rewards", "x\x1b"), ("settings", "learn"), ("families", "nope"), ("runs", "/no")],
 )
 def test_what_there_is_not_is_one_sentence(words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert listing.main(words) == 1
@@ -97,3 +98,26 @@ def test_nothing_heavy_is_imported() -> None:
     code = f"import sys, cluster.list as l; l.main([]); print(sorted(set(sys.modules) & {HEAVY}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_a_family_is_named_by_its_pipeline_or_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    (one,) = json.loads(asked(capsys, "families", "sdxl", "--json"))
+    assert json.loads(asked(capsys, "families", one["name"], "--json")) == [one]
+
+
+def test_a_required_option_has_no_default_and_a_constant_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    (judge,) = json.loads(asked(capsys, "rewards", "vlm_judge", "--json"))
+    options = {option["key"]: option for option in judge["settings"]}
+    assert "default" not in options["base_url"]
+    assert options["key_variable"]["default"] == "None"
+    assert "How well does the picture" in options["question"]["default"]
+
+
+def test_a_folder_without_runs_is_told_apart_from_a_run(tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="name a folder with runs in it"):
+        listing.rows_of("runs", str(tmp_path))
+    with pytest.raises(LookupError, match="which is no folder"):
+        listing.rows_of("runs", str(tmp_path / "nowhere"))
+    (tmp_path / "config.yaml").write_text("name: a")
+    with pytest.raises(LookupError, match="which is itself one; name the folder above it"):
+        listing.rows_of("runs", str(tmp_path))
