@@ -17,6 +17,7 @@ from pathlib import Path
 from cluster.arguments import Parser
 from cluster.errors import WriteError
 from cluster.pages.compare import as_data, chosen_reward, figures, notes, read_groups, write_comparison
+from cluster.pages.groups import read_config
 from cluster.pages.render import is_page
 from cluster.records.reading import CONFIG
 from cluster.text import shown
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in args.runs:
         if not os.path.isfile(path / CONFIG):
             print(f"error: There is no run in {shown(str(path))} (no {CONFIG}).", file=sys.stderr)
+            return 1
+        if not isinstance(read_config(path).get("objective"), dict):
+            print(f"error: {shown(str(path / CONFIG))} is not what a run saved; leave this one out.", file=sys.stderr)
             return 1
     groups = read_groups(list(dict.fromkeys(path.resolve() for path in args.runs)))
     reward = chosen_reward(groups, args.reward)

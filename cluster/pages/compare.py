@@ -17,7 +17,7 @@ from cluster.pages.charts import COLOURS, Line, curves
 from cluster.pages.groups import Mean, but_the_seed, mean_curve, mean_of, read_config
 from cluster.pages.panels import OUTCOME, Panel, Series, over_decades, panels
 from cluster.pages.render import render
-from cluster.pages.summary import trained
+from cluster.pages.summary import lost, trained
 from cluster.records.files import replacing
 from cluster.records.grids import EVERYWHERE
 from cluster.records.reading import Records
@@ -118,9 +118,9 @@ def curve(group: Group, name: str, axis: str) -> list[tuple[float, Mean]]:
 
 
 def final(group: Group, figure: str) -> tuple[Mean | None, Mean | None]:
-    """The mean over seeds of the first and of the last value of a figure of the evaluations."""
-    found = [of[figure] for of in group.series if of.get(figure)]
-    return mean_of(values[0][1] for values in found), mean_of(values[-1][1] for values in found)
+    """The mean over seeds of a figure at the first and at the last evaluation that all have, if there is one."""
+    found = mean_curve([of.get(figure, []) for of in group.series])
+    return (found[0][1], found[-1][1]) if found else (None, None)
 
 
 def front(groups: Sequence[Group], split: str, reward: str, figure: str) -> Front:
@@ -165,7 +165,15 @@ def fronts(groups: Sequence[Group], reward: str | None) -> list[Front]:
 
 def notes(groups: Sequence[Group]) -> list[str]:
     """What a reader of the comparison is to know first, a sentence each."""
-    return [shown(note) for group in groups for note in group.notes]
+    found = [note for group in groups for note in group.notes]
+    for group in groups:
+        for run, series in zip(group.runs, group.series, strict=True):
+            done = max((iteration for values in series.values() for iteration, _ in values), default=0)
+            found += [f"{run.path.name}: {warning['sentence']}" for warning in lost(series, done)]
+    if len({frozenset(map(str, group.seeds)) for group in groups}) > 1:
+        said = "; ".join(f"{group.name}: {', '.join(map(str, group.seeds))}" for group in groups)
+        found.append(f"The seeds differ ({said}), and with them the noise of evaluations and pictures.")
+    return list(map(shown, found))
 
 
 def as_data(groups: Sequence[Group], reward: str | None) -> dict[str, Any]:

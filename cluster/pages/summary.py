@@ -16,6 +16,7 @@ from cluster.records.grids import SPLITS
 from cluster.records.lock import is_held
 from cluster.records.masking import masked
 from cluster.records.reading import CONFIG, Records
+from cluster.text import counted
 
 
 def summary(run: Records, series: Series | None = None) -> dict[str, Any]:
@@ -41,11 +42,25 @@ def summary(run: Records, series: Series | None = None) -> dict[str, Any]:
         "images": int(sum(value for _, value in series.get("samples", []) if math.isfinite(value))),
         "seconds": sum(value for _, value in series.get("time/iteration", []) if math.isfinite(value)),
         "evaluation": evaluation(series),
-        "warnings": run.warnings(),
+        "warnings": [*lost(series, done), *run.warnings()],
         "changed_settings": changed(masked(config)),
         "starts": run.starts(),
         "repeat": repeat(run),
     }
+
+
+def lost(series: Series, done: int) -> list[dict[str, Any]]:
+    """A warning of the iterations that are not on record, if there are any; parts of evaluations alone do not count."""
+    seen = {iteration for name, values in series.items() if not name.startswith("eval/") for iteration, _ in values}
+    missing = [iteration for iteration in range(1, done + 1) if iteration not in seen] if seen else []
+    if not missing:
+        return []
+    which = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    sentence = (
+        f"Nothing is on record of {counted(len(missing), 'iteration')} of {done} ({which}), whose parts of "
+        "metrics.parquet are missing or torn; totals leave them out."
+    )
+    return [{"iteration": missing[0], "rule": "records", "sentence": sentence}]
 
 
 def state(folder: Path, done: int, asked: Any) -> str:

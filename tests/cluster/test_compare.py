@@ -199,3 +199,25 @@ def test_it_is_written_without_ray_or_torch(runs: list[Path], tmp_path: Path) ->
     code = f"import sys, cluster.compare as c; c.main({words!r}); print(sorted(set(sys.modules) & {HEAVY}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_what_is_not_as_it_seems_is_noted(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds that differ, iterations that are not on record, and a configuration that is none."""
+    assert compare.main([*map(str, runs), "--json"]) == 0
+    assert "The seeds differ (" in (seeds := json.loads(capsys.readouterr().out)["notes"])[-1]
+    (runs[0] / "metrics.parquet/000003.parquet").unlink()
+    assert compare.main([*map(str, runs), "--json"]) == 0
+    lost, *others = json.loads(capsys.readouterr().out)["notes"]
+    assert lost.startswith("a-0: Nothing is on record of 1 iteration of 4 (3)")
+    assert others == seeds
+    (runs[2] / "config.yaml").write_text("objective: 5\n")
+    assert compare.main([*map(str, runs)]) == 1
+    assert "b-0/config.yaml is not what a run saved; leave this one out." in capsys.readouterr().err
+
+
+def test_before_and_after_are_evaluations_that_all_seeds_have() -> None:
+    group = made_group({"eval/train/a": [(0, 0.0), (4, 2.0), (8, 9.0)]}, {"eval/train/a": [(0, 1.0), (4, 4.0)]})
+    before, after = final(group, "eval/train/a")
+    assert before is not None
+    assert after is not None
+    assert (before.mean, after.mean) == (0.5, 3.0)

@@ -203,3 +203,9 @@ def test_a_disk_that_is_full_is_one_sentence(
     monkeypatch.setattr(report, "write_report", full)
     assert report.main([str(run.path)]) == 1
     assert capsys.readouterr().err == "error: The disk is full.\n"
+
+
+def test_iterations_that_are_not_on_record_are_warned_of(run: RunDirectory) -> None:
+    (run.path / "metrics.parquet/000002.parquet").unlink()
+    page = Page(write_report(run))
+    assert "Nothing is on record of 1 iteration of 4 (2), whose parts of metrics.parquet are missing" in page.text
