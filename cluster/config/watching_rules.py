@@ -12,6 +12,7 @@ from cluster.config.schema import Config
 from cluster.config.sentences import short
 from rewards.canary import read_picture
 
+_RISING = ("distance", "kl")
 _SPLITS = ("train", "held_out", "train_everywhere")
 
 
@@ -34,6 +35,10 @@ def guard_watches_what_there_is(config: Config) -> None:
         if "errors" in rule.limits and rule.figure in FIGURES:
             raise ValueError(
                 f"{key}.errors is for rewards, and {rule.figure} has no standard error; give falls, share or above"
+            )
+        if rule.figure in _RISING and (useless := rule.limits.keys() & {"falls", "share"}):
+            raise ValueError(
+                f"{key}.{min(useless)} can never act: {rule.figure} is 0 before training and rises; give above"
             )
         if rule.split is not None and rule.split not in _SPLITS:
             raise ValueError(f"{key}.split is {short(rule.split)}; the splits are {', '.join(_SPLITS)}")

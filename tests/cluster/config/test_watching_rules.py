@@ -46,6 +46,8 @@ def test_what_is_saved_is_read_back(make_config: Make, tmp_path: Path) -> None:
         ("guard.rules.a={figure: divers, share: 0.5}", "guard.rules.a.figure is 'divers'; did you mean 'diversity'?"),
         ("guard.rules.a={figure: kl}", "guard.rules.a has no limit"),
         ("guard.rules.a={figure: kl, errors: 2}", "guard.rules.a.errors is for rewards, and kl has no standard error"),
+        ("guard.rules.a={figure: kl, share: 0.5}", "guard.rules.a.share can never act: kl is 0 before training"),
+        ("guard.rules.a={figure: distance, falls: 1}", "guard.rules.a.falls can never act: distance is 0"),
         ("guard.rules.a={figure: kl, above: 2, split: test}", "the splits are train, held_out, train_everywhere"),
         ("guard.rules={'a b': {figure: kl, above: 2}}", "has no plain name"),
         ("guard.rules.a={figure: kl, above: -1}", "'guard.rules.a.above' is -1"),
