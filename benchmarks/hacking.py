@@ -7,9 +7,10 @@ model; within a few updates pictures are white. The gold score, which no user ha
 the world's own small ImageReward, a reader of pictures, diversity and distance, which nobody trains on. Runs that were
 stopped go on where they were, those that are finished are only read.
 
-The table has a row a run: when the guard first warned and how far the gold score had fallen by then, when it had
-fallen by .1, and the gold score of the best checkpoint that was kept beside the best that was seen. A second one says
-of each rule when it was broken first.
+The table has a row a run: when the guard first warned and how far the gold score of the training prompts, which falls
+first, had fallen by then, when it had fallen by .1, and the gold score of the best checkpoint that was kept beside the
+best that was seen: the mean over training and held-out prompts, by which the guard chooses too. A second one says of
+each rule when it was broken first.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SETTINGS = (
     "learner.micro_batch=32",
     "rewards={brightness: {weight: 1}, shapes_agreement: {weight: 0}, shapes_reading: {weight: 0}, "
     "shapes_gold: {weight: 0}}",
-    "evaluation={every: 1, samples: 8, held_out_samples: 2, prompts: 8, features: shapes_reading}",
+    "evaluation={every: 1, samples: 32, held_out_samples: 8, prompts: 8, features: shapes_reading}",
     "guard.best=shapes_agreement",
     "guard.rules.watched=null",  # the gold score is among those, and no user has it
     *(
@@ -57,9 +58,10 @@ FALL = 0.1  # of the gold score
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run; the gold score is that of the training prompts, where it falls first."""
+    """What became of a run."""
 
-    gold: dict[int, float]  # by iteration
+    gold: dict[int, float]  # by iteration, on the training prompts
+    merit: dict[int, float]  # the same in the mean over training and held-out prompts
     broken: dict[str, int]  # by rule, the iteration in which it was first broken
     kept: int | None  # iteration of the best checkpoint
 
@@ -85,7 +87,9 @@ def outcome(run: Records) -> Outcome:
     for warned in read(run.path):
         broken.setdefault(warned.rule, warned.iteration)
     kept = checkpoint.list_all(run.best)
-    return Outcome(dict(run.metrics()["eval/train/shapes_gold"]), broken, checkpoint.verify(kept[-1]) if kept else None)
+    train, held_out = (dict(run.metrics()[f"eval/{split}/shapes_gold"]) for split in ("train", "held_out"))
+    merit = {iteration: (gold + held_out[iteration]) / 2 for iteration, gold in train.items()}
+    return Outcome(train, merit, broken, checkpoint.verify(kept[-1]) if kept else None)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -96,11 +100,11 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for number, of in enumerate(outcomes):
-        gold, best = of.gold, max(of.gold.values())
+        gold, best = of.gold, max(of.merit.values())
         fell = "–" if of.warned is None else f"{gold[0] - gold[of.warned]:.3f}"
         mine = (
-            (f"{of.kept}", f"{gold[of.kept]:.3f}", f"{best:.3f}", f"{best - gold[of.kept]:.3f}")
-            if of.kept in gold
+            (f"{of.kept}", f"{of.merit[of.kept]:.3f}", f"{best:.3f}", f"{best - of.merit[of.kept]:.3f}")
+            if of.kept in of.merit
             else ("–",) * 4
         )
         cells = (number, _at(of.warned), fell, _at(of.fallen), "yes" if of.in_time else "no", *mine)
