@@ -65,12 +65,9 @@ class Guarding:
         if any(metrics.get(name) != share for name, share in used.items()):
             self._run.add(iteration, used, {})
             self._display.guard(used)
-        known = warned.read(self._run.path)
         for warning in verdict.warnings:
-            if (warning.iteration, warning.rule) not in {(one.iteration, one.rule) for one in known}:
+            if warned.add(self._run.path, warning):
                 log.warning("%s", warning.sentence)
-                known.append(warning)
-                warned.write(self._run.path, known)
         self.stopped = verdict.stop
         return verdict.best
 

@@ -13,7 +13,6 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 # What `shapes.pretrain` makes of each world, by the names of `shapes.worlds`.
 FOLDERS = {"first": PRETRAINED, "second": PRETRAINED / "second"}
 SCORERS = {world: folder / "scorer" for world, folder in FOLDERS.items()}
-SCORER = SCORERS["first"]
 READERS = {world: PRETRAINED / "readers" / world for world in FOLDERS}  # what measures a world is no part of it
 STEP_SCORERS = {"first": PRETRAINED / "step_scorer"}  # of `rewards.fit_steps`
 AESTHETIC = PRETRAINED / "aesthetic"  # of all worlds

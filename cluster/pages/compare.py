@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from cluster.text import shown
 
 # What can be on the horizontal axis: its name, and what it is called.
 AXES = {"samples": "images drawn", "queries": "reward queries", "hours": "hours of iterations"}
+COMBINED = "reward/mean"  # the one metric of rewards whose unit is the run's own
+_STANDARDISE = "combination.standardise"
 _LOWER = ("distance", "kl")  # figures of which less is better
 _ROWS = 6  # prompts whose pictures are shown
 _NAMED = 2  # settings in the name of a group
@@ -42,6 +44,7 @@ class Group:
     objective: str | None
     weights: dict[str, float]  # of the rewards that are trained on
     notes: Sequence[str] = ()  # of what is not as it seems: runs that do not count
+    combination: Mapping[str, Any] = field(default_factory=dict)  # what the unit of the combined reward depends on
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def read_groups(paths: Sequence[Path]) -> list[Group]:
                     for path, counts in zip(runs, first, strict=True)
                     if path != counts
                 ],
+                _combination(common, configs[0]),
             )
         )
     return groups
@@ -173,7 +177,18 @@ def notes(groups: Sequence[Group]) -> list[str]:
     if len({frozenset(map(str, group.seeds)) for group in groups}) > 1:
         said = "; ".join(f"{group.name}: {', '.join(map(str, group.seeds))}" for group in groups)
         found.append(f"The seeds differ ({said}), and with them the noise of evaluations and pictures.")
+    if not share_a_scale(groups) and any(COMBINED in of for group in groups for of in group.series):
+        said = "; ".join(f"{group.name}: {_combined_by(group)}" for group in groups)
+        found.append(
+            f"The combined reward ({COMBINED}) is not drawn, because the groups weight or standardise their rewards "
+            f"differently ({said}); scores by name are raw, and can be compared."
+        )
     return list(map(shown, found))
+
+
+def share_a_scale(groups: Sequence[Group]) -> bool:
+    """Whether the combined reward of all groups has one unit: the same rewards, weights and way to standardise them."""
+    return all(group.combination == groups[0].combination for group in groups)
 
 
 def as_data(groups: Sequence[Group], reward: str | None) -> dict[str, Any]:
@@ -270,6 +285,8 @@ def _charts(groups: Sequence[Group], axis: str) -> list[tuple[Panel, Markup, lis
     made: list[tuple[Panel, Markup, list[tuple[str, int]]]] = []
     for panel in panels(together):
         for name in panel.names if panel.part == OUTCOME else ():
+            if name == COMBINED and not share_a_scale(groups):
+                continue
             found = [(place, group, curve(group, name, axis)) for place, group in enumerate(groups)]
             lines = [
                 Line(
@@ -286,6 +303,26 @@ def _charts(groups: Sequence[Group], axis: str) -> list[tuple[Panel, Markup, lis
                 chart = curves(lines, title, AXES[axis], panel.unit, log=over_decades([name]))
                 made.append((Panel(panel.part, title, panel.unit, [name]), chart, []))
     return made
+
+
+def _combination(common: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the unit of a group's combined reward depends on.
+
+    Args:
+        common: Its settings, by whole keys.
+        config: The same, as one of its runs saved them.
+    """
+    found = {key: value for key, value in common.items() if key.startswith("combination.") or key == "data.labels"}
+    if found.get(_STANDARDISE) is None:  # left to the objective
+        found["objective.name"] = common.get("objective.name")
+    return found | {"weights": trained(config)}
+
+
+def _combined_by(group: Group) -> str:
+    """How a group's rewards are combined, in words."""
+    by = group.combination.get(_STANDARDISE)
+    how = f"{_STANDARDISE}={by}" if by else f"standardised as {group.objective} does"
+    return ", ".join([*(f"{weight:g} {name}" for name, weight in group.weights.items()), how])
 
 
 def _title(name: str) -> str:

@@ -48,6 +48,7 @@ _PANELS = (
     (r"restarts/.+", MACHINERY, "Actors that were lost", "deaths"),
     (r"samples|updates|pairs|micro_batch", MACHINERY, "Sizes", "a batch"),
     (r"data/.+", MACHINERY, "Rows of the dataset", "rows"),
+    (r"people/.+", LEARNING, "Answers of people", "pairs"),
     (r"([^/]+)(?:/.*)?", LEARNING, r"\1", ""),
 )
 

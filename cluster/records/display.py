@@ -17,7 +17,7 @@ from rich.text import Text
 
 from cluster.records.telemetry import Phase, Telemetry
 from cluster.records.timeline import Phases
-from cluster.text import figure, shown
+from cluster.text import counted, figure, shown
 
 _SPEAKS = 60.0  # seconds between two lines of a phase, where there is no bar
 
@@ -117,6 +117,9 @@ class Display:
             words.append("no samples")
         if "margin/accuracy" in metrics:
             words.append(f"accuracy {metrics['margin/accuracy']:.2f}")
+        if (chosen := metrics.get("people/chosen")) is not None:
+            answers = chosen + metrics["people/ties"] + metrics["people/both_bad"]
+            words.append(f"decisive {chosen:g} of {counted(int(answers), 'answer')}")
         if metrics.get("dropped"):
             words.append(f"dropped {metrics['dropped']:.1%}")
         if "images_per_second" in metrics:

@@ -18,7 +18,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Its temporary is hidden, so that readers of data sets pass over it, and ends in `.tmp`.
 
     Raises:
-        WriteError: If the disk is full, or the file cannot be written for another reason of the system's.
+        WriteError: If the disk is full, a folder is in the file's place, or it cannot be written for another reason of
+            the system's.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -26,7 +27,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 yield file
-            temporary.replace(path)
+            try:
+                temporary.replace(path)
+            except IsADirectoryError:
+                raise WriteError(f"{path} is a folder, where a file is to be written; move it away.") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

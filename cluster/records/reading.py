@@ -9,7 +9,7 @@
     images/                        grids of fixed prompts and seeds, by iteration
     tensorboard/                   the same figures and grids as event files
     checkpoints/, best/            see learner.checkpoint; the newest, and that of the best evaluation
-    warnings.jsonl                 what the guard warned of, see cluster.records.warned
+    warnings.jsonl                 what the run was warned of, see cluster.records.warned
     loggers.json                   ids of the run with other loggers, see cluster.records.loggers
     report.html
     driver.lock                    held by the driver while it lives, see cluster.records.lock
@@ -118,7 +118,7 @@ class Records:
         return found
 
     def warnings(self) -> list[dict[str, Any]]:
-        """What the guard warned of: `iteration`, `rule` and `sentence`; the oldest first."""
+        """What the run was warned of: `iteration`, `rule` and `sentence`; the oldest first."""
         return [asdict(one) for one in warned.read(self.path)]
 
     def starts(self) -> list[dict[str, Any]]:

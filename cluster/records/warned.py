@@ -36,6 +36,14 @@ def read(folder: Path) -> list[Warned]:
     return found
 
 
+def add(folder: Path, warning: Warned) -> bool:
+    """Keep a warning, unless that iteration has one of that rule; returns whether it is new. Raises as `write`."""
+    known = read(folder)
+    if new := (warning.iteration, warning.rule) not in {(one.iteration, one.rule) for one in known}:
+        write(folder, [*known, warning])
+    return new
+
+
 def write(folder: Path, warnings: Sequence[Warned]) -> None:
     """Replace the warnings of a run by these, whole.
 

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from cluster.records.warned import Warned
+from cluster.text import counted
+
 _TIMES = 100.0  # the median so far: exploded
 _LEAST = 3  # figures that make a median
 
@@ -35,8 +38,9 @@ class Watch:
             scores: `(B,)` of each reward.
             groups: `(B,)`; samples of one prompt share theirs.
         """
-        found = dict(self._constant(scores, np.asarray(groups)))
-        if metrics.get("pairs") == 0:
+        asked_in_vain = undecided(iteration, metrics) is not None  # which says why there is nothing to compare
+        found = {} if asked_in_vain else dict(self._constant(scores, np.asarray(groups)))
+        if metrics.get("pairs") == 0 and not asked_in_vain:
             found["pairs"] = (
                 "No two samples of a prompt could be compared, so nothing was learned; lower objective.min_gap, raise "
                 "prompts.samples, or take a reward that tells them apart."
@@ -69,6 +73,26 @@ class Watch:
                 yield name, f"{name} is {value}; {back}."
             elif middle > 0 and size > _TIMES * middle:
                 yield name, f"{name} is {value:.3g}, over {_TIMES:g} times its median so far ({middle:.3g}); {back}."
+
+
+def undecided(iteration: int, metrics: Mapping[str, float]) -> Warned | None:
+    """The warning of an iteration in which people preferred no picture to another, if it is one.
+
+    Args:
+        iteration: It is.
+        metrics: Of the iteration.
+    """
+    if metrics.get("people/chosen") != 0:
+        return None
+    ties = counted(int(metrics["people/ties"]), "tie")
+    bad = counted(int(metrics["people/both_bad"]), "pair")
+    return Warned(
+        iteration,
+        "people",
+        f"Iteration {iteration}: people preferred no picture to the other one of its pair ({ties}, {bad} with both "
+        "bad), so the update had nothing to learn from, and the iteration counts all the same; raise "
+        "prompts.per_iteration, so that there is more to choose from, or look at what the model draws.",
+    )
 
 
 def is_constant(scores: np.ndarray, groups: np.ndarray) -> bool:

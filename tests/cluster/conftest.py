@@ -11,7 +11,11 @@ import pytest
 import ray
 
 import cluster
+import cluster.run
 from cluster.config import Config, load_config
+from cluster.records.rundir import RunDirectory
+from learner import checkpoint
+from tests.support import command
 from tests.support.nodes import Cluster
 
 
@@ -82,3 +86,47 @@ evaluation: {{every: 0, samples: 2, held_out_samples: 2, features: null}}
         )
 
     return start
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray must not start; a Ray that other tests started must not stop; and nothing is written here."""
+    monkeypatch.setattr(cluster.run.ray, "init", lambda **_: pytest.fail("Ray was started"))
+    monkeypatch.setattr(cluster.run.ray, "shutdown", lambda: None)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs with arguments that must be refused; returns the one line on stderr."""
+
+    def run(*arguments: str) -> str:
+        assert command.main(*arguments, place=lambda config: pytest.fail("the run was started")) == 1
+        output = capsys.readouterr().err
+        assert output.startswith("error: ")
+        assert output.count("\n") == 1
+        assert output.endswith("\n")
+        return output
+
+    return run
+
+
+@pytest.fixture
+def run(make_config: Callable[..., Config]) -> RunDirectory:
+    """A run of 8 iterations with checkpoints of iterations 0 and 5."""
+    run = RunDirectory.create(make_config("name=mine", "iterations=8"))
+    for iteration in (0, 5):
+        with checkpoint.writing(run.checkpoints, iteration) as folder:
+            (folder / "learner.pt").write_bytes(b"weights")
+    return run
+
+
+@pytest.fixture
+def finished(make_config: Callable[..., Config]) -> RunDirectory:
+    """A run that has done its 2 iterations."""
+    run = RunDirectory.create(make_config("name=done", "iterations=2"))
+    for iteration in (0, 2):
+        run.add(iteration, {"eval/train/shapes_gold": 0.5}, {})
+    with checkpoint.writing(run.checkpoints, 2) as folder:
+        (folder / "learner.pt").write_bytes(b"weights")
+    return run

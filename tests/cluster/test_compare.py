@@ -201,6 +201,35 @@ def test_it_is_written_without_ray_or_torch(runs: list[Path], tmp_path: Path) ->
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+RUN = "combination.standardise=run"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ([], ["learner.lr=0.01"], ""),
+        ([RUN], [RUN, "objective.name=d3po"], ""),
+        ([], ["objective.name=d3po"], "ppod: 1 shapes_agreement, standardised as ppod does; d3po: 1 shapes_agreement"),
+        ([], ["combination.standardise=batch"], "1 shapes_agreement, combination.standardise=batch"),
+        ([RUN], ["rewards.shapes_agreement.weight=2", RUN], "2 shapes_agreement, combination.standardise=run"),
+        ([], ["combination.whiten=true"], "1 shapes_agreement, standardised as ppod does"),
+    ],
+)
+def test_combined_rewards_of_other_units_are_not_drawn_together(
+    make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], one: list[str], other: list[str], said: str
+) -> None:
+    paths = [make_up(make_config(f"name={i}", "iterations=2", *own), (0, 2)).path for i, own in enumerate((one, other))]
+    out = tmp_path / "page.html"
+    assert compare.main([*map(str, paths), "--out", str(out)]) == 0
+    page, warned = Page(out), capsys.readouterr().err
+    charts = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
+    assert charts.count("reward/mean (training)") == (0 if said else 3)
+    assert charts.count("shapes_agreement (training)") == 3  # raw scores can always be compared
+    assert ("The combined reward (reward/mean) is not drawn" in page.text) == bool(said)
+    assert said in warned
+    assert said in page.text
+
+
 def test_what_is_not_as_it_seems_is_noted(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Seeds that differ, iterations that are not on record, and a configuration that is none."""
     assert compare.main([*map(str, runs), "--json"]) == 0

@@ -176,6 +176,16 @@ def test_when_nobody_comes_the_run_ends_with_a_checkpoint_and_can_go_on(
     assert same(adapter(run), adapter(undisturbed))
 
 
+def test_a_round_without_a_decisive_answer_is_warned_of(settings: Path, tmp_path: Path) -> None:
+    run = make_run(settings, tmp_path, "iterations=2")
+    with page(run.path / "people") as address, Rater(address, likes=lambda picture: 1.0):
+        go_on(run)
+    metrics = {name: [value for _, value in values] for name, values in run.metrics().items()}
+    assert (metrics["people/ties"], metrics["people/chosen"]) == ([PAIRS] * 2, [0] * 2)
+    assert [(warning["iteration"], warning["rule"]) for warning in run.warnings()] == [(1, "people"), (2, "people")]
+    assert "(4 ties, 0 pairs with both bad)" in run.warnings()[0]["sentence"]
+
+
 def test_diffusion_dpo_learns_online_from_as_many_pairs_as_are_wanted(settings: Path, tmp_path: Path) -> None:
     objective = "objective={name: diffusion_dpo, reference: round}"
     run = make_run(settings, tmp_path, objective, "iterations=1", "rewards.people.options.pairs=3")

@@ -205,6 +205,15 @@ def test_a_disk_that_is_full_is_one_sentence(
     assert capsys.readouterr().err == "error: The disk is full.\n"
 
 
+def test_a_folder_in_the_place_of_the_page_is_what_is_said_to_be_wrong(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = run.path / "report.html"
+    page.mkdir()
+    assert report.main([str(run.path)]) == 1
+    assert capsys.readouterr().err == f"error: {page} is a folder, where a file is to be written; move it away.\n"
+
+
 def test_iterations_that_are_not_on_record_are_warned_of(run: RunDirectory) -> None:
     (run.path / "metrics.parquet/000002.parquet").unlink()
     page = Page(write_report(run))

@@ -31,6 +31,11 @@ def test_metrics_that_nothing_here_knows_are_drawn_by_their_group() -> None:
     assert [panel.names for panel in found] == [["loss"], ["new/a", "new/b"], ["entropy"]]
 
 
+def test_what_people_answered_has_a_panel() -> None:
+    (panel,) = panels(series("people/chosen", "people/ties", "people/both_bad"))
+    assert (panel.part, panel.title, panel.unit) == (LEARNING, "Answers of people", "pairs")
+
+
 def test_learning_and_machinery_have_panels_too() -> None:
     names = ("lr", "grad_norm", "loss", "dropped", "staleness", "time/sample", "sampler/sampler-0/version", "queue/a/b")
     parts = {name: panel.part for panel in panels(series(*names)) for name in panel.names}

@@ -45,6 +45,13 @@ def test_samples_without_a_reward_are_on_the_line_once_there_are_any() -> None:
     assert "dropped 12.5%" in shown(FIGURES | {"dropped": 0.125})
 
 
+def test_how_many_answers_of_people_were_decisive_is_on_the_line() -> None:
+    asked = {"people/chosen": 3.0, "people/ties": 2.0, "people/both_bad": 1.0}
+    assert "decisive 3 of 6 answers" in shown(FIGURES | asked)
+    assert "decisive 0 of 1 answer   " in shown(FIGURES | dict.fromkeys(asked, 0.0) | {"people/ties": 1.0})
+    assert "decisive" not in shown(FIGURES)
+
+
 def test_large_figures_do_not_break_the_line() -> None:
     figures = FIGURES | {"reward/mean": -12345.678, "images_per_second": 12345.6}
     assert len(shown(figures, 1000).splitlines()) == 3

@@ -37,6 +37,18 @@ def test_what_fails_leaves_what_was_there_and_nothing_else(tmp_path: Path, error
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_a_folder_in_a_files_place_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "file" / "inner").mkdir(parents=True)
+
+    def write() -> None:
+        with replacing(tmp_path / "file") as file:
+            file.write(b"after")
+
+    with pytest.raises(WriteError, match=r"/file is a folder, where a file is to be written; move it away\.$"):
+        write()
+    assert [path.name for path in tmp_path.rglob("*")] == ["file", "inner"]
+
+
 def raise_within(error: Exception, folder: str) -> None:
     with writable(Path(folder)):
         raise error

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cluster.records.guard import Warned
-from cluster.records.warned import FILE, read, write
+from cluster.records.warned import FILE, add, read, write
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -17,6 +17,16 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert read(tmp_path) == warnings
     lines = (tmp_path / FILE).read_text().splitlines()
     assert json.loads(lines[1]) == {"iteration": 5, "rule": "diversity", "sentence": "It is gone."}
+
+
+def test_a_rule_warns_once_of_an_iteration(tmp_path: Path) -> None:
+    first, again, later = (
+        Warned(3, "watched", "Fell."),
+        Warned(3, "watched", "Fell more."),
+        Warned(4, "watched", "Fell."),
+    )
+    assert [add(tmp_path, one) for one in (first, again, later)] == [True, False, True]
+    assert read(tmp_path) == [first, later]
 
 
 def test_lines_that_are_no_warnings_are_passed_over(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.records.watch import Watch, is_constant
+from cluster.records.watch import Watch, is_constant, undecided
 
 GROUPS = [0, 0, 0, 1, 1, 1]
 FINE = {"own": np.array([1.0, 2.0, 3.0, 1.0, 1.0, 1.0])}
@@ -52,6 +52,28 @@ def test_no_pairs_is_said_once() -> None:
     assert len(found) == 1
     assert found[0].startswith("Iteration 2: No two samples")
     assert "objective.min_gap" in found[0]
+
+
+def asked(chosen: float, ties: float, bad: float) -> dict[str, float]:
+    return {"people/chosen": chosen, "people/ties": ties, "people/both_bad": bad}
+
+
+def test_answers_of_which_none_prefers_a_picture_are_warned_of_every_time() -> None:
+    for iteration in (4, 5):
+        warning = undecided(iteration, asked(0, 1, 2))
+        assert warning is not None
+        assert (warning.iteration, warning.rule) == (iteration, "people")
+        assert warning.sentence.startswith(f"Iteration {iteration}: people preferred no picture")
+        assert "(1 tie, 2 pairs with both bad)" in warning.sentence
+    assert undecided(4, asked(1, 5, 5)) is None
+    assert undecided(4, {"pairs": 0.0}) is None
+
+
+def test_what_is_said_of_people_is_not_said_of_a_reward_as_well() -> None:
+    ties = {"people": np.full(6, 0.5)}
+    watch = Watch(["people"])
+    assert watch.look(1, asked(0, 3, 0) | {"pairs": 0.0}, ties, GROUPS) == []
+    assert len(watch.look(2, {"pairs": 0.0}, ties, GROUPS)) == 2
 
 
 @pytest.mark.parametrize("name", ["loss", "loss/forward", "grad_norm", "grad_norm/flow", "kl/pretrained"])
