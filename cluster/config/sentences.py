@@ -66,16 +66,11 @@ def _of_detail(detail: Any, settings: Mapping[str, Any]) -> str:
         return f"There is no objective {short(name)}; {hint}"
     if detail["type"] == "value_error":
         return f"{key}: {detail['ctx']['error']}."
-    # What stands in a list has no name of its own.
-    setting, says = (key.rpartition(".")[0], "holds") if _in_list(detail) else (key, "is")
-    return (
-        f"The setting {short(setting)} {says} {short(detail['input'])}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
-    )
-
-
-def _in_list(detail: Any) -> bool:
-    location = [part for part in detail["loc"] if not _MEMBER.match(str(part))]
-    return len(location) > 1 and isinstance(location[-1], int)
+    setting, says = key, "is"
+    if detail["type"] == "literal_error" and isinstance(detail["loc"][-1], int):  # one of a list of choices
+        setting, says = key.rpartition(".")[0], "holds"
+    why = f"{detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return f"The setting {short(setting)} {says} {short(detail['input'])}: {why}."
 
 
 def _key(detail: Any) -> str:

@@ -218,7 +218,8 @@ RUN = "combination.standardise=run"
 def test_combined_rewards_of_other_units_are_not_drawn_together(
     make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], one: list[str], other: list[str], said: str
 ) -> None:
-    paths = [make_up(make_config(f"name={i}", "iterations=2", *own), (0, 2)).path for i, own in enumerate((one, other))]
+    words = {"one": one, "other": other}
+    paths = [make_up(make_config(f"name={name}", "iterations=2", *own), (0, 2)).path for name, own in words.items()]
     out = tmp_path / "page.html"
     assert compare.main([*map(str, paths), "--out", str(out)]) == 0
     page, warned = Page(out), capsys.readouterr().err

@@ -72,27 +72,14 @@ def test_a_setting_that_may_be_of_several_types_is_refused_once_by_its_own_name(
     assert message == "The setting 'policy.adapted_steps' is 0: input should be greater than or equal to 1."
 
 
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("loggers=wanbd", "The setting 'loggers' holds 'wanbd': input should be 'wandb' or 'mlflow'."),
-        ("loggers=[mlflow, wanbd]", "The setting 'loggers' holds 'wanbd': input should be 'wandb' or 'mlflow'."),
-        (
-            "rewards.shapes_gold.canaries=[5]",
-            "The setting 'rewards.shapes_gold.canaries' holds 5: input should be a valid dictionary or instance of "
-            "CanaryConfig.",
-        ),
-    ],
-)
-def test_what_a_list_may_not_hold_is_said_of_the_list(override: str, sentence: str) -> None:
-    assert refusal(override) == sentence
+@pytest.mark.parametrize("override", ["loggers=wanbd", "loggers=[wanbd]", "loggers=[mlflow, wanbd]"])
+def test_a_choice_that_is_none_is_said_of_the_list_that_holds_it(override: str) -> None:
+    assert refusal(override) == "The setting 'loggers' holds 'wanbd': input should be 'wandb' or 'mlflow'."
 
 
-def test_a_setting_within_an_element_of_a_list_keeps_its_place() -> None:
-    canary = "{picture: x.png, prompt: a cat, score: high}"
-    assert "'rewards.shapes_gold.canaries.1.score' is 'high'" in refusal(
-        f"rewards.shapes_gold.canaries=[{canary.replace('high', '1')}, {canary}]"
-    )
+@pytest.mark.parametrize("override", ["policy.noisy_steps=[a, 2]", "rewards.shapes_gold.canaries=[5]"])
+def test_any_other_element_keeps_its_place(override: str) -> None:
+    assert f"The setting '{override.partition('=')[0]}.0' is " in refusal(override)
 
 
 def test_what_a_dataset_lacks_has_nothing_to_do_with_the_model() -> None:
