@@ -182,8 +182,9 @@ def test_a_round_without_a_decisive_answer_is_warned_of(settings: Path, tmp_path
         go_on(run)
     metrics = {name: [value for _, value in values] for name, values in run.metrics().items()}
     assert (metrics["people/ties"], metrics["people/chosen"]) == ([PAIRS] * 2, [0] * 2)
-    assert [(warning["iteration"], warning["rule"]) for warning in run.warnings()] == [(1, "people"), (2, "people")]
-    assert "(4 ties, 0 pairs with both bad)" in run.warnings()[0]["sentence"]
+    warned = [warning for warning in run.warnings() if warning["rule"] == "people"]
+    assert [warning["iteration"] for warning in warned] == [1, 2]
+    assert all("(4 ties, 0 pairs with both bad)" in warning["sentence"] for warning in warned)
 
 
 def test_diffusion_dpo_learns_online_from_as_many_pairs_as_are_wanted(settings: Path, tmp_path: Path) -> None:
