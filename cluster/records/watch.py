@@ -90,7 +90,7 @@ def undecided(iteration: int, metrics: Mapping[str, float]) -> Warned | None:
         iteration,
         "people",
         f"Iteration {iteration}: people preferred no picture to the other one of its pair ({ties}, {bad} with both "
-        "bad), so the update had nothing to learn from, and the iteration counts all the same; raise "
+        "bad), so the update had no preference to learn from, and the iteration counts all the same; raise "
         "prompts.per_iteration, so that there is more to choose from, or look at what the model draws.",
     )
 
