@@ -82,11 +82,13 @@ class Learner:
     def __init__(self, seconds: float) -> None:
         self._seconds, self._version = seconds, 0
 
-    def plan(self) -> Plan:
+    def plans(self, batches: int) -> tuple[Plan, ...]:
         """Nothing is stored."""
-        return Plan(())
+        return (Plan(()),) * batches
 
-    def update(self, scores: Mapping[str, np.ndarray], *trajectories: None) -> tuple[Update, Weights]:
+    def update(
+        self, scores: Mapping[str, np.ndarray], *trajectories: None, candidates: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[Update, Weights]:
         """An empty update."""
         started = time.time()
         time.sleep(self._seconds)
