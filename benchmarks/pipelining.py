@@ -71,6 +71,10 @@ class Judge:
     def ready(self) -> None:
         """At once."""
 
+    def wrong(self, canaries: Any) -> list[str]:
+        """Nothing."""
+        return []
+
     def score(self, pixels: np.ndarray, prompts: Any, features: str | None = None, strict: bool = False) -> Scores:
         """At once."""
         return Scores(_REWARDS, np.random.default_rng(0).random((2, len(pixels)), np.float32))

@@ -22,6 +22,7 @@ class Prompt(str):
         metadata: The same, read-only; empty where there is none.
     """
 
+    __slots__ = ("metadata",)
     metadata: Mapping[str, Any]
 
     def __new__(cls, text: str, metadata: Mapping[str, Any] | None = None) -> Prompt:

@@ -9,7 +9,8 @@ sizes have the same requests a second and the same requests an iteration, so tha
 
 The actors are stand-ins in this process, which leaves out what Ray's own calls cost. That is measured apart: the same
 loop with actors of Ray that sleep, several to a process, over the loop with as many stand-ins. Left out of both are
-gauges for Ray's dashboard (benchmarks.telemetry) and what samplers ask the weight store, which is an actor of its own.
+gauges for Ray's dashboard (benchmarks.telemetry), the run's page, which takes at most a fiftieth of a run's time, and
+what samplers ask the weight store, which is an actor of its own.
 """
 
 from __future__ import annotations

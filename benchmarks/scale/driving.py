@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -21,10 +22,11 @@ from cluster.crew.learner_group import LearnerGroup
 from cluster.crew.pool import Pool
 from cluster.crew.weights import WeightStore
 from cluster.loop import train
+from cluster.pages.live import LivePage
 from cluster.records.display import Display
 from cluster.records.rundir import RunDirectory
 
-ITERATIONS = 3  # of which the first is not counted: its samplers begin together
+ITERATIONS, WARM_UP = 5, 2  # of which those are not counted: samplers begin together, files are opened
 _PATIENCE = 600.0  # seconds
 _SIDE = 128  # pixels of a picture in Ray's store, as large as makes it an object of its own there
 
@@ -124,11 +126,11 @@ def _drive(
     for pool in crew.pools:
         pool.start(len(pool.actors), _PATIENCE)
     run = RunDirectory.create(config)
-    with Display(Console(quiet=True), config.iterations) as display:
+    with mock.patch.object(LivePage, "refresh"), Display(Console(quiet=True), config.iterations) as display:
         train(config, crew, run, display)
     dismiss(crew)
-    (began, before), *_, (ended, after) = watched.marks
-    return began, (after - before) / (len(watched.marks) - 1) / size.requests, ended
+    (began, before), *between, (ended, after) = watched.marks[WARM_UP - 1 :]
+    return began, (after - before) / (len(between) + 1) / size.requests, ended
 
 
 def words(folder: Path, prompts: Path, size: Size) -> list[str]:

@@ -67,6 +67,10 @@ class Sampler(_Sleeper):
 class Judge(_Sleeper):
     """Sleeps for every request, and gives every one the same scores."""
 
+    def wrong(self, canaries: Any) -> list[str]:
+        """Nothing."""
+        return []
+
     def score(
         self, pixels: np.ndarray, prompts: Sequence[str], features: str | None = None, strict: bool = False
     ) -> Scores:

@@ -36,12 +36,16 @@ class World:
 
     Args:
         seed: Of the order in which calls end.
+
+    Attributes:
+        ended: How many calls have.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)
         self._queues: list[deque[tuple[Reference, Any]]] = []
         self._waiting: list[int] = []  # a queue's number for each call in it
+        self.ended = 0  # calls
 
     def actor(self, **methods: Callable[..., Any]) -> Any:
         """A handle; its methods say what a call answers, and several answers in a list. `ready` answers at once."""
@@ -63,6 +67,7 @@ class World:
         place = self._random.randrange(len(self._waiting)) if actor is None else self._waiting.index(actor)
         self._waiting[place], self._waiting[-1] = self._waiting[-1], self._waiting[place]
         actor = self._waiting.pop()
+        self.ended += 1
         reference, value = self._queues[actor].popleft()
         reference.future().set_result(value)
         return actor
