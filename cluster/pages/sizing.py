@@ -13,7 +13,7 @@ from cluster.records.costs import Costs, costs_of
 from cluster.records.reading import CONFIG, Records
 from cluster.text import shown
 
-# Seconds of the driver's CPU a request, Ray's calls included: python -m benchmarks.scale (docs/sizing.md).
+# Seconds of the driver's CPU a request: python -m benchmarks.scale says .5 ms of it; the rest is room for Ray's calls.
 DRIVER = 0.003
 _PACES = {"learner.ranks": LEARNER, "samplers.count": SAMPLERS, "reward_actors.count": "reward actors"}
 _SIZES = ("prompts.per_iteration", "prompts.samples")

@@ -47,7 +47,7 @@ def costs_of(run: Records, config: Mapping[str, Any]) -> Costs:
         )
     counted = iterations[1:] or iterations  # models are loaded, kernels chosen and caches filled in the first
     images, sampling, learning, seconds = ({i: values[i] for i in counted} for values in needed)
-    if not any(sampling.values()):
+    if not statistics.median(sampling.values()):
         raise LookupError(
             f"The run in {run.path} goes round batches that were drawn once, so no number of samplers makes it faster."
         )
