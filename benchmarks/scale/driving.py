@@ -104,17 +104,18 @@ def through_ray(config: Config, size: Size, processes: int) -> float:
     """
 
     def start(role: type, count: int, *arguments: Any) -> list[Any]:
-        options = {"num_cpus": 0, "max_concurrency": -(-count // processes)}
-        made = [
-            ray.remote(role).options(**options).remote(f"{role.__name__}-{n}", *arguments)
-            for n in range(min(count, processes))
-        ]
+        threads, names = -(-count // processes), [f"{role.__name__}-{n}" for n in range(min(count, processes))]
+        made = [_actor(role, threads, name, *arguments) for name in names]
         return [made[number % len(made)] for number in range(count)]
 
     samplers = start(Sampler, size.samplers, size.seconds, time.sleep, _SIDE)
     judges, (learner,) = start(Judge, size.judges, size.scoring), start(Learner, 1, 0.0)
-    store = ray.remote(WeightStore).options(num_cpus=0).remote()
-    return _drive(config, store, learner, samplers, judges, size)[1]
+    return _drive(config, _actor(WeightStore, 1), learner, samplers, judges, size)[1]
+
+
+def _actor(role: type, threads: int, *arguments: Any) -> Any:
+    actor: Any = ray.remote(role)  # Ray's own types do not follow options()
+    return actor.options(num_cpus=0, max_concurrency=threads).remote(*arguments)
 
 
 def _drive(
