@@ -71,6 +71,10 @@ class Judge:
     def ready(self) -> None:
         """At once."""
 
+    def wrong(self, canaries: Any) -> list[str]:
+        """Nothing."""
+        return []
+
     def score(self, pixels: np.ndarray, prompts: Any, features: str | None = None, strict: bool = False) -> Scores:
         """At once."""
         return Scores(_REWARDS, np.random.default_rng(0).random((2, len(pixels)), np.float32))
@@ -82,11 +86,13 @@ class Learner:
     def __init__(self, seconds: float) -> None:
         self._seconds, self._version = seconds, 0
 
-    def plan(self) -> Plan:
+    def plans(self, batches: int) -> tuple[Plan, ...]:
         """Nothing is stored."""
-        return Plan(())
+        return (Plan(()),) * batches
 
-    def update(self, scores: Mapping[str, np.ndarray], *trajectories: None) -> tuple[Update, Weights]:
+    def update(
+        self, scores: Mapping[str, np.ndarray], *trajectories: None, candidates: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[Update, Weights]:
         """An empty update."""
         started = time.time()
         time.sleep(self._seconds)

@@ -71,12 +71,13 @@ def evaluate(
     for key, request in requests.items():
         rollouts.submit(key, request, version, weights, config.evaluation.features)
     found: dict[tuple, Rollout] = {}
-    pending, images = set(requests), sum(len(request.prompts) for request in requests.values())
-    while pending:
-        progress(sum(len(rollout.request.prompts) for rollout in found.values()), images)
+    done, images = 0, sum(len(request.prompts) for request in requests.values())
+    while len(found) < len(requests):
+        progress(done, images)
         rollouts.wait()
-        found |= {key: done for key in pending if (done := rollouts.take(key)) is not None}
-        pending -= found.keys()
+        new = rollouts.finished(requests)
+        found |= new
+        done += sum(len(rollout.request.prompts) for rollout in new.values())
     metrics: dict[str, float] = {}
     by_split: dict[str, list[Rollout]] = {}
     for key in requests:

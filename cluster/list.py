@@ -6,6 +6,7 @@
     python -m cluster.list families                    the kinds of models
     python -m cluster.list settings [PREFIX]           every setting, such as all that begin with learner
     python -m cluster.list runs [FOLDER]               the runs in a folder (runs)
+    python -m cluster.list sizing RUN [key=value ...]  how many of each role a run like that needs (docs/sizing.md)
 
 `--json` prints the same for scripts.
 """
@@ -27,12 +28,14 @@ from rich.text import Text
 from cluster import settings
 from cluster.arguments import Parser
 from cluster.pages.groups import read_config
+from cluster.pages.sizing import sizing
 from cluster.pages.summary import state, trained
 from cluster.records.reading import CONFIG, Records
 from cluster.text import figure, shown
 
 Kind = Literal["objectives", "rewards", "families", "settings", "runs"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SIZING = "sizing"  # of one run, so not among what there is
 Row = dict[str, Any]
 
 
@@ -181,6 +184,20 @@ def _print(console: Console, kind: Kind, rows: Sequence[Row], in_full: bool) -> 
         console.print(table)
 
 
+def _say_sizing(run: str, words: Sequence[str], as_json: bool) -> int:
+    rows = sizing(run, words)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    cases = ("run", "synchronous", "max_staleness=1")
+    table = _table("", "busy s an iteration", "images/s of one", "the run", *cases[1:])
+    for row in rows:
+        cells = [row.get(key) for key in ("busy_seconds", "images_per_second", *cases)]
+        _add(table, row["name"], *(f"{cell:.3g}" if isinstance(cell, float) else cell for cell in cells))
+    _console().print(table)
+    return 0
+
+
 def _table(*columns: str) -> Table:
     return Table(*columns, box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
 
@@ -196,15 +213,27 @@ def _default(row: Row) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120, emoji=False)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Say what the command line asks for; returns the exit status."""
     parser = Parser("cluster.list", __doc__ or "")
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="what to list; all of it, in short, if left out")
-    parser.add_argument("name", nargs="?", help="one of them, a prefix of settings, or the folder of runs")
+    words = "what to list; all of it, in short, if left out"
+    parser.add_argument("kind", nargs="?", choices=(*KINDS, SIZING), help=words)
+    parser.add_argument("name", nargs="?", help="one of them, a prefix of settings, the folder of runs or of a run")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="of sizing: what is to differ from the run")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     args = parser.parse_args(arguments)
+    if args.kind == SIZING and not args.name:
+        parser.error("sizing needs the folder of a run that has been measured")
+    if args.kind != SIZING and args.settings:
+        parser.error(f"unrecognized arguments: {' '.join(args.settings)}")
     kinds = [args.kind] if args.kind else [kind for kind in KINDS if kind != "settings"]
     try:
+        if args.kind == SIZING:
+            return _say_sizing(args.name, args.settings, args.json)
         found = {kind: rows_of(kind, args.name) for kind in kinds}
     except (LookupError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -212,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps(found[args.kind] if args.kind else found, indent=1))
         return 0
-    console = Console(width=None if sys.stdout.isatty() else 120, emoji=False)
+    console = _console()
     for place, (kind, rows) in enumerate(found.items()):
         if place:
             console.print()

@@ -91,7 +91,13 @@ def _parse(data: bytes, kind: Kind, folder: Path) -> tuple[Prompt, ...]:
     numbered = [(number, line.strip()) for number, line in enumerate(lines(text), 1) if line.strip()]
     if kind == "json" or kind == "array" or _looks_like_json(numbered):
         return tuple(_checked(f"line {n}", line, lambda line: _of_record(_json(line), folder)) for n, line in numbered)
-    return tuple(_checked(f"line {number}", line, Prompt) for number, line in numbered)
+    return _texts(text)
+
+
+@lru_cache(maxsize=4)  # the same wherever the file is: a run reads its own copy too
+def _texts(text: str) -> tuple[Prompt, ...]:
+    numbered = enumerate(lines(text), 1)
+    return tuple(_checked(f"line {number}", line.strip(), Prompt) for number, line in numbered if line.strip())
 
 
 def make_prompt(text: str) -> Prompt:

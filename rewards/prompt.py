@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})  # one for all: lists of a million prompts are read
+
 
 class Prompt(str):
     """A prompt that carries metadata, and is a plain string for all who do not ask for it.
@@ -20,11 +22,12 @@ class Prompt(str):
         metadata: The same, read-only; empty where there is none.
     """
 
+    __slots__ = ("metadata",)
     metadata: Mapping[str, Any]
 
     def __new__(cls, text: str, metadata: Mapping[str, Any] | None = None) -> Prompt:
         made = super().__new__(cls, text)
-        made.metadata = MappingProxyType(dict(metadata or {}))
+        made.metadata = MappingProxyType(dict(metadata)) if metadata else _NOTHING
         return made
 
     def __reduce__(self) -> tuple[type[Prompt], tuple[str, dict[str, Any]]]:

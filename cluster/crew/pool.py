@@ -1,14 +1,15 @@
 """A pool of equal actors that survives their deaths: calls wait for a free actor, and run again when theirs is lost.
 
 An actor that hangs is killed and counts as lost. One that is not up yet (the cluster has no room for it, or its node
-went) joins when it is. What a call raises is the call's result, also where it tells of another actor's death.
+went) joins when it is. What a call raises is the call's result, also where it tells of another actor's death. What a
+call costs does not depend on how many actors or calls there are.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,12 @@ class Pool:
         self.actors, self._role, self._max_deaths, self._patience = actors, role, max_deaths, patience
         self._waiting: deque[Call] = deque()
         self._running: dict[ray.ObjectRef, _Running] = {}
+        self._calls: list[list[_Running]] = [[] for _ in actors]  # that are with each actor
+        # Actors that can be given a call, by how many they have; the one that has had no more for longest comes first.
+        self._free: tuple[OrderedDict[int, None], ...] = tuple(OrderedDict() for _ in range(MAX_IN_FLIGHT))
         self._probes: dict[ray.ObjectRef, int] = {}  # of actors that are not up, or not up again, yet
+        self._down: set[int] = set()  # those actors
+        self._announce: Callable[[ray.ObjectRef], None] = lambda reference: None
         self._first_death: str | None = None
         self._deaths_before = 0  # the last progress
         self._start_patience, self._last_up = float("inf"), time.monotonic()
@@ -113,6 +119,12 @@ class Pool:
         """Everything whose completion `settle` wants to hear of."""
         return [*self._running, *self._probes]
 
+    def announce(self, to: Callable[[ray.ObjectRef], None]) -> None:
+        """Tell of each of the `references`: of those that there are, and from now on of every one that is new."""
+        self._announce = to
+        for reference in self.references:
+            to(reference)
+
     def settle(self, reference: ray.ObjectRef) -> tuple[Any, Any] | None:
         """Take note that a reference is ready.
 
@@ -127,6 +139,7 @@ class Pool:
         """
         if reference in self._probes:
             actor = self._probes.pop(reference)
+            self._down.remove(actor)
             try:
                 ray.get(reference)
             except ActorUnavailableError:
@@ -135,13 +148,15 @@ class Pool:
                 raise cannot_start(f"The {self._role}", error) from error
             except RayActorError as error:
                 self._lost(actor, error)
+            self._offer(actor)
             self._dispatch()
             return None
         run = self._running.pop(reference)
         actor, call = run.actor, run.call
-        for other in self._running.values():
-            if other.actor == actor:
-                other.since = time.monotonic()  # it waited behind this one
+        self._calls[actor].remove(run)
+        for other in self._calls[actor]:
+            other.since = time.monotonic()  # it waited behind this one
+        self._offer(actor)
         try:
             value = ray.get(reference)
         except RayTaskError as error:  # raised in the call, also of what it needed: an actor, lost arguments
@@ -150,7 +165,7 @@ class Pool:
             raise cannot_start(f"The {self._role}", error) from error
         except RayActorError as error:
             self._waiting.appendleft(call)
-            if actor not in self._probes.values():
+            if actor not in self._down:
                 self._lost(actor, error)
             self._dispatch()
             return None
@@ -181,9 +196,8 @@ class Pool:
         for actor in {run.actor for run in self._running.values() if now - run.since > self._patience}:
             log.warning("%s %d has not answered for %.0f s: it is restarted.", self._role, actor, self._patience)
             ray.kill(self.actors[actor], no_restart=False)
-            for run in self._running.values():
-                if run.actor == actor:
-                    run.since = float("inf")  # killed once; the news of it is under way
+            for run in self._calls[actor]:
+                run.since = float("inf")  # killed once; the news of it is under way
 
     def _lost(self, actor: int, error: RayActorError) -> None:
         if error.actor_init_failed:  # its constructor raised: it would again
@@ -201,22 +215,33 @@ class Pool:
 
     def _probe(self, actor: int) -> None:
         # Answered when Ray has restarted the actor and its model is loaded again.
-        self._probes[self.actors[actor].ready.remote()] = actor
+        reference = self.actors[actor].ready.remote()
+        self._probes[reference] = actor
+        self._down.add(actor)
+        self._offer(actor)
+        self._announce(reference)
+
+    def _offer(self, actor: int) -> None:
+        """Put an actor with those that can be given a call, if it is one."""
+        for free in self._free:
+            free.pop(actor, None)
+        if actor not in self._down and (load := len(self._calls[actor])) < MAX_IN_FLIGHT:
+            self._free[load][actor] = None
 
     def _dispatch(self) -> None:
         while self._waiting:
-            load = [0] * len(self.actors)
-            for run in self._running.values():
-                load[run.actor] += 1
-            free = [i for i, n in enumerate(load) if n < MAX_IN_FLIGHT and i not in self._probes.values()]
-            if not free:
+            actor = next((next(iter(free)) for free in self._free if free), None)
+            if actor is None:
                 return
-            actor = min(free, key=load.__getitem__)
-            call = self._waiting.popleft()
-            self._running[call.make(self.actors[actor])[0]] = _Running(actor, call, time.monotonic())
+            run = _Running(actor, self._waiting.popleft(), time.monotonic())
+            reference = run.call.make(self.actors[actor])[0]
+            self._running[reference] = run
+            self._calls[actor].append(run)
+            self._offer(actor)
+            self._announce(reference)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Running:
     """A call under way."""
 

@@ -42,8 +42,11 @@ def iteration_metrics(
     metrics["time/learn"] = update.seconds
     metrics["time/iteration"] = seconds
     metrics["images_per_second"] = samples / seconds
-    for actor in sorted({rollout.actor for rollout in batch if rollout.actor is not None}):
-        own = [rollout for rollout in batch if rollout.actor == actor]
+    drawn: dict[str, list[Rollout]] = {}
+    for rollout in batch:
+        if rollout.actor is not None:
+            drawn.setdefault(rollout.actor, []).append(rollout)
+    for actor, own in sorted(drawn.items()):
         metrics[f"sampler/{actor}/images"] = float(sum(len(rollout.request.prompts) for rollout in own))
         metrics[f"sampler/{actor}/seconds"] = sum(rollout.seconds for rollout in own)
         metrics[f"sampler/{actor}/version"] = float(max(rollout.version for rollout in own))

@@ -56,9 +56,12 @@ class Dataset:
                 self._submit(self._next, request)
             self._next += 1
         numbers = range(version * self._per_batch, (version + 1) * self._per_batch)
+        asked = range(numbers.start, self._next * self._per_batch)
+        ready = sum(number in self._done for number in numbers)
         while True:
-            self._done |= {n: found for n in numbers if (found := self._rollouts.take(n)) is not None}
-            ready = sum(number in self._done for number in numbers)
+            finished = self._rollouts.finished(asked)
+            self._done |= finished
+            ready += sum(number in numbers for number in finished)
             progress(2 * self._size * ready, 2 * self._size * len(numbers))
             if ready == len(numbers):
                 break

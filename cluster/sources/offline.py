@@ -45,6 +45,6 @@ class Offline:
         while len(done) < len(numbers):
             progress(len(done) * size, len(numbers) * size)
             self._rollouts.wait()
-            done |= {number: found for number in numbers if (found := self._rollouts.take(number)) is not None}
+            done |= self._rollouts.finished(numbers)
         # Nobody looks at the pictures again, which fill the object store.
         return [replace(done[number], pixels=None) for number in numbers]  # type: ignore[arg-type]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ray.exceptions import ObjectLostError, RayTaskError
 
 from actors.encoding import Read
 from actors.trajectories import Request
+from cluster.crew.arrivals import Arrivals
 from cluster.crew.pool import Call, Pool
 from cluster.errors import Hung
 from cluster.sources.answers import Answers
@@ -72,6 +73,7 @@ class Rollouts:
         self._said: set[str] = set()  # of what failed
         self.spans = Spans()
         self._warned = False
+        self._checked = time.monotonic()  # whether an actor hangs
 
     def submit(
         self,
@@ -109,24 +111,28 @@ class Rollouts:
         """The finished rollout of a key, once."""
         return self._done.pop(key, None)
 
+    def finished(self, keys: Container[Hashable]) -> dict[Hashable, Rollout]:
+        """The finished rollouts of keys, once each; what it costs does not depend on how many keys are unfinished."""
+        return {key: self._done.pop(key) for key in [key for key in self._done if key in keys]}
+
     def wait(self, also: Sequence[ray.ObjectRef] = ()) -> None:
         """Wait until something has happened here or to one of the other references, and deal with all that has.
 
         Returns after some seconds in any case; actors that hang are killed then.
         """
-        pools = {reference: pool for pool in (self._samplers, *self._rewards.values()) for reference in pool.references}
-        everything = [*pools, *also]
-        ray.wait(everything, num_returns=1, timeout=_LOOK_AROUND, fetch_local=False)
-        ready, _ = ray.wait(everything, num_returns=len(everything), timeout=0, fetch_local=False)
-        for reference in ready:
-            if reference in pools and (settled := pools[reference].settle(reference)):
+        for reference in also:
+            self._arrivals.expect(reference)
+        for reference, pool in self._arrivals.wait(_LOOK_AROUND):
+            if pool is not None and (settled := pool.settle(reference)):
                 job, value = settled
-                if pools[reference] is self._samplers:
+                if pool is self._samplers:
                     self._score(job, value)
                 else:
                     self._collect(job[0], job[1], value)
-        for pool in (self._samplers, *self._rewards.values()):
-            pool.check()
+        if (now := time.monotonic()) - self._checked >= _LOOK_AROUND:
+            self._checked = now
+            for pool in self._pools:
+                pool.check()
 
     def wait_for(self, references: Sequence[ray.ObjectRef], patience: float) -> list[Any]:
         """The values of references of the learner; rollouts go on meanwhile, and the first failure is raised when it
@@ -145,6 +151,14 @@ class Rollouts:
                     raise Hung(f"The learner has not finished an update in {patience:g} s (failures.patience.learn).")
                 self.wait(also=waiting)
         return ray.get(list(references))
+
+    @property
+    def _pools(self) -> tuple[Pool, ...]:
+        return self._samplers, *self._rewards.values()
+
+    @cached_property
+    def _arrivals(self) -> Arrivals:
+        return Arrivals(self._pools)
 
     def _sample(self, job: _Job) -> None:
         def make(sampler: Any) -> Sequence[ray.ObjectRef]:

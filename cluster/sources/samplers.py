@@ -34,14 +34,14 @@ class Sampled:
         """See `Source`; asks for later batches too, as far as they may be stale."""
         self._pacing.version = version
         numbers, size = self._requests.of_batch(version), self._requests.size
+        ready = sum(number in self._done for number in numbers)
         while True:
             self._fill()
-            for number in list(self._pending):
-                if (rollout := self._rollouts.take(number)) is not None:
-                    self._pending.remove(number)
-                    self._done[number] = rollout
-                    self._pacing.accept(len(rollout.request.prompts))
-            ready = sum(number in self._done for number in numbers)
+            for number, rollout in self._rollouts.finished(self._pending).items():
+                self._pending.remove(number)
+                self._done[number] = rollout
+                self._pacing.accept(len(rollout.request.prompts))
+                ready += number in numbers
             progress(ready * size, len(numbers) * size)
             if ready == len(numbers):
                 return [self._done.pop(number) for number in numbers]

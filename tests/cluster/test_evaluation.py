@@ -121,6 +121,9 @@ class FakeRollouts:
             return self.done[key]
         return None
 
+    def finished(self, keys: Any) -> dict[Any, Rollout]:
+        return {key: found for key in keys if (found := self.take(key)) is not None}
+
 
 @pytest.fixture
 def config(make_config: Make) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -47,6 +47,9 @@ class FakeRollouts:
 
     def take(self, key: int) -> Rollout | None:
         return self.done.pop(key, None)
+
+    def finished(self, keys: Iterable[int]) -> dict[int, Rollout]:
+        return {key: found for key in keys if (found := self.take(key)) is not None}
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,9 @@ class FakeRollouts:
 
     def take(self, number: int) -> Rollout | None:
         return self.done.pop(number, None)
+
+    def finished(self, keys: Iterable[int]) -> dict[int, Rollout]:
+        return {key: found for key in keys if (found := self.take(key)) is not None}
 
 
 @pytest.mark.parametrize("version", [0, 3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -51,6 +51,9 @@ class FakeRollouts:
 
     def take(self, number: int) -> Rollout | None:
         return self.done.pop(number, None)
+
+    def finished(self, keys: Iterable[int]) -> dict[int, Rollout]:
+        return {key: found for key in keys if (found := self.take(key)) is not None}
 
 
 def run(config: Config, seed: int = 0, version: int = 0, plan: Plan = PLAN) -> tuple[list[list[Rollout]], FakeRollouts]:
