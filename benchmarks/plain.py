@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class PlainRun:
     def draw(self, request: Request) -> Drawn:
         """Roll out a request and score its images."""
         pixels, stored = rollout(self.policy, request, self.learner.version)
-        tried = () if stored.predicted is None else ((stored.predicted, stored.times), self._judges)
+        tried: Any = () if stored.predicted is None else ((stored.predicted, stored.times), self._judges)
         return Drawn(replace(stored, predicted=None), self._rewards.score(pixels, request.prompts, None, False, *tried))
 
     def collate(self, drawn: Sequence[Drawn]) -> Batch:
