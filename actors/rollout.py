@@ -19,6 +19,7 @@ from torch import Tensor
 
 from actors.chain_kl import draw_kl_steps, has_kl, kl_from
 from actors.conditioning import Conditioning
+from actors.families.texts import repeated_texts
 from actors.policy import Policy
 from actors.trajectories import Request, Trajectories
 from actors.transitions import Transitions, log_prob, over
@@ -111,7 +112,7 @@ def rollout(policy: Policy, request: Request, version: int = 0) -> tuple[np.ndar
     x, conditioning = _begin(policy, request, keys), policy.encode(request.prompts)
     stored, watched = [], _Watched.of(policy, request)
     tried = _Candidates(policy, request, conditioning) if request.candidates > 1 else None
-    with policy.everywhere() if request.everywhere else nullcontext():
+    with repeated_texts(), policy.everywhere() if request.everywhere else nullcontext():
         for step in chain(policy, x, conditioning, keys, request.first_step, request.noisy_steps):
             x = step.x_next
             if step.number in request.stored_steps:

@@ -35,9 +35,9 @@ def seconds_an_iteration(config: Config, watched: bool) -> float:
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch("ray.init", lambda **given: start(**given | {"include_dashboard": watched})))
         if watched:
-            return whole_loop(config, _scraped)
+            return whole_loop(config, _scraped).seconds
         stack.enter_context(mock.patch("cluster.records.rundir.EventFile"))
-        return whole_loop(config)
+        return whole_loop(config).seconds
 
 
 @contextlib.contextmanager

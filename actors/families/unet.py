@@ -16,6 +16,7 @@ from actors import half_precision
 from actors.config import PolicyConfig
 from actors.families.autoencoder import check_autoencoder, pixels_per_latent
 from actors.families.parts import latent_side, picture_side
+from actors.families.texts import each_text_once
 
 # Inputs beside latents, timestep and text that some UNets want, and whose they are.
 _CONDITIONING = {
@@ -89,7 +90,8 @@ def run_unet(unet: Any, x: Tensor, timestep: Tensor, text: Tensor, **others: Any
 
     def network(x: Tensor) -> Tensor:
         x = x.to(unet.dtype, memory_format=torch.channels_last)
-        return unet(x, timestep, text, **others).sample.float()
+        with each_text_once(unet, text):
+            return unet(x, timestep, text, **others).sample.float()
 
     return half_precision.guarded(unet, unet.dtype, network, x)
 
