@@ -42,38 +42,54 @@ ITERATIONS = 3
 ROUNDS = 3
 
 
-def plain_loop(config: Config) -> float:
-    """Seconds an iteration of the same work in one process."""
-    policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
-    objective = config.objective.build()
-    plan = objective.plan(policy.transitions)
-    learner = Learner(config.learner, policy, objective, config.seed)
-    rewards = RewardActor(config.makers)
-    weights = {name: reward.weight for name, reward in config.rewards.items()}
-    how = config.combination
-    advantages = Advantages(weights, config.standardise, how.buffer, how.min_count, how.whiten)
-    prompts = read_prompts(config.prompts.train)
-    times = [time.perf_counter()]
-    for iteration in range(ITERATIONS):
-        trajectories, scores = [], []
+class PlainLoop:
+    """The same work in one process, iteration by iteration.
+
+    Attributes:
+        policy: What is trained.
+        rewards: What judges; its `score` is given the pictures of a request and their prompts.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}), config.seed)
+        self.rewards = RewardActor(config.makers)
+        objective = config.objective.build()
+        self._config, self._plan = config, objective.plan(self.policy.transitions)
+        self._learner = Learner(config.learner, self.policy, objective, config.seed)
+        weights = {name: reward.weight for name, reward in config.rewards.items()}
+        how = config.combination
+        self._advantages = Advantages(weights, config.standardise, how.buffer, how.min_count, how.whiten)
+        self._prompts, self._iteration = read_prompts(config.prompts.train), 0
+
+    def iterate(self) -> None:
+        """Draw, judge, learn."""
+        config, trajectories, scores = self._config, [], []
         for request in make_requests(
-            prompts_of(prompts, iteration, config.prompts_per_iteration, config.seed),
+            prompts_of(self._prompts, self._iteration, config.prompts_per_iteration, config.seed),
             config.prompts.samples,
             config.samplers.request_size,
             seed=config.seed,
-            iteration=iteration,
+            iteration=self._iteration,
             most=None,
-            stored_steps=plan.stored_steps,
-            share_init_noise=plan.share_init_noise,
+            stored_steps=self._plan.stored_steps,
+            share_init_noise=self._plan.share_init_noise,
         ):
-            pixels, stored = rollout(policy, request, learner.version)
+            pixels, stored = rollout(self.policy, request, self._learner.version)
             trajectories.append(stored)
-            scores.append(rewards.score(pixels, request.prompts))
+            scores.append(self.rewards.score(pixels, request.prompts))
         joined = np.concatenate([score.values for score in scores], axis=1)
         prompted = [prompt for stored in trajectories for prompt in stored.prompts]
         groups = np.concatenate([stored.prompt_index for stored in trajectories])
-        made, _ = advantages.of(dict(zip(scores[0].names, joined, strict=True)), groups, prompted)
-        learner.step(collate(trajectories, made))
+        made, _ = self._advantages.of(dict(zip(scores[0].names, joined, strict=True)), groups, prompted)
+        self._learner.step(collate(trajectories, made))
+        self._iteration += 1
+
+
+def plain_loop(config: Config) -> float:
+    """Seconds an iteration of the same work in one process."""
+    loop, times = PlainLoop(config), [time.perf_counter()]
+    for _ in range(ITERATIONS):
+        loop.iterate()
         times.append(time.perf_counter())
     return statistics.median(np.diff(times[1:]))
 
