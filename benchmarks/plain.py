@@ -39,6 +39,7 @@ class PlainRun:
         policy: Of the learner, which also samples.
         objective: What it is trained by.
         learner: Takes the steps.
+        rewards: Judges.
     """
 
     def __init__(self, config: Config) -> None:
@@ -53,7 +54,7 @@ class PlainRun:
         self.learner = Learner(config.learner, self.policy, self.objective, config.seed, model, config.iterations)
         plans = [self.objective.plan(self.policy.transitions, version) for version in range(config.iterations)]
         self._maker = RequestMaker(config, plans)
-        self._rewards, self._judges = RewardActor(config.makers), [name for name in weights if weights[name]]
+        self.rewards, self._judges = RewardActor(config.makers), [name for name in weights if weights[name]]
         self._advantages = Advantages(weights, config.standardise, how.buffer, how.min_count, how.whiten)
 
     def requests(self, batch: int) -> list[Request]:
@@ -64,7 +65,7 @@ class PlainRun:
         """Roll out a request and score its images."""
         pixels, stored = rollout(self.policy, request, self.learner.version)
         tried: Any = () if stored.predicted is None else ((stored.predicted, stored.times), self._judges)
-        return Drawn(replace(stored, predicted=None), self._rewards.score(pixels, request.prompts, None, False, *tried))
+        return Drawn(replace(stored, predicted=None), self.rewards.score(pixels, request.prompts, None, False, *tried))
 
     def collate(self, drawn: Sequence[Drawn]) -> Batch:
         """The batch that the learner is given."""

@@ -1,0 +1,133 @@
+"""Equal work: our side and the peers that do the same, each with its fastest micro-batch, in turns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from actors.adapters import DEFAULT
+from benchmarks.overhead import ITERATIONS, whole_loop
+from benchmarks.peers.environment import interpreter
+from benchmarks.peers.pipeline import load, text
+from benchmarks.peers.process import Process
+from benchmarks.peers.rounds import check_equal, ratio, speed
+from benchmarks.peers.work import Round, Work
+from cluster.config import load_words
+from cluster.errors import ConfigError
+from cluster.prompts import prompts_of, read_prompts
+from learner.objectives.ddpo import DDPOConfig
+from learner.objectives.diffusion_dpo import DiffusionDPOConfig
+
+HERE = Path(__file__).parent
+EQUAL_WORK = HERE / "equal_work.yaml"
+PEERS = {"trl_ddpo": "ours", "plain_ddpo": "ours", "diffusers_dpo": "ours_dpo"}  # and our side of each one's work
+WHOLE = "ours, whole loop"
+_UPDATES = 2  # a round, of sides in processes of their own
+
+
+def work_of(words: Sequence[str]) -> Work:
+    """The work that a command line asks for.
+
+    Raises:
+        ConfigError: If there is something wrong with it, or it is not DDPO with one optimizer step an update.
+    """
+    config = load_words(words)
+    ddpo, policy, learner = config.objective, config.policy, config.learner
+    if not isinstance(ddpo, DDPOConfig):
+        raise ConfigError("Peers do DDPO's work; set objective.name=ddpo.")
+    if (ddpo.gradient, ddpo.step_fraction, ddpo.updates, ddpo.epochs) != ("importance", 1, 1, 1):
+        raise ConfigError(
+            "Peers take one optimizer step an update, over all transitions of all its images; set "
+            "objective.gradient=importance, objective.step_fraction=1, objective.updates=1 and objective.epochs=1."
+        )
+    asked = prompts_of(read_prompts(config.prompts.train), 0, config.prompts_per_iteration, config.seed)
+    prompts = tuple(str(prompt) for prompt in asked for _ in range(config.prompts.samples))
+    pipeline = load(config.pipeline)
+    return Work(
+        words=tuple(words),
+        pipeline=config.pipeline,
+        prompts=prompts,
+        tokens=pipeline.tokenizer(list(prompts), padding="max_length").input_ids,
+        text=text(pipeline, prompts[:1]).flatten().tolist(),
+        steps=policy.steps,
+        guidance=policy.guidance,
+        rank=policy.lora_rank or DEFAULT.rank,
+        alpha=policy.lora_alpha or int(DEFAULT.alpha),
+        lr=learner.lr,
+        weight_decay=learner.weight_decay,
+        max_grad_norm=learner.max_grad_norm,
+        clip_range=ddpo.clip_range,
+        max_advantage=ddpo.max_advantage,
+        beta=DiffusionDPOConfig().beta,
+        seed=config.seed,
+    )
+
+
+def start(name: str, environments: Path, work: Work) -> Process:
+    """A side's process; a peer that has a list of packages runs in an environment of its own.
+
+    Raises:
+        ConfigError: If it cannot begin.
+        OSError: If the environment cannot be written.
+        CalledProcessError: If pip fails.
+    """
+    packages = HERE / f"{name}.txt"
+    python = interpreter(packages, environments / name) if packages.is_file() else Path(sys.executable)
+    return Process(name, python, work)
+
+
+def compare(words: Sequence[str], own: str, peers: Sequence[str], rounds: int, environments: Path) -> None:
+    """Measure one of our sides and the peers that do its work, and print.
+
+    Raises:
+        ConfigError: If a process ends, or sides do not do the same. And what `start` raises.
+    """
+    work = work_of(words)
+    with ExitStack() as stack:
+        processes = {}
+        for name in (own, *peers):
+            processes[name] = start(name, environments, work)
+            stack.callback(processes[name].close)
+        tried = {name: _fastest(process) for name, process in processes.items()}
+        try:
+            check_equal({name: of for name, (_, of) in tried.items()})
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        _print_work(tried)
+        sides = {name: partial(process.round, tried[name][0], _UPDATES) for name, process in processes.items()}
+        if own == "ours":
+            sides = {WHOLE: partial(_whole, work, *tried[own])} | sides
+        measured = []
+        for number in range(rounds):
+            measured.append({name: take() for name, take in sides.items()})
+            images = tried[own][1].images or 2 * len(work.prompts)
+            speeds = ", ".join(f"{name} {speed(of, images):.2f}" for name, of in measured[-1].items())
+            print(f"round {number + 1}, images/s: {speeds}", flush=True)
+    for ours in (name for name in sides if name not in peers):
+        for peer in peers:
+            print(f"median ratio, {ours} / {peer}: {ratio(measured, ours, peer):.3f}", flush=True)
+
+
+def _fastest(process: Process) -> tuple[int, Round]:
+    """The micro-batch whose update is the fastest, and that update."""
+    tried = [(at_a_time, process.round(at_a_time, 1)) for at_a_time in process.micro_batches]
+    return min(tried, key=lambda each: each[1].seconds)
+
+
+def _whole(work: Work, micro_batch: int, alone: Round) -> Round:
+    """The loop through Ray: what our side does `alone`, and a guided prediction a sample to watch the KL with."""
+    words = [f"learner.micro_batch={micro_batch}", f"iterations={ITERATIONS + 1}"]
+    seconds = whole_loop(load_words([*work.words, *words])).seconds
+    watched = alone.images * (2 if work.guidance > 1 else 1)
+    return replace(alone, seconds=(seconds,), evaluations=alone.evaluations + watched, watched=watched)
+
+
+def _print_work(tried: Mapping[str, tuple[int, Round]]) -> None:
+    of = next(iter(tried.values()))[1]
+    print(f"an update: {of.evaluations:,} network evaluations, {of.images} images judged, {of.optimizer_steps} step")
+    for name, (at_a_time, one) in tried.items():
+        print(f"{name}: {at_a_time} at a time, the reward takes {1000 * one.judging:.0f} ms", flush=True)

@@ -1,0 +1,115 @@
+"""Time to the same gold score, each side at its own defaults: a peer's adapter after so many minutes, then our run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from actors.policy import Policy
+from actors.rollout import rollout
+from benchmarks.peers.compared import EQUAL_WORK, work_of
+from benchmarks.peers.process import ROOT, Process
+from benchmarks.peers.work import Work
+from cluster.config import Config, load_words
+from cluster.errors import ConfigError
+from cluster.prompts import make_requests, read_prompts
+from learner import checkpoint
+from rewards.reward import to_images
+from rewards.shapes_gold import ShapesGold
+
+_EACH = 64  # images of a prompt
+# Everything that a run is watched by is left out, and every adapter kept.
+_WORDS = ("name=ours", "evaluation={every: 0, samples: 2, held_out_samples: 2}", "checkpoints={every: 1, keep: 0}")
+
+
+def to_gold(begin: Callable[[Work], Process], settings: Sequence[str], minutes: float, folder: Path) -> None:
+    """Train the peer, train with ours, ask how good their adapters are, and print.
+
+    Args:
+        begin: The peer's process.
+        settings: Of our run, as on a command line.
+        minutes: That the peer trains.
+        folder: Where adapters go; a folder `peer` or `ours` in it that is there already is taken for the result.
+
+    Raises:
+        ConfigError: If the peer or our run ends before its time. And what `begin` raises.
+    """
+    config, peer, ours = load_words(settings), folder / "peer", folder / "ours"
+    if not (peer / "last").exists():
+        process = begin(work_of([str(EQUAL_WORK), *_same(config)]))
+        try:
+            process.train(60 * minutes, peer)
+        finally:
+            process.close()
+    if not (folder / "seconds.json").exists():
+        _run(settings, folder)
+    seconds = {int(number): of for number, of in json.loads((folder / "seconds.json").read_text()).items()}
+    base = gold(None, config)
+    print(f"gold of the base model {base:.3f}; fixed seeds, {_EACH} images of each trained prompt", flush=True)
+    theirs = {path.name: gold(path, config) for path in sorted(peer.glob("minute-*"), key=_minute)}
+    theirs["last"] = gold(peer / "last", config)
+    did = json.loads((peer / "updates.json").read_text())
+    print("the peer, by minute: " + ", ".join(f"{of:.3f}" for of in theirs.values()))
+    print(f"the peer did {did['epochs']} updates of {did['images'] / did['epochs']:.0f} images", flush=True)
+    own = {number: gold(ours / "checkpoints" / f"iteration-{number:06d}", config) for number in sorted(seconds)}
+    for number, of in own.items():
+        print(f"ours after {seconds[number]:.0f} s, {number} iterations: {of:.3f}", flush=True)
+    reached = first_time(own, seconds, theirs["last"])
+    if reached is None:
+        print(f"ours does not reach the peer's {theirs['last']:.3f} in {max(seconds.values()):.0f} s")
+    else:
+        print(f"gold {theirs['last']:.3f}: theirs {did['seconds']:.0f} s, ours {reached:.0f} s", end=", ")
+        print(f"theirs / ours {did['seconds'] / reached:.2f}")
+
+
+def first_time(gold: Mapping[int, float], seconds: Mapping[int, float], wanted: float) -> float | None:
+    """Seconds after which a gold score was first reached, `None` if it never was; both are by iteration."""
+    return next((seconds[number] for number in sorted(gold) if gold[number] >= wanted), None)
+
+
+def gold(adapter: Path | None, config: Config) -> float:
+    """The mean gold score of an adapter's pictures of the trained prompts, from seeds that nobody trains on.
+
+    Args:
+        adapter: A folder; `None` is the pretrained model.
+        config: Of our run; the chain and its guidance are everybody's.
+    """
+    from_file = {"init_lora": str(adapter) if adapter else None, "lora_rank": None, "lora_alpha": None}
+    policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline, **from_file}), config.seed)
+    judge, scores = ShapesGold(), []
+    size = config.samplers.request_size
+    for request in make_requests(read_prompts(config.prompts.train), _EACH, size, seed=config.seed):
+        scores.append(judge.score(to_images(rollout(policy, request)[0]), request.prompts))
+    return float(np.mean(np.concatenate([each.numpy() for each in scores])))
+
+
+def _same(config: Config) -> list[str]:
+    """What the peer has of our run: the pipeline, the prompts once each, the chain."""
+    policy, prompts = config.policy, config.prompts
+    count = len(read_prompts(prompts.train))
+    return [
+        f"policy={{model: {policy.model}, steps: {policy.steps}, guidance: {policy.guidance}}}",
+        f"prompts={{train: '{prompts.train}', per_iteration: {count}, samples: 1}}",
+        f"samplers.request_size={count}",
+    ]
+
+
+def _run(settings: Sequence[str], folder: Path) -> None:
+    """Our run; writes when each iteration's adapter was there, in seconds from the start of the command."""
+    started = time.time()
+    command = [sys.executable, "-m", "cluster.local", *settings, f"folder={folder}", *_WORDS]
+    if subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise ConfigError("Our run has ended before its time; it says why above.")
+    written = {path: path / "manifest.json" for path in checkpoint.list_all(folder / "ours" / "checkpoints")}
+    seconds = {int(path.name[-6:]): manifest.stat().st_mtime - started for path, manifest in written.items()}
+    (folder / "seconds.json").write_text(json.dumps(seconds))
+
+
+def _minute(path: Path) -> int:
+    return int(path.name.removeprefix("minute-"))

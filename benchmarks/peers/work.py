@@ -1,0 +1,146 @@
+"""What every side does and what it answers, and the loop that answers: read by any environment's Python."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+@dataclass(frozen=True)
+class Work:
+    """An update: so many pictures drawn and judged, and one optimizer step over all of their transitions."""
+
+    words: Sequence[str]  # of a command line, of which the rest was made: what our side reads
+    pipeline: str  # folder
+    prompts: Sequence[str]  # (B,) one a picture
+    tokens: Sequence[Sequence[int]]  # (B, L) of each prompt, as our tokenizer reads them
+    text: Sequence[float]  # (L D,) of the first prompt, as our text encoder embeds it
+    steps: int
+    guidance: float
+    rank: int
+    alpha: int
+    lr: float
+    weight_decay: float
+    max_grad_norm: float
+    clip_range: float
+    max_advantage: float
+    beta: float  # of Diffusion-DPO's margin, in which errors count half
+    seed: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """Some updates of one side."""
+
+    seconds: tuple[float, ...]  # of each
+    judging: float  # seconds of each that the reward took
+    images: int  # an update: pictures that were judged
+    evaluations: int  # an update: rows that the denoiser was given, two for a guided prediction
+    optimizer_steps: int  # an update
+    watched: int = 0  # of the evaluations, those by which a run is only watched, which no peer has
+
+
+class Tally:
+    """Counts what one side does."""
+
+    def __init__(self) -> None:
+        self.images = self.evaluations = self.optimizer_steps = 0
+        self.judging = 0.0
+        register_optimizer_step_post_hook(self._stepped)
+
+    def watch(self, denoiser: nn.Module) -> None:
+        """Count the rows that a denoiser is given."""
+        denoiser.register_forward_pre_hook(self._entered, with_kwargs=True)
+
+    def judged(self, score: Callable[..., Any]) -> Callable[..., Any]:
+        """A reward of `(images, prompts, ...)` whose images and seconds are counted."""
+
+        def counted(images: Any, prompts: Sequence[str], *rest: Any) -> Any:
+            started = time.perf_counter()
+            scores = score(images, prompts, *rest)
+            self.judging += time.perf_counter() - started
+            self.images += len(images)
+            return scores
+
+        return counted
+
+    def _entered(self, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.evaluations += len(given[0] if given else named["sample"])
+
+    def _stepped(self, *_: object) -> None:
+        self.optimizer_steps += 1
+
+
+class Side(ABC):
+    """A trainer, ready to work.
+
+    Args:
+        work: What to do.
+        micro_batch: Transitions, or pairs, that go through the network at a time.
+        tally: Is to see the denoiser and the reward.
+    """
+
+    micro_batches: Sequence[int]  # of which the fastest is taken
+    warm_up = 1  # first updates that do not count: caches
+
+    @abstractmethod
+    def __init__(self, work: Work, micro_batch: int, tally: Tally) -> None: ...
+
+    @abstractmethod
+    def update(self) -> None:
+        """Draw pictures, judge them, learn from them."""
+
+
+def measure(side: Side, tally: Tally, updates: int) -> Round:
+    """Updates of a side, timed and counted.
+
+    Raises:
+        ValueError: If they were not alike.
+    """
+    before = (tally.images, tally.evaluations, tally.optimizer_steps, tally.judging)
+    times = [time.perf_counter()]
+    for _ in range(updates):
+        side.update()
+        times.append(time.perf_counter())
+    after = (tally.images, tally.evaluations, tally.optimizer_steps, tally.judging)
+    images, evaluations, steps, judging = (end - start for start, end in zip(before, after, strict=True))
+    if any(count % updates for count in (images, evaluations, steps)):
+        raise ValueError(f"{updates} updates with {evaluations} network evaluations in all were not alike.")
+    seconds = tuple(end - start for start, end in itertools.pairwise(times))
+    return Round(seconds, judging / updates, *(int(count) // updates for count in (images, evaluations, steps)))
+
+
+def answer(kind: type[Side], train: Callable[[Work, float, Path], None] | None = None) -> None:
+    """Be a side's process: say which micro-batches there are, then answer lines until there are no more.
+
+    `round MICRO_BATCH UPDATES` is answered with a `Round`, `train SECONDS FOLDER` with when each adapter was written.
+
+    Args:
+        kind: The side.
+        train: For so many seconds at the side's own defaults; writes adapters into a folder.
+    """
+    work, tally = Work(**json.loads(sys.argv[1])), Tally()
+    sides: dict[int, Side] = {}
+    print("answer", json.dumps(kind.micro_batches), flush=True)
+    for line in sys.stdin:
+        verb, *words = line.strip().split(maxsplit=2)  # a folder may have spaces in its path
+        if verb == "train" and train is not None:
+            train(work, float(words[0]), Path(words[1]))
+            print("answer", json.dumps("trained"), flush=True)
+            continue
+        micro_batch, updates = map(int, words)
+        if micro_batch not in sides:
+            sides[micro_batch] = kind(work, micro_batch, tally)
+            for _ in range(kind.warm_up):
+                sides[micro_batch].update()
+        print("answer", json.dumps(asdict(measure(sides[micro_batch], tally, updates))), flush=True)

@@ -1,0 +1,304 @@
+"""Peers beside ours: work is counted, rounds are paired, unequal work is refused, and plain loops do what they say."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from actors.policy import Policy
+from actors.rollout import rollout
+from benchmarks.peers import compared, environment, to_gold
+from benchmarks.peers.__main__ import main
+from benchmarks.peers.compared import EQUAL_WORK, work_of
+from benchmarks.peers.diffusers_dpo import DiffusersDpo, dpo_loss
+from benchmarks.peers.ours import Ours
+from benchmarks.peers.ours_dpo import OursDpo
+from benchmarks.peers.pictures import pairs
+from benchmarks.peers.plain_ddpo import PlainDdpo, standardised
+from benchmarks.peers.process import Process
+from benchmarks.peers.rounds import check_equal, ratio, speed
+from benchmarks.peers.to_gold import first_time
+from benchmarks.peers.work import Round, Side, Tally, Work, answer, measure
+from cluster.config import load_words
+from cluster.errors import ConfigError
+from cluster.prompts import make_requests
+from learner.objectives.diffusion_dpo import DiffusionDPOConfig
+from learner.objectives.diffusion_dpo import dpo_loss as our_dpo_loss
+from tests.support.tiny import write_config
+
+ROUND = Round((2.0, 4.0, 3.0), 0.5, 64, 3840, 1)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """Four images of three steps on the tiny pipeline, judged by the first world's scorer."""
+    config = write_config(tmp_path_factory.mktemp("work"))
+    (config.parent / "prompts.txt").write_text("a red circle\nfour blue stars\n")
+    text = (
+        config.read_text()
+        .replace("jpeg_compressibility", "shapes_agreement")
+        .replace("ema_decay: 0.5", "betas: [0.9, 0.999]")
+    )
+    config.write_text(text + "objective: {name: ddpo, updates: 1}\n")
+    return work_of([str(config)])
+
+
+class Fake(Side):
+    """Gives its network two rows and its reward one picture an update, and steps once."""
+
+    micro_batches = (4, 8)
+
+    def __init__(self, work: Work, micro_batch: int, tally: Tally) -> None:
+        self._network = nn.Linear(2, 1)
+        self._optimizer = torch.optim.SGD(self._network.parameters())
+        tally.watch(self._network)
+        self._score = tally.judged(lambda images, prompts: images)
+
+    def update(self) -> None:
+        self._network(torch.ones(2, 2)).sum().backward()
+        self._score(torch.ones(1, 3), ["a"])
+        self._optimizer.step()
+
+
+def test_a_side_is_timed_and_counted(work: Work) -> None:
+    tally = Tally()
+    found = measure(Fake(work, 4, tally), tally, 3)
+    assert (found.images, found.evaluations, found.optimizer_steps, len(found.seconds)) == (1, 2, 1, 3)
+    assert all(seconds > 0 for seconds in found.seconds)
+    assert found.judging > 0
+
+
+def test_updates_that_differ_are_refused(work: Work) -> None:
+    tally = Tally()
+    side = Fake(work, 4, tally)
+    update, done = side.update, iter(range(2))
+    side.update = lambda: update() if next(done) else None  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="not alike"):
+        measure(side, tally, 2)
+
+
+def test_a_process_answers(work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[float, Path]] = []
+    monkeypatch.setattr(sys, "argv", ["side", json.dumps(asdict(work))])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("round 8 2\ntrain 1.5 /a folder\n"))
+    answer(Fake, lambda _, seconds, folder: told.append((seconds, folder)))
+    first, second, third = (json.loads(line.removeprefix("answer ")) for line in capsys.readouterr().out.splitlines())
+    assert first == [4, 8]
+    assert (second["images"], second["evaluations"], len(second["seconds"])) == (1, 2, 2)
+    assert (third, told) == ("trained", [(1.5, Path("/a folder"))])
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [("images", "64 judged images"), ("evaluations", "3,840 network evaluations"), ("optimizer_steps", "1 optimizer")],
+)
+def test_a_ratio_of_different_work_is_refused(count: str, said: str) -> None:
+    other = replace(ROUND, **{count: getattr(ROUND, count) + 1})
+    with pytest.raises(ValueError, match=f"ours has {said}.* and peer has"):
+        check_equal({"ours": ROUND, "peer": other})
+    with pytest.raises(ValueError, match="different work"):
+        ratio([{"ours": ROUND, "peer": ROUND}, {"ours": ROUND, "peer": other}], "ours", "peer")
+
+
+def test_what_only_watches_is_no_work() -> None:
+    check_equal({"ours": replace(ROUND, evaluations=3968, watched=128), "peer": ROUND})
+
+
+def test_a_ratio_is_the_median_over_pairs() -> None:
+    """A slow round slows both of its sides: 3 / 2, 30 / 15, 8 / 4."""
+    seconds = [(2.0, 3.0), (15.0, 30.0), (4.0, 8.0)]
+    rounds = [{"ours": replace(ROUND, seconds=(a,)), "peer": replace(ROUND, seconds=(b,))} for a, b in seconds]
+    assert ratio(rounds, "ours", "peer") == 2.0
+    assert ratio(rounds, "peer", "ours") == 0.5
+    assert speed(ROUND, 64) == pytest.approx(64 / 3)
+
+
+def test_the_equal_work_is_what_it_says() -> None:
+    work = work_of([str(EQUAL_WORK)])
+    assert (len(work.prompts), len(set(work.prompts)), work.steps, work.guidance) == (64, 8, 15, 2.0)
+    assert (work.rank, work.alpha, work.clip_range, work.lr) == (4, 4, 1e-4, 3e-4)
+    assert all(len(ids) == 16 for ids in work.tokens)
+    assert json.loads(json.dumps(asdict(work)))["prompts"] == list(work.prompts)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([str(EQUAL_WORK), "objective.updates=2"], "one optimizer step an update"),
+        ([str(EQUAL_WORK), "objective.step_fraction=0.5"], "over all transitions"),
+        ([], "set objective.name=ddpo"),
+    ],
+)
+def test_other_work_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        work_of(words)
+
+
+def test_the_recipe_has_our_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, reference, noise = (torch.randn(6, 4, 8, 8, generator=generator).double() for _ in range(3))
+    config = DiffusionDPOConfig(beta=3.0)
+
+    def error(output: Tensor) -> Tensor:
+        return (output - noise).square().flatten(1).mean(1)
+
+    implicit = (error(reference) - error(predicted)) / 2
+    ours = our_dpo_loss(implicit[:3] - implicit[3:], torch.ones(3, dtype=torch.float64), config).mean()
+    assert float(dpo_loss(predicted, reference, noise, config.beta / 2)) == pytest.approx(float(ours), abs=1e-6)
+    assert float(dpo_loss(noise, reference, noise, 0.0)) == pytest.approx(np.log(2))
+
+
+def test_scores_are_standardised_by_prompt() -> None:
+    found = standardised(torch.tensor([1.0, 3.0, 5.0, 5.0]), ["a", "a", "b", "b"])
+    assert found.tolist() == pytest.approx([-1, 1, 0, 0], abs=1e-5)
+
+
+def test_pairs_are_pictures_of_two_prompts() -> None:
+    winners, losers = pairs(["a red circle", "a red circle", "four blue stars"], 0, 32)
+    again = pairs(["a red circle", "a red circle", "four blue stars"], 0, 32)
+    assert winners.shape == losers.shape == (3, 32, 32, 3)
+    assert np.array_equal(np.stack([winners, losers]), again)
+    assert (winners != losers).any(axis=(1, 2, 3)).all()
+
+
+def test_the_plain_loop_begins_with_ratios_of_one(work: Work) -> None:
+    side = PlainDdpo(work, 4, Tally())
+    states, behaviour, images = side.draw()
+    step, row = torch.arange(3).repeat_interleave(4), torch.arange(4).repeat(3)
+    again = side.log_prob(states[step, row], states[step + 1, row], step, row)
+    assert again.detach() == pytest.approx(behaviour[step, row], abs=1e-5)
+    assert images.shape == (4, 3, 16, 16)
+
+
+def test_the_plain_loop_has_our_chain(work: Work) -> None:
+    """Its transitions at fresh adapters are those of our policy."""
+    side = PlainDdpo(work, 4, Tally())
+    ours = Ours(work, 4, Tally()).policy
+    x, step, row = torch.randn(4, 4, 8, 8), torch.tensor([0, 1, 2, 2]), torch.arange(4)
+    mean, std = side._mean(x, step, row)
+    told = ours.encode(work.prompts)
+    expected = ours.transitions.mean(x, ours.predict(x, step, told), step)
+    assert mean.detach() == pytest.approx(expected.detach(), abs=1e-4)
+    assert std.flatten() == pytest.approx(ours.transitions.std_at(step, x).flatten(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("own", "peer"), [(Ours, PlainDdpo), (OursDpo, DiffusersDpo)])
+def test_both_sides_do_the_same_work(work: Work, own: type[Side], peer: type[Side]) -> None:
+    found = {}
+    for kind in (own, peer):
+        tally = Tally()
+        side = kind(work, 2, tally)
+        for _ in range(kind.warm_up):
+            side.update()
+        found[kind.__name__] = measure(side, tally, 1)
+    check_equal(found)
+    assert next(iter(found.values())).evaluations == (2 * 2 * 3 * 4 if own is Ours else 2 * 2 * 4)
+
+
+def test_the_loop_watches_with_a_guided_prediction_a_sample(policy: Policy) -> None:
+    (request,) = make_requests(("a red circle", "four blue stars"), 2, 4, seed=0, stored_steps=(0, 1))
+    rows = []
+    for asked in (request, replace(request, kl=True)):
+        before = policy.evaluations
+        rollout(policy, asked)
+        rows.append(policy.evaluations - before)
+    assert rows == [2 * 5 * 4, 2 * 5 * 4 + 2 * 4]
+
+
+def test_first_time() -> None:
+    seconds, gold = {1: 30.0, 2: 60.0, 3: 90.0}, {1: 0.5, 2: 0.7, 3: 0.6}
+    assert first_time(gold, seconds, 0.6) == 60.0
+    assert first_time(gold, seconds, 0.4) == 30.0
+    assert first_time(gold, seconds, 0.9) is None
+
+
+def test_both_are_judged_by_the_same_seeds(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The peer's last adapter is that of our second iteration, so its score is reached then or before."""
+    config = load_words(work.words)
+    policy = Policy.load(config.policy)
+
+    def save(folder: Path, size: float) -> None:
+        folder.mkdir(parents=True)
+        with torch.no_grad():
+            for parameter in policy.parameters:
+                parameter.fill_(size)
+        policy.save_lora(folder)
+
+    class Trainer:
+        def train(self, seconds: float, folder: Path) -> None:
+            save(folder / "minute-1", 0.1)
+            save(folder / "last", 0.2)
+            (folder / "updates.json").write_text(json.dumps({"epochs": 2, "images": 12, "seconds": seconds}))
+
+        def close(self) -> None:
+            pass
+
+    def run(settings: list[str], folder: Path) -> None:
+        for number in (1, 2):
+            save(folder / "ours" / "checkpoints" / f"iteration-{number:06d}", 0.1 * number)
+        (folder / "seconds.json").write_text(json.dumps({1: 30.0, 2: 60.0}))
+
+    monkeypatch.setattr(to_gold, "_run", run)
+    monkeypatch.setattr(to_gold, "_EACH", 2)
+    to_gold.to_gold(lambda _: Trainer(), work.words, 2.0, tmp_path)  # type: ignore[arg-type,return-value]
+    said = capsys.readouterr().out
+    golds = re.findall(r"ours after \d+ s, \d iterations: ([.\d]+)", said)
+    assert f"the peer, by minute: {', '.join(golds)}" in said
+    assert re.search(r"theirs 120 s, ours (30|60) s, theirs / ours [24].00", said)
+    load_words(to_gold._WORDS)
+
+
+def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def build(_: str, folder: Path) -> None:
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
+        (folder / "bin" / "python").touch()
+        made.append(folder)
+
+    monkeypatch.setattr(environment, "build", build)
+    packages = tmp_path / "peer.txt"
+    packages.write_text("a==1\n")
+    for _ in range(2):
+        assert environment.interpreter(packages, tmp_path / "made") == tmp_path / "made" / "bin" / "python"
+    assert len(made) == 1
+    packages.write_text("a==2\n")
+    environment.interpreter(packages, tmp_path / "made")
+    assert len(made) == 2
+
+
+def test_a_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["objective.updates=3"]) == 1
+    assert capsys.readouterr().err.startswith("error: Peers take one optimizer step an update")
+
+
+@pytest.mark.slow
+def test_the_plain_loop_is_compared(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def whole(work: Work, micro_batch: int, alone: Round) -> Round:
+        return replace(alone, evaluations=alone.evaluations + 8, watched=8)
+
+    monkeypatch.setattr(compared, "_whole", whole)  # which tests of the loop run
+    compared.compare(work.words, "ours", ["plain_ddpo"], 1, tmp_path)
+    said = capsys.readouterr().out
+    assert "an update: 48 network evaluations, 4 images judged, 1 step" in said
+    assert "median ratio, ours, whole loop / plain_ddpo: " in said
+    assert "median ratio, ours / plain_ddpo: " in said
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_is_told_of(work: Work) -> None:
+    with pytest.raises(ConfigError, match="process of nobody has ended with status 1"):
+        Process("nobody", sys.executable, work)
