@@ -215,7 +215,7 @@ class Pool:
 
     def _probe(self, actor: int) -> None:
         # Answered when Ray has restarted the actor and its model is loaded again.
-        reference = self.actors[actor].ready.remote()
+        reference: ray.ObjectRef = self.actors[actor].ready.remote()
         self._probes[reference] = actor
         self._down.add(actor)
         self._offer(actor)

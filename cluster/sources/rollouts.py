@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Container, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import ray
@@ -27,6 +27,7 @@ from cluster.sources.spans import Spans
 from rewards.errors import RewardUnavailable, said
 
 log = logging.getLogger(__name__)
+Key = TypeVar("Key", bound=Hashable)
 
 _LOOK_AROUND = 1.0  # seconds
 _UNREAD = Request(0, 0, (), (), ())  # until a reader says what there is
@@ -111,9 +112,10 @@ class Rollouts:
         """The finished rollout of a key, once."""
         return self._done.pop(key, None)
 
-    def finished(self, keys: Container[Hashable]) -> dict[Hashable, Rollout]:
+    def finished(self, keys: Collection[Key]) -> dict[Key, Rollout]:
         """The finished rollouts of keys, once each; what it costs does not depend on how many keys are unfinished."""
-        return {key: self._done.pop(key) for key in [key for key in self._done if key in keys]}
+        found = [cast(Key, key) for key in self._done if key in keys]
+        return {key: self._done.pop(key) for key in found}
 
     def wait(self, also: Sequence[ray.ObjectRef] = ()) -> None:
         """Wait until something has happened here or to one of the other references, and deal with all that has.
