@@ -13,7 +13,8 @@ from cluster.arguments import Parser
 from shapes.arguments import positive
 
 ROOT = Path(__file__).parents[2]
-INTERNAL = {"cluster.crew.janitor", "benchmarks.step_worker"}  # started by others, not typed
+SIDES = {f"benchmarks.peers.{side}" for side in ("diffusers_dpo", "ours", "ours_dpo", "plain_ddpo", "trl_ddpo")}
+INTERNAL = {"cluster.crew.janitor", "benchmarks.step_worker", *SIDES}  # started by others, not typed
 PACKAGES = ("cluster", "benchmarks", "rewards", "shapes")
 COMMANDS = [
     module
