@@ -5,12 +5,14 @@
 One sampler, synchronous. The plain loop runs rollout, rewards and learner in this process, with the same config and
 requests, so that both make the same passes of the network; they are measured in turns in one run, and neither count
 starts before its first iteration is over (imports, caches). The loop's time is wall time between iterations, with
-records and checkpoints; of it the run's own timeline says who worked and who waited.
+records and checkpoints; of it the run's own timeline says who worked and who waited. Ray would give its processes a
+niceness of 15; here they have this one's, so that what else the machine does meets both loops alike.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 import tempfile
@@ -62,6 +64,7 @@ def whole_loop(
     config: Config, watch: Callable[[], AbstractContextManager[Telemetry | None]] = contextlib.nullcontext
 ) -> Measured:
     """Iterations of `cluster.loop`, through Ray, while `watch` looks on."""
+    os.environ["RAY_worker_niceness"] = "0"  # added to this process's
     with tempfile.TemporaryDirectory() as folder:
         config = config.model_copy(update={"folder": folder, "name": "measured"})
         run = RunDirectory.create(config)

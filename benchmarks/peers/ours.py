@@ -18,7 +18,7 @@ class Ours(Side):
         policy: What is trained.
     """
 
-    micro_batches = (64, 960)
+    micro_batches = (32, 96)
     warm_up = 2  # the second, too, begins with a check of the ratios
 
     def __init__(self, work: Work, micro_batch: int, tally: Tally) -> None:

@@ -24,7 +24,7 @@ Draws = tuple[Tensor, Tensor, Tensor]  # (T + 1, B, ...) states, (T, B) log-prob
 class PlainDdpo(Side):
     """See the head of this file."""
 
-    micro_batches = (64, 960)
+    micro_batches = (32, 96)
 
     def __init__(self, work: Work, micro_batch: int, tally: Tally) -> None:
         self._work, self._micro_batch = work, micro_batch
