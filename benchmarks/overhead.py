@@ -64,7 +64,7 @@ def whole_loop(
     config: Config, watch: Callable[[], AbstractContextManager[Telemetry | None]] = contextlib.nullcontext
 ) -> Measured:
     """Iterations of `cluster.loop`, through Ray, while `watch` looks on."""
-    os.environ["RAY_worker_niceness"] = "0"  # added to this process's
+    os.environ.update(RAY_worker_niceness="0")  # added to this process's
     with tempfile.TemporaryDirectory() as folder:
         config = config.model_copy(update={"folder": folder, "name": "measured"})
         run = RunDirectory.create(config)
