@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from actors.finite import not_finite
+from actors.folded import FoldedLinear
 
 FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 
@@ -76,6 +77,7 @@ def add_adapter(network: Any, name: str, shape: LoraShape) -> None:
     rank, alpha, targets = shape
     scale: Any = alpha  # peft takes any number, and says int
     config = LoraConfig(r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=list(targets))
+    config._register_custom_module({nn.Linear: FoldedLinear})
     network.add_adapter(config, adapter_name=name)
     for _, parameter in adapter_parameters(network, name):
         parameter.data = parameter.data.float()
