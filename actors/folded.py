@@ -16,7 +16,7 @@ from peft.tuners import lora
 from torch import Tensor
 from torch.nn import functional
 
-_SMALL = 256 * 256  # numbers of a weight; with 320 x 320 a pass with its way back is slower than in the other form
+SMALL = 256 * 256  # numbers of a weight; with 320 x 320 a pass with its way back is slower than in the other form
 
 
 class FoldedLinear(lora.Linear):
@@ -27,7 +27,7 @@ class FoldedLinear(lora.Linear):
         base, acting = self.get_base_layer(), self.active_adapters
         weight: Tensor = base.weight
         alike = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"  # half precision would lose it
-        if not alike or weight.numel() > _SMALL or self.disable_adapters or len(acting) != 1:
+        if not alike or weight.numel() > SMALL or self.disable_adapters or len(acting) != 1:
             return super().forward(x, *args, **named)
         down, up = (part[acting[0]].weight for part in (self.lora_A, self.lora_B))
         return functional.linear(x, torch.addmm(weight, up, down, alpha=self.scaling[acting[0]]), base.bias)
