@@ -32,7 +32,7 @@ from cluster.config.sentences import of_rule
 from cluster.crew.placement import Placement
 from cluster.crew.reservation import on_cluster
 from cluster.errors import ConfigError, sentence
-from cluster.matrix.asking import Asked, ask
+from cluster.matrix.asking import Matrix, ask
 from cluster.matrix.figures import figures, fronts, samples
 from cluster.matrix.implicit import Pairs, implicit_accuracies
 from cluster.matrix.shown import tables, write_fronts, write_grid
@@ -46,11 +46,11 @@ from rewards.people.pick_a_pic import read_index
 from shapes.arguments import positive
 
 
-def evaluate(asked: Asked, out: Path, console: Console, together: bool) -> dict[str, Any]:
+def evaluate(matrix: Matrix, out: Path, console: Console, together: bool) -> dict[str, Any]:
     """Draw, judge and write down; returns what `evaluation.json` says.
 
     Args:
-        asked: What.
+        matrix: What is drawn and judged.
         out: The folder.
         console: For the progress.
         together: Whether this machine alone works, in place of the cluster that this process belongs to.
@@ -63,29 +63,29 @@ def evaluate(asked: Asked, out: Path, console: Console, together: bool) -> dict[
     def place() -> Placement:
         if not placed:
             console.print("Ray starts ...", markup=False, highlight=False)
-            placed.append(local.place(asked.config) if together else on_cluster(asked.config))
+            placed.append(local.place(matrix.config) if together else on_cluster(matrix.config))
         return placed[0]
 
     columns = BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         bar = bars.add_task("", total=None)
         work(
-            asked.config,
+            matrix.config,
             place,
             store,
-            asked.draws,
-            asked.questions,
+            matrix.draws,
+            matrix.judgements,
             lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    records = figures(store, asked.entries, asked.questions, asked.shape)
-    if asked.pairs is not None:
-        found = implicit_accuracies(place, store, asked.entries, asked.pairs)
+    records = figures(store, matrix.entries, matrix.judgements, matrix.shape)
+    if matrix.pairs is not None:
+        found = implicit_accuracies(place, store, matrix.entries, matrix.pairs)
         records = [
             {**r, "implicit_accuracy": found[r["model"]]} if r["model"] in found else r for r in records
         ]  # fmt: skip
-    result = {**asked.facts, "models": records, "fronts": fronts(records)}
+    result = {**matrix.facts, "models": records, "fronts": fronts(records)}
     with replacing(out / "evaluation.parquet") as file:
-        parquet.write_table(samples(store, asked.entries, asked.questions), file)
+        parquet.write_table(samples(store, matrix.entries, matrix.judgements), file)
     with replacing(out / "evaluation.json") as file:
         file.write(json.dumps(result, indent=2).encode())
     return result
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     _check_dataset(pairs)
                 elif args.split is not None:
                     raise ConfigError("--split is of a dataset; name it with --pairs, or leave --split out.")
-                asked = ask(
+                matrix = ask(
                     args.words,
                     prompts=args.prompts,
                     most=args.most,
@@ -121,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     every=args.all,
                     average=args.ema,
                 )
-                out = args.out or Path("evaluations") / asked.name
+                out = args.out or Path("evaluations") / matrix.name
                 _check_folder(out)
-                result = evaluate(asked, out, console, not args.cluster)
+                result = evaluate(matrix, out, console, not args.cluster)
                 wide = Console(emoji=False, width=max(console.width, 100))
                 if args.json:
                     print(json.dumps(result))
@@ -132,8 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         wide.print(table)
                 written = [out / "evaluation.json", out / "evaluation.parquet"]
                 written += filter(None, [write_fronts(out / "fronts.png", result)])
-                written.append(write_grid(out / "grid.png", Store(out), asked.entries))
-                said = f"{counted(len(asked.entries), 'model')}, {counted(asked.pictures, 'picture')} of each"
+                written.append(write_grid(out / "grid.png", Store(out), matrix.entries))
+                said = f"{counted(len(matrix.entries), 'model')}, {counted(matrix.pictures, 'picture')} of each"
                 lines = f"{said}: {', '.join(map(str, written))}"
                 console.print(shown(lines), markup=False, highlight=False, soft_wrap=True)
             finally:

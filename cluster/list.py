@@ -28,9 +28,9 @@ from rich.text import Text
 from cluster import settings
 from cluster.arguments import Parser
 from cluster.pages.groups import read_config
-from cluster.pages.sizing import sizing
 from cluster.pages.summary import state, trained
 from cluster.records.reading import CONFIG, Records
+from cluster.sizing import sizing
 from cluster.text import figure, shown
 
 Kind = Literal["objectives", "rewards", "families", "settings", "runs"]
@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="one of them, a prefix of settings, the folder of runs or of a run")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of sizing: what is to differ from the run")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     if args.kind == SIZING and not args.name:
         parser.error("sizing needs the folder of a run that has been measured")
     if args.kind != SIZING and args.settings:

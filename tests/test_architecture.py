@@ -80,6 +80,7 @@ ROOMS = (
     "evaluation",
     "guarding",
     "loop",
+    "sizing",
     "report",
     "compare",
     "list",

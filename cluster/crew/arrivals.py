@@ -6,13 +6,17 @@ else. Here Ray says of each reference once that it is ready.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import ray
 
 from cluster.crew.pool import Pool
+
+_LOOK_AROUND = 1.0  # seconds
 
 
 class Arrivals:
@@ -25,7 +29,8 @@ class Arrivals:
     def __init__(self, pools: Iterable[Pool]) -> None:
         self._arrived: SimpleQueue[ray.ObjectRef] = SimpleQueue()
         self._expected: dict[ray.ObjectRef, Pool | None] = {}
-        for pool in pools:
+        self._pools, self._checked = tuple(pools), time.monotonic()  # whether an actor hangs
+        for pool in self._pools:
             pool.announce(partial(self.expect, pool=pool))
 
     def expect(self, reference: ray.ObjectRef, pool: Pool | None = None) -> None:
@@ -38,6 +43,22 @@ class Arrivals:
         if reference not in self._expected:
             self._expected[reference] = pool
             reference.future().add_done_callback(lambda _: self._arrived.put(reference))
+
+    def settled(self) -> Iterator[tuple[Pool, Any, Any]]:
+        """The pools' calls that have ended since this was last asked: whose, the job, its value as of `Pool.settle`.
+
+        Waits for something to happen, for a second at most; actors that hang are killed then.
+
+        Raises:
+            ActorsLost, StartError: As `Pool.settle` and `Pool.check`.
+        """
+        for reference, pool in self.wait(_LOOK_AROUND):
+            if pool is not None and (ended := pool.settle(reference)):
+                yield pool, *ended
+        if (now := time.monotonic()) - self._checked >= _LOOK_AROUND:
+            self._checked = now
+            for pool in self._pools:
+                pool.check()
 
     def wait(self, timeout: float) -> list[tuple[ray.ObjectRef, Pool | None]]:
         """Everything that has become ready since this was last asked; waits for the first for `timeout` seconds."""

@@ -25,7 +25,7 @@ from cluster.errors import ConfigError
 from cluster.matrix.draws import Draw, crossed_requests, digest, plain_requests
 from cluster.matrix.entries import Entry, find_models, make_entries
 from cluster.matrix.implicit import Pairs
-from cluster.matrix.store import Question
+from cluster.matrix.store import Judgement
 from cluster.prompts import read_prompts, spread
 from cluster.start_images import check_starts, image_of
 from cluster.trained import Trained, checksum
@@ -38,12 +38,12 @@ _TAKEN = {"policy", "rewards", "reward_actors", "samplers", "failures"}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An evaluation that can begin."""
+class Matrix:
+    """An evaluation that can begin: models by what is judged of their pictures."""
 
     config: Config  # of samplers and rewards
     entries: tuple[Entry, ...]
-    questions: tuple[Question, ...]
+    judgements: tuple[Judgement, ...]
     shape: tuple[int, int, int]  # of the crossed design
     pairs: Pairs | None
     facts: dict[str, Any]  # what is asked, as JSON has it
@@ -79,7 +79,7 @@ def ask(
     pairs: Pairs | None,
     every: bool,
     average: bool,
-) -> Asked:
+) -> Matrix:
     """Make an evaluation of what a command line says.
 
     Raises:
@@ -121,12 +121,12 @@ def ask(
         lambda steps: plain_requests(listed, samples, size, chosen, steps),
         (lambda steps: crossed_requests(listed, *crossed, size, chosen)) if crossed else None,
     )
-    questions = [Question(name, judge(config, name), "scores") for name in scored]
-    questions += [Question(name, judge(config, name), "features") for name in dict.fromkeys(wanted)]
+    judgements = [Judgement(name, judge(config, name), "scores") for name in scored]
+    judgements += [Judgement(name, judge(config, name), "features") for name in dict.fromkeys(wanted)]
     shape = (len(listed), *(crossed or (0, 0)))
     trained = [name for name in scored if any(m.run and m.run.weights.get(name) for m in models)]
     facts = {"prompts": len(listed), "samples": samples, "seed": chosen, "trained_on": trained, "variance": crossed}
-    return Asked(config, tuple(entries), tuple(questions), shape, pairs, facts)
+    return Matrix(config, tuple(entries), tuple(judgements), shape, pairs, facts)
 
 
 def _config(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from cluster.records.masking import masked
 from cluster.records.reading import CONFIG
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C reads a run's file in a millisecond
@@ -42,8 +43,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def but_the_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs have in common that differ in their seed alone, by whole keys; prompt files count by their names."""
-    found = {key: value for key, value in flat(config).items() if key not in _OWN}
+    """What runs have in common that differ in their seed alone, by whole keys.
+
+    Prompt files count by their names, and secrets not at all: another token makes no other run.
+    """
+    found = {key: value for key, value in flat(masked(config)).items() if key not in _OWN}
     for key in ("prompts.train", "prompts.held_out"):
         if isinstance(found.get(key), str):
             found[key] = found[key].rpartition("/")[2]

@@ -24,7 +24,7 @@ class Costs:
     samplers: int
     reward_actors: int  # of each environment
     ranks: int
-    samples: int  # of a prompt, or of a pair
+    sizes: dict[str, float]  # settings that the images of an iteration grow with, and their values
 
 
 def costs_of(run: Records, config: Mapping[str, Any]) -> Costs:
@@ -54,7 +54,8 @@ def costs_of(run: Records, config: Mapping[str, Any]) -> Costs:
     try:
         samplers, rewards, learner = config["samplers"], config["reward_actors"], config["learner"]
         counts = int(samplers["count"]), int(rewards["count"]), int(learner["ranks"])
-        size, samples = int(samplers["request_size"]), 2 if config.get("data") else int(config["prompts"]["samples"])
+        size, middle = int(samplers["request_size"]), statistics.median(images.values())
+        sizes = _sizes(config, middle)
     except (KeyError, TypeError, ValueError):
         raise LookupError(
             f"The settings of the run in {run.path} cannot be read, so its costs are of nothing."
@@ -66,16 +67,19 @@ def costs_of(run: Records, config: Mapping[str, Any]) -> Costs:
     evaluated = set(run.evaluations())  # whose calls stand beside those of the batch
     scored: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for iteration, span in run.timeline(max(known)):
-        if span.what == "score" and iteration not in evaluated:
+        if span.what == "score":
             scored[span.who.rpartition(" ")[0]][iteration] += span.seconds
-    unevaluated = [i for i in counted if i not in evaluated]
+    if scored and evaluated.issuperset(counted):
+        raise LookupError(
+            f"Every iteration of the run in {run.path} that counts was evaluated too, and what rewards have cost is "
+            "read off the others; let it do three iterations or more with evaluation.every=0."
+        )
     scoring = {
-        names: statistics.median(of.get(i, 0.0) / images[i] for i in unevaluated)
+        names: statistics.median(of.get(i, 0.0) / images[i] for i in counted if i not in evaluated)
         for names, of in sorted(scored.items())
-        if unevaluated
     }
     return Costs(
-        images=statistics.median(images.values()),
+        images=middle,
         request_size=size,
         sampling=an_image(sampling),
         scoring={names: cost for names, cost in scoring.items() if cost > 0},
@@ -84,5 +88,12 @@ def costs_of(run: Records, config: Mapping[str, Any]) -> Costs:
         samplers=counts[0],
         reward_actors=counts[1],
         ranks=counts[2],
-        samples=samples,
+        sizes=sizes,
     )
+
+
+def _sizes(config: Mapping[str, Any], images: float) -> dict[str, float]:
+    if config.get("data"):
+        return {"data.pairs": float(config["data"]["pairs"])}
+    samples = float(config["prompts"]["samples"])
+    return {"prompts.per_iteration": images / samples, "prompts.samples": samples}

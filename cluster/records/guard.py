@@ -118,7 +118,8 @@ class Guard:
                     stop = stop or (name if rule.stop else None)
                     if (name, figure) not in self._said:
                         self._said.add((name, figure))
-                        warnings.append(Warned(found.iteration, name, self._sentence(name, rule, figure, found)))
+                        sentence = self._sentence(name, rule, figure, found)
+                        warnings.append(Warned(found.iteration, name, sentence, figure))
         for figure, value in found.figures.items():
             before = self._highest.get(figure)
             if math.isfinite(value) and (before is None or value > before.figures[figure]):

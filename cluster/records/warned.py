@@ -1,4 +1,7 @@
-"""`warnings.jsonl`: what a run warned of, a line each, `{"iteration": int, "sentence": str, "rule": str}`."""
+"""`warnings.jsonl`: what a run warned of, a line each.
+
+A line is `{"iteration": int, "rule": str, "sentence": str, "figure": str or null}`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ class Warned:
     iteration: int
     rule: str
     sentence: str
+    figure: str | None = None  # of the evaluation, where the rule is of several of them
 
 
 def read(folder: Path) -> list[Warned]:
@@ -30,16 +34,20 @@ def read(folder: Path) -> list[Warned]:
         return []
     found = []
     for line in json_lines(text):
-        iteration, rule, sentence = (line.get(name) for name in ("iteration", "rule", "sentence"))
+        iteration, rule, sentence, figure = (line.get(name) for name in ("iteration", "rule", "sentence", "figure"))
         if isinstance(iteration, int) and isinstance(rule, str) and isinstance(sentence, str):
-            found.append(Warned(iteration, rule, sentence))
+            found.append(Warned(iteration, rule, sentence, figure if isinstance(figure, str) else None))
     return found
 
 
 def add(folder: Path, warning: Warned) -> bool:
-    """Keep a warning, unless that iteration has one of that rule; returns whether it is new. Raises as `write`."""
+    """Keep a warning, unless that iteration has one of that rule and figure; returns whether it is new.
+
+    Raises:
+        WriteError: As `write`.
+    """
     known = read(folder)
-    if new := (warning.iteration, warning.rule) not in {(one.iteration, one.rule) for one in known}:
+    if new := _of_what(warning) not in map(_of_what, known):
         write(folder, [*known, warning])
     return new
 
@@ -52,3 +60,7 @@ def write(folder: Path, warnings: Sequence[Warned]) -> None:
     """
     with replacing(folder / FILE) as file:
         file.writelines(json.dumps(asdict(warned)).encode() + b"\n" for warned in warnings)
+
+
+def _of_what(warning: Warned) -> tuple[int, str, str | None]:
+    return warning.iteration, warning.rule, warning.figure

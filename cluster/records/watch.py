@@ -76,7 +76,7 @@ class Watch:
 
 
 def undecided(iteration: int, metrics: Mapping[str, float]) -> Warned | None:
-    """The warning of an iteration in which people preferred no picture to another, if it is one.
+    """The warning of an iteration that has no preference of people to learn from, if it is one.
 
     Args:
         iteration: It is.
@@ -86,13 +86,19 @@ def undecided(iteration: int, metrics: Mapping[str, float]) -> Warned | None:
         return None
     ties = counted(int(metrics["people/ties"]), "tie")
     bad = counted(int(metrics["people/both_bad"]), "pair")
-    return Warned(
-        iteration,
-        "people",
-        f"Iteration {iteration}: people preferred no picture to the other one of its pair ({ties}, {bad} with both "
-        "bad), so the update had no preference to learn from, and the iteration counts all the same; raise "
-        "prompts.per_iteration, so that there is more to choose from, or look at what the model draws.",
-    )
+    none = "so the update had no preference to learn from, and the iteration counts all the same"
+    if discarded := int(metrics["people/discarded"]):
+        sentence = (
+            f"what people said of {counted(discarded, 'pair')} was of other pictures than those that were drawn again "
+            f"after a resumption, and of the rest they preferred none ({ties}, {bad} with both bad), {none}; go on on "
+            "the kind of machine, and with the settings, that the pictures were drawn with."
+        )
+    else:
+        sentence = (
+            f"people preferred no picture to the other one of its pair ({ties}, {bad} with both bad), {none}; raise "
+            "prompts.per_iteration, so that there is more to choose from, or look at what the model draws."
+        )
+    return Warned(iteration, "people", f"Iteration {iteration}: {sentence}")
 
 
 def is_constant(scores: np.ndarray, groups: np.ndarray) -> bool:

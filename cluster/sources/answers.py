@@ -19,12 +19,13 @@ class Answers:
     chosen: int = 0  # of which one picture was preferred
     ties: int = 0
     both_bad: int = 0
+    discarded: int = 0  # that were answered, but of other pictures than those that are there now
 
     def __add__(self, other: Answers) -> Answers:
         return Answers(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
 
     @classmethod
-    def of(cls, labels: Sequence[Label | None], asked: int) -> Answers:
-        """The answers of pairs, of which some have no label."""
+    def of(cls, labels: Sequence[Label | None], asked: int, discarded: int) -> Answers:
+        """The answers of pairs, of which some have no label: those without an answer, and those that are discarded."""
         kinds = Counter("none" if x is None else "bad" if x == BOTH_BAD else "tie" if x == TIE else "" for x in labels)
-        return cls(len(labels), asked, kinds[""], kinds["tie"], kinds["bad"])
+        return cls(len(labels), asked, kinds[""], kinds["tie"], kinds["bad"], discarded)

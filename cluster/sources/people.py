@@ -73,13 +73,13 @@ class Asked:
         else:
             self._batches.close(version)  # where the driver was killed before it had
         asked = self._batches.asked(version) or {}
-        if others := {number for number, own in asked.items() if not self._same(own, drawn.get(number))}:
+        others = {number for number, own in asked.items() if not self._same(own, drawn.get(number))}
+        if others:
             self._say(
                 f"{len(others)} of the {len(asked)} pairs of iteration {version + 1} have other pictures than when "
                 "people were asked; what was chosen of those is not trained on"
             )
-            labels = {number: label for number, label in labels.items() if number not in others}
-        return [_scored(rollout, self._name, labels, set(asked)) for rollout in batch]
+        return [_scored(rollout, self._name, labels, set(asked), others) for rollout in batch]
 
     def _same(self, asked: Question, drawn: Question | None) -> bool:
         """Whether the pictures that were asked about are those that are drawn, as far as a person can tell."""
@@ -147,11 +147,21 @@ class Asked:
         return labels
 
 
-def _scored(rollout: Rollout, name: str, labels: Mapping[int, Label], asked: set[int]) -> Rollout:
-    """A rollout with the scores that its pairs' labels are, and with what became of the pairs that begin in it."""
+def _scored(rollout: Rollout, name: str, given: Mapping[int, Label], asked: set[int], others: set[int]) -> Rollout:
+    """A rollout with the scores that its pairs' labels are, and with what became of the pairs that begin in it.
+
+    Args:
+        rollout: Without them.
+        name: Of the reward.
+        given: Labels by group.
+        asked: Groups that people were asked about.
+        others: Of those the ones that have other pictures now, whose labels do not count.
+    """
+    labels = {group: label for group, label in given.items() if group not in others}
     places = list(zip(rollout.request.prompt_index, rollout.request.sample_index, strict=True))
     shares = [(sample, labels.get(group, BOTH_BAD)) for group, sample in places]
     scores = [math.nan if isinstance(share, str) else 1 - share if sample else share for sample, share in shares]
     begin = [group for group, sample in places if not sample]
-    answers = Answers.of([labels.get(group) for group in begin], len(asked.intersection(begin)))
+    discarded = len((given.keys() & others).intersection(begin))
+    answers = Answers.of([labels.get(group) for group in begin], len(asked.intersection(begin)), discarded)
     return replace(rollout, scores={**rollout.scores, name: np.array(scores, np.float32)}, answers=answers)

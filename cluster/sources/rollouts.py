@@ -29,7 +29,6 @@ from rewards.errors import RewardUnavailable, said
 log = logging.getLogger(__name__)
 Key = TypeVar("Key", bound=Hashable)
 
-_LOOK_AROUND = 1.0  # seconds
 _UNREAD = Request(0, 0, (), (), ())  # until a reader says what there is
 
 
@@ -74,7 +73,6 @@ class Rollouts:
         self._said: set[str] = set()  # of what failed
         self.spans = Spans()
         self._warned = False
-        self._checked = time.monotonic()  # whether an actor hangs
 
     def submit(
         self,
@@ -124,17 +122,11 @@ class Rollouts:
         """
         for reference in also:
             self._arrivals.expect(reference)
-        for reference, pool in self._arrivals.wait(_LOOK_AROUND):
-            if pool is not None and (settled := pool.settle(reference)):
-                job, value = settled
-                if pool is self._samplers:
-                    self._score(job, value)
-                else:
-                    self._collect(job[0], job[1], value)
-        if (now := time.monotonic()) - self._checked >= _LOOK_AROUND:
-            self._checked = now
-            for pool in self._pools:
-                pool.check()
+        for pool, job, value in self._arrivals.settled():
+            if pool is self._samplers:
+                self._score(job, value)
+            else:
+                self._collect(job[0], job[1], value)
 
     def wait_for(self, references: Sequence[ray.ObjectRef], patience: float) -> list[Any]:
         """The values of references of the learner; rollouts go on meanwhile, and the first failure is raised when it
@@ -154,13 +146,9 @@ class Rollouts:
                 self.wait(also=waiting)
         return ray.get(list(references))
 
-    @property
-    def _pools(self) -> tuple[Pool, ...]:
-        return self._samplers, *self._rewards.values()
-
     @cached_property
     def _arrivals(self) -> Arrivals:
-        return Arrivals(self._pools)
+        return Arrivals((self._samplers, *self._rewards.values()))
 
     def _sample(self, job: _Job) -> None:
         def make(sampler: Any) -> Sequence[ray.ObjectRef]:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from cluster import compare
-from cluster.config import Config
+from cluster.config import Config, yaml_text
 from cluster.pages.compare import Front, Group, along, curve, final, front, read_groups
 from cluster.pages.report import write_report
-from cluster.records.reading import Records
+from cluster.records.reading import CONFIG, Records
 from tests.support.made_up_run import PROMPTS, make_up
 from tests.support.page import Page, refers_outside
 
@@ -243,6 +243,29 @@ def test_what_is_not_as_it_seems_is_noted(runs: list[Path], tmp_path: Path, caps
     (runs[2] / "config.yaml").write_text("objective: 5\n")
     assert compare.main([*map(str, runs)]) == 1
     assert "b-0/config.yaml is not what a run saved; leave this one out." in capsys.readouterr().err
+
+
+def test_secrets_are_on_no_page_and_make_no_other_group(
+    make_config: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two seeds, between which a token was rotated."""
+    words = [("one", "s3cret", "0"), ("two", "an0ther", "1"), ("three", "a-th1rd", "1")]
+    paths = []
+    for name, token, seed in words:
+        run = make_up(make_config(f"name={name}", "iterations=2", f"seed={seed}"), (0, 2))
+        config = yaml_text.read((run.path / CONFIG).read_text())
+        config["rewards"]["shapes_gold"]["options"] = {"token": token}
+        (run.path / CONFIG).write_text(yaml_text.write(config))
+        paths.append(str(run.path))
+    out = tmp_path / "page.html"
+    assert compare.main([*paths, "--out", str(out)]) == 0
+    assert compare.main([*paths, "--json"]) == 0
+    said = capsys.readouterr()
+    everything = out.read_text() + said.out + said.err
+    assert not [token for _, token, _ in words if token in everything]
+    (group,) = read_groups([Path(path) for path in paths])
+    assert (group.name, group.seeds) == ("ppod", [0, 1])
+    assert group.notes == ["three does not count: it has the seed and the configuration of two."]
 
 
 def test_before_and_after_are_evaluations_that_all_seeds_have() -> None:

@@ -119,7 +119,7 @@ def test_another_reward_or_model_is_added_and_nothing_done_twice(
     assert evaluate(monkeypatch, out, str(run), "--samples", "4")[0] == 0
     status, jobs = evaluate(monkeypatch, out, str(run), "--samples", "4", "--rewards", "brightness")
     assert status == 0
-    assert {job.question.name for job in jobs} == {"brightness"}
+    assert {job.judgement.name for job in jobs} == {"brightness"}
     other = make_run(make_config("policy.steps=4", "seed=6", "name=other"), iteration=8)
     adapter = other / "checkpoints/iteration-000008"
     status, jobs = evaluate(monkeypatch, out, str(run), str(adapter), "--samples", "4", "--rewards", "brightness")

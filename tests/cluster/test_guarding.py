@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,12 +105,33 @@ def test_with_or_without_it_the_same_is_learned(settings: Path, tmp_path: Path, 
     assert same(*adapters)
 
 
-def evaluate(run: RunDirectory, iteration: int, gold: float) -> None:
-    """Record an evaluation of two pictures of a prompt."""
+def evaluate(run: RunDirectory, iteration: int, gold: float, splits: Sequence[str] = ("train",)) -> None:
+    """Record an evaluation of two pictures of a prompt, the same ones for each split."""
     (request,) = make_requests(("a red circle",), 2, 2, seed=0, iteration=EVALUATION)
     scores = {"shapes_gold": np.float32([gold - 0.1, gold + 0.1])}
     rollout: Any = Rollout(request, iteration, 0.0, 1.0, None, None, scores)  # type: ignore[arg-type]
-    run.add(iteration, {"eval/train/shapes_gold": gold}, {"train": [rollout]})
+    figures = {f"eval/{split}/shapes_gold": gold for split in splits}
+    run.add(iteration, figures, {split: [rollout] for split in splits})
+
+
+def test_it_warns_of_every_figure_that_falls_in_one_evaluation_and_once(
+    make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config("name=mine", "guard.best=null")
+    run = RunDirectory.create(config)
+    nobody: Any = SimpleNamespace(guard=lambda used: None)
+    for iteration, gold in ((0, 0.9), (1, 0.3), (2, 0.2)):
+        guard = Guarding(config, run, nobody, nobody, iteration)  # of a driver that has just resumed the run
+        evaluate(run, iteration, gold, ("train", "held_out"))
+        with caplog.at_level(logging.WARNING, "cluster.guarding"):
+            guard.look(iteration)
+    said = warned.read(run.path)
+    assert [(one.iteration, one.rule, one.figure) for one in said] == [
+        (1, "watched", "train/shapes_gold"),
+        (1, "watched", "held_out/shapes_gold"),
+    ]
+    assert caplog.messages == [one.sentence for one in said]
+    assert "on the held-out prompts" in said[1].sentence
 
 
 def test_after_the_best_was_lost_a_worse_one_never_takes_the_place_of_the_kept_one(

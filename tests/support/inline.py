@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -24,6 +25,11 @@ class Reference:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+    def future(self) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(self.value)
+        return done
 
 
 class Inline:
@@ -64,6 +70,7 @@ class InlinePool(Pool):
         self.actors: Sequence[ActorHandle] = []
         self._actor, self._seen = Inline(actor), seen
         self._settled: dict[Any, tuple[Any, Any]] = {}
+        self._announce = lambda reference: None
 
     def start(self, count: int, patience: float) -> None:
         pass
@@ -75,6 +82,7 @@ class InlinePool(Pool):
         except RewardFailed as error:  # as Ray reports it
             reference = Reference(RayTaskError("answer", "", error))
         self._settled[reference] = call.job, reference.value
+        self._announce(reference)
 
     @property
     def depths(self) -> tuple[int, int]:
@@ -114,10 +122,6 @@ def work_inline(monkeypatch: pytest.MonkeyPatch, seen: Callable[[Any], None] = l
         put = staticmethod(Reference)
         get = staticmethod(lambda reference: reference.value)
         kill = staticmethod(lambda actor: None)
-
-        @staticmethod
-        def wait(references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
-            return references, []
 
     def rewards(config: Config, *_: Any) -> dict[tuple[str, ...], Pool]:
         makers = config.makers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +69,24 @@ def test_a_failed_call_arrives_too() -> None:
     arrivals.expect(other)  # type: ignore[arg-type]
     other.future().set_exception(ValueError("no"))
     assert arrivals.wait(0) == [(other, None)]
+
+
+def test_calls_that_ended_are_said_with_their_pool_and_hanging_actors_are_looked_for_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked, now = list[Pool](), 0.0
+    monkeypatch.setattr("cluster.crew.arrivals.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(Pool, "check", lambda pool: checked.append(pool))
+    world = World()
+    one, other = pool_of(world, 1), pool_of(world, 1)
+    arrivals = Arrivals([one, other])
+    assert list(arrivals.settled()) == []  # they are up
+    for pool, actor, job, seconds in ((one, 0, "a", 0.9), (other, 1, "b", 1.0), (other, 1, "c", 1.9)):
+        now = seconds
+        pool.submit(call(job))
+        world.end_one(actor)
+        assert list(arrivals.settled()) == [(pool, job, job)]
+        assert checked == ([] if seconds < 1 else [one, other])
 
 
 @pytest.mark.parametrize("calls", [5, 7, 12])

@@ -45,6 +45,17 @@ def test_more_samplers_than_requests_have_nothing_to_do() -> None:
     assert pipelined(WORK, LEARNER, 20, 5).busy == pytest.approx(0.125)
 
 
+def test_more_reward_actors_than_requests_have_nothing_to_do() -> None:
+    work = {SAMPLERS: 1.0, JUDGES: 40.0, LEARNER: 10.0}  # of two requests, so of two calls of 20 s
+    found = synchronous(work, LEARNER, 1, 2)
+    assert (found.counts[JUDGES], found.seconds) == (2, 20.0 + 10.0)
+    assert synchronous(work, JUDGES, 16, 2) == synchronous(work, JUDGES, 2, 2)
+    ahead = pipelined(work, LEARNER, 4, 2)
+    assert (ahead.counts[JUDGES], ahead.seconds, ahead.busy) == (4, 10.0, 0.25)  # of two iterations
+    assert pipelined(work, JUDGES, 16, 2) == pipelined(work, JUDGES, 4, 2)
+    assert turns(work, {SAMPLERS: 1, JUDGES: 3, LEARNER: 1}, 4) == 20.0 + 10.0
+
+
 def test_a_request_is_not_shared() -> None:
     assert turns(WORK, {SAMPLERS: 3, JUDGES: 1, LEARNER: 1}, 4) == 20.0 + 10.0
 
@@ -58,6 +69,19 @@ def test_there_are_enough_and_one_less_would_not_do(work: dict[str, float], role
         assert other != role or enough == count
         assert other == role or enough == 1 or work[other] / (enough - 1) > pace * (1 - 1e-6)
     assert synchronous(work, role, count, number).counts[SAMPLERS] <= max(number, 1)
+
+
+@given(works, counts, requests)
+def test_whoever_takes_calls_is_in_time_or_has_one_each(work: dict[str, float], count: int, number: int) -> None:
+    found, within = synchronous(work, LEARNER, count, number), work[LEARNER] / count * (1 - BUSY) / BUSY
+
+    def seconds(role: str, many: int) -> float:
+        return math.ceil(number / many) * work[role] / number
+
+    for role in (SAMPLERS, JUDGES):
+        many = found.counts[role]
+        assert many == number or seconds(role, many) <= within * (1 + 1e-6)
+        assert many == 1 or seconds(role, many - 1) > within * (1 - 1e-6)
 
 
 @given(works, counts)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import Config
-from cluster.pages.groups import flat, mean_curve, mean_of, read_config, siblings
+from cluster.pages.groups import but_the_seed, flat, mean_curve, mean_of, read_config, siblings
 from cluster.records.rundir import RunDirectory
 
 numbers = st.floats(-1e6, 1e6)
@@ -57,6 +57,12 @@ def test_siblings_differ_in_their_seed_alone(make_config: Callable[..., Config])
     assert [path.name for path in siblings(made["a"])] == ["b", "c"]
     assert siblings(made["lr"]) == siblings(made["a"].parent / "broken") == []
     assert siblings(made["a"], most=1) == [made["b"]]
+
+
+def test_another_secret_makes_no_other_configuration() -> None:
+    one, other = ({"seed": 0, "rewards": {"far": {"options": {"token": token}}}} for token in ("s3cret", "an0ther"))
+    assert but_the_seed(one) == but_the_seed(other) == {"rewards.far.options.token": "***"}
+    assert but_the_seed({"rewards": {"far": {"options": {"token": None}}}}) != but_the_seed(one)
 
 
 def test_what_cannot_be_read_has_no_settings(tmp_path: Path) -> None:

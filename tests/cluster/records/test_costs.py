@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from cluster.records.timeline import Span
 Make = Callable[..., Config]
 
 
-def write(config: Config, iterations: int, **others: float) -> RunDirectory:
+def write(config: Config, iterations: int, evaluated: Sequence[int] = (3,), **others: float) -> RunDirectory:
     """A run of 12 images an iteration, whose first takes ten times as long, and whose third is also evaluated."""
     run = RunDirectory.create(config)
     for iteration in range(1, iterations + 1):
@@ -29,7 +29,7 @@ def write(config: Config, iterations: int, **others: float) -> RunDirectory:
         }
         spans = [Span("a+b 0", "score", 1.0, 0.3 * times), Span("a+b 1", "score", 2.0, 0.3 * times)]
         spans += [Span("c 0", "score", 1.0, 1.2 * times), Span("driver", "sampling", 0.0, 5.0)]
-        if iteration == 3:
+        if iteration in evaluated:
             metrics["eval/train/a"] = 1.0
             spans += [Span("c 0", "score", 5.0, 1000.0)]
         run.record(iteration, metrics | others, {}, spans)
@@ -46,12 +46,28 @@ def test_costs_are_medians_an_image_without_the_first_iteration_and_evaluations(
     found = costs(write(config, 5))
     assert found.scoring == {"a+b": pytest.approx(0.05), "c": pytest.approx(0.1)}
     assert (found.sampling, found.learning, found.iteration) == (0.5, 0.5, 8.0)  # of two ranks together
-    assert (found.images, found.request_size, found.samples) == (12, 2, 4)
+    assert (found.images, found.request_size) == (12, 2)
+    assert found.sizes == {"prompts.per_iteration": 3, "prompts.samples": 4}
     assert (found.samplers, found.reward_actors, found.ranks) == (3, 2, 2)
 
 
 def test_one_iteration_is_better_than_none(make_config: Make) -> None:
     assert costs(write(make_config(), 1)).sampling == 5.0
+
+
+def test_the_images_of_a_dataset_grow_with_its_pairs(make_config: Make) -> None:
+    run = write(make_config(), 2)
+    assert costs_of(run, read_config(run.path) | {"data": {"pairs": 8}}).sizes == {"data.pairs": 8}
+
+
+@pytest.mark.parametrize(("iterations", "evaluated"), [(1, (1,)), (2, (2,)), (4, (1, 2, 3, 4))])
+def test_what_rewards_cost_is_not_guessed_where_evaluations_stand_beside_all_calls(
+    make_config: Make, iterations: int, evaluated: tuple[int, ...]
+) -> None:
+    run = write(make_config(), iterations, evaluated)
+    with pytest.raises(LookupError, match=r"was evaluated too, .* three iterations or more with evaluation\.every=0"):
+        costs(run)
+    assert costs(write(make_config(), iterations + 1, evaluated)).scoring
 
 
 @pytest.mark.parametrize(

@@ -37,4 +37,4 @@ def test_warnings_are_read_as_they_are_written(tmp_path: Path) -> None:
     assert Records(tmp_path).warnings() == []
     lines = '{"iteration": 3, "sentence": "Gold falls.", "rule": "gold"}\n{"iteration": 4}\n{"sentence": 5}\nbroken\n'
     (tmp_path / "warnings.jsonl").write_text(lines)
-    assert Records(tmp_path).warnings() == [{"iteration": 3, "sentence": "Gold falls.", "rule": "gold"}]
+    assert Records(tmp_path).warnings() == [{"iteration": 3, "sentence": "Gold falls.", "rule": "gold", "figure": None}]

@@ -5,28 +5,33 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from cluster.records.guard import Warned
 from cluster.records.warned import FILE, add, read, write
 
 
 def test_there_and_back(tmp_path: Path) -> None:
     assert read(tmp_path) == []
-    warnings = [Warned(3, "watched", "Iteration 3: “it” fell.\nTwice."), Warned(5, "diversity", "It is gone.")]
+    warnings = [Warned(3, "watched", "Iteration 3: “it” fell.\nTwice.", "train/it"), Warned(5, "people", "It is gone.")]
     write(tmp_path, warnings[:1])
     write(tmp_path, warnings)
     assert read(tmp_path) == warnings
     lines = (tmp_path / FILE).read_text().splitlines()
-    assert json.loads(lines[1]) == {"iteration": 5, "rule": "diversity", "sentence": "It is gone."}
+    assert [json.loads(line)["figure"] for line in lines] == ["train/it", None]
+    assert json.loads(lines[1]) == {"iteration": 5, "rule": "people", "sentence": "It is gone.", "figure": None}
 
 
-def test_a_rule_warns_once_of_an_iteration(tmp_path: Path) -> None:
-    first, again, later = (
-        Warned(3, "watched", "Fell."),
-        Warned(3, "watched", "Fell more."),
-        Warned(4, "watched", "Fell."),
+@pytest.mark.parametrize("figure", ["train/it", None])
+def test_a_rule_warns_once_of_a_figure_in_an_iteration(tmp_path: Path, figure: str | None) -> None:
+    first, again, other, later = (
+        Warned(3, "watched", "Fell.", figure),
+        Warned(3, "watched", "Fell more.", figure),
+        Warned(3, "watched", "Fell.", "held_out/it"),
+        Warned(4, "watched", "Fell.", figure),
     )
-    assert [add(tmp_path, one) for one in (first, again, later)] == [True, False, True]
-    assert read(tmp_path) == [first, later]
+    assert [add(tmp_path, one) for one in (first, again, other, later)] == [True, False, True, True]
+    assert read(tmp_path) == [first, other, later]
 
 
 def test_lines_that_are_no_warnings_are_passed_over(tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ def test_no_pairs_is_said_once() -> None:
     assert "objective.min_gap" in found[0]
 
 
-def asked(chosen: float, ties: float, bad: float) -> dict[str, float]:
-    return {"people/chosen": chosen, "people/ties": ties, "people/both_bad": bad}
+def asked(chosen: float, ties: float, bad: float, discarded: float = 0) -> dict[str, float]:
+    answers = {"chosen": chosen, "ties": ties, "both_bad": bad, "discarded": discarded}
+    return {f"people/{kind}": count for kind, count in answers.items()}
 
 
 def test_answers_of_which_none_prefers_a_picture_are_warned_of_every_time() -> None:
@@ -67,6 +68,16 @@ def test_answers_of_which_none_prefers_a_picture_are_warned_of_every_time() -> N
         assert "(1 tie, 2 pairs with both bad)" in warning.sentence
     assert undecided(4, asked(1, 5, 5)) is None
     assert undecided(4, {"pairs": 0.0}) is None
+
+
+def test_answers_that_were_discarded_are_not_called_undecided() -> None:
+    warning = undecided(4, asked(0, 1, 0, discarded=3))
+    assert warning is not None
+    assert warning.sentence.startswith("Iteration 4: what people said of 3 pairs was of other pictures than those")
+    assert "of the rest they preferred none (1 tie, 0 pairs with both bad)" in warning.sentence
+    assert "people preferred no picture" not in warning.sentence
+    assert undecided(4, asked(1, 0, 0, discarded=3)) is None
+    assert Watch(["people"]).look(1, asked(0, 0, 0, 4) | {"pairs": 0.0}, {"people": np.full(6, 0.5)}, GROUPS) == []
 
 
 def test_what_is_said_of_people_is_not_said_of_a_reward_as_well() -> None:

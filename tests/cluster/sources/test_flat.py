@@ -69,9 +69,8 @@ def source(make_config: Make, tmp_path: Path) -> Callable[..., Sampled]:
         )
         rollouts = OneByOne(pools[0], {("a",): pools[1]})
         rollouts.world = world
-        rollouts._checked = float(
-            "inf"
-        )  # whether an actor hangs is looked at once a second, however fast this machine is
+        # Whether an actor hangs is looked at once a second, however fast this machine is.
+        rollouts._arrivals._checked = float("inf")
         Rollouts.wait(rollouts)  # until they are up
         return Sampled(config, rollouts, 0, [Plan(())] * config.iterations)
 

@@ -209,13 +209,30 @@ def test_choices_are_not_trained_on_when_the_pictures_come_again_as_others(
     source = waiting.source()
     monkeypatch.setattr(source._source, "batch", lambda version, progress: again)
     waiting.said.clear()
-    found = scores(source.batch(0))
+    rollouts = source.batch(0)
+    found = scores(rollouts)
+    answers = sum((each.answers for each in rollouts if each.answers), Answers())
+    assert answers == Answers(pairs=6, asked=4, chosen=4 - dropped, discarded=int(dropped))
     assert found[2:] == pytest.approx(first[2:], nan_ok=True)
     assert np.isnan(found[:2]).all() if dropped else found[:2] == first[:2]
     assert waiting.said == dropped * [
         "1 of the 4 pairs of iteration 1 have other pictures than when people were asked; what was chosen of those is "
         "not trained on"
     ]
+
+
+def test_only_what_was_answered_counts_as_discarded(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting.come = lambda: waiting.choose({0: 0})
+    waiting.source(pairs=1).batch(0)
+    again = batch()
+    for each in again:
+        each.pixels[...] = 255 - each.pixels  # type: ignore[index, operator]
+    source = waiting.source()
+    monkeypatch.setattr(source._source, "batch", lambda version, progress: again)
+    rollouts = source.batch(0)
+    answers = sum((each.answers for each in rollouts if each.answers), Answers())
+    assert answers == Answers(pairs=6, asked=4, discarded=1)
+    assert np.isnan(scores(rollouts)).all()
 
 
 def test_a_batch_without_a_pair_to_show_ends_the_run(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:

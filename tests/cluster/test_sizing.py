@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cluster import list as listing
-from cluster.config import Config
-from cluster.pages.sizing import DRIVER, sizing
+from cluster.config import Config, yaml_text
+from cluster.records.reading import CONFIG
 from cluster.records.rundir import RunDirectory
 from cluster.records.timeline import Span
+from cluster.sizing import DRIVER, sizing
 
 
 @pytest.fixture
@@ -57,7 +58,8 @@ def test_iterations_of_another_size_cost_in_proportion(run: Path) -> None:
     assert found["samplers"]["busy_seconds"] == pytest.approx(240)
     assert found["learner ranks"]["busy_seconds"] == pytest.approx(60)
     assert found["seconds an iteration"]["run"] == 16.0  # as it was
-    assert found["samplers"]["synchronous"] == 16
+    assert found["samplers"]["synchronous"] == 18  # of 120 requests of 2 s there is time for 7 each in 15 s
+    assert found["share of it that what sets the pace works"]["synchronous"] >= 0.8
 
 
 @pytest.mark.parametrize(
@@ -79,11 +81,29 @@ def test_the_command_prints_a_table_and_json(run: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out) == sizing(str(run), ["learner.ranks=2"])
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_json_may_be_asked_for_anywhere(run: Path, place: int, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sizing", str(run), "learner.ranks=2", "prompts.samples=8"]
+    assert listing.main([*words[:place], "--json", *words[place:]]) == 0
+    assert json.loads(capsys.readouterr().out) == sizing(str(run), words[2:])
+
+
+def test_a_dataset_is_sized_by_its_pairs(run: Path) -> None:
+    config = yaml_text.read((run / CONFIG).read_text())
+    (run / CONFIG).write_text(yaml_text.write(config | {"data": {"path": "pairs.parquet", "pairs": 6}}))
+    assert rows(run)["samplers"]["busy_seconds"] == 12.0
+    assert rows(run, "data.pairs=15")["samplers"]["busy_seconds"] == pytest.approx(30)
+    for word in ("prompts.per_iteration=2", "prompts.samples=2"):
+        with pytest.raises(LookupError, match=r"only data\.pairs, learner\.ranks, .* may be other here"):
+            sizing(str(run), [word])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["nowhere"], "There is no run in 'nowhere'"),
         (["RUN", "policy.steps=5"], "'policy.steps=5' changes what the run was measured with"),
+        (["RUN", "data.pairs=5"], "only prompts.per_iteration, prompts.samples, learner.ranks, samplers.count"),
         (["RUN", "samplers.count=0"], "'samplers.count=0' is no number of at least 1"),
         (["RUN", "samplers.count=2", "learner.ranks=2"], "Only one role sets the pace"),
         (["FILE"], "is a configuration and no run"),

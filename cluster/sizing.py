@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ from cluster.records.costs import Costs, costs_of
 from cluster.records.reading import CONFIG, Records
 from cluster.text import shown
 
-# Seconds of the driver's CPU a request: python -m benchmarks.scale says .5 ms of it; the rest is room for Ray's calls.
-DRIVER = 0.003
+DRIVER = 0.0024  # seconds of the driver's CPU a request, with Ray's calls: python -m benchmarks.scale (docs/sizing.md)
 _PACES = {"learner.ranks": LEARNER, "samplers.count": SAMPLERS, "reward_actors.count": "reward actors"}
-_SIZES = ("prompts.per_iteration", "prompts.samples")
 
 
 def sizing(name: str, words: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -28,14 +26,14 @@ def sizing(name: str, words: Sequence[str] = ()) -> list[dict[str, Any]]:
             sets the pace; else the learner does, with as many ranks as the run has.
 
     Raises:
-        LookupError: In one sentence, if there is no such run, it has nothing on record, or a setting is another.
+        LookupError: In one sentence, if there is no such run, its records do not say what it costs, or a setting is
+            another.
     """
-    costs, given = _measured(name), _given(words)
+    costs = _measured(name)
+    given = _given(words, costs.sizes)
     images = costs.images
-    if (groups := given.get(_SIZES[0])) is not None:
-        images = groups * costs.samples
-    if (samples := given.get(_SIZES[1])) is not None:
-        images = images / costs.samples * samples
+    for key, own in costs.sizes.items():
+        images = images * given.get(key, own) / own
     paces, count = LEARNER, costs.ranks
     for key in _PACES.keys() & given.keys():
         paces, count = _PACES[key], given[key]
@@ -98,14 +96,14 @@ def _measured(name: str) -> Costs:
     return costs_of(Records(folder), read_config(folder))
 
 
-def _given(words: Sequence[str]) -> dict[str, int]:
-    found = {}
+def _given(words: Sequence[str], sizes: Iterable[str]) -> dict[str, int]:
+    found, known = {}, (*sizes, *_PACES)
     for word in words:
         key, _, value = word.partition("=")
-        if key not in (*_SIZES, *_PACES):
+        if key not in known:
             raise LookupError(
-                f"{shown(word)!r} changes what the run was measured with; only {', '.join((*_SIZES, *_PACES))} may be "
-                "other here, and for all else a short run with it says the costs."
+                f"{shown(word)!r} changes what the run was measured with; only {', '.join(known)} may be other here, "
+                "and for all else a short run with it says the costs."
             )
         if not (value.isascii() and value.isdigit() and int(value)):
             raise LookupError(f"{shown(word)!r} is no number of at least 1.")
