@@ -1,4 +1,4 @@
-"""Actors that only sleep take the time that they are told, and the benchmarks made of them run through Ray."""
+"""Actors that only sleep take the time that they are told, and benchmarks.scale is driven by such actors of Ray."""
 
 from __future__ import annotations
 
@@ -17,14 +17,6 @@ SCALE = """
 from benchmarks.scale import __main__ as scale
 scale.THROUGH_RAY, scale.RAY_REQUESTS, scale.RAY_RATE, scale.PROCESSES = (2,), 32, 200, 1
 scale.main(["--samplers", "2", "--prompts", "64", "--requests", "16", "--rate", "2000"])
-"""
-PIPELINING = """
-import sys
-from benchmarks import pipelining
-pipelining.STAGE, pipelining.ITERATIONS = 0.1, 6
-for name, staleness in (("synchronous", 0), ("ahead", 1)):
-    stale = f"samplers.max_staleness={staleness}"
-    print(name, pipelining.pipelined(sys.argv[1], name, "samplers.request_size=192", stale, learning=0.1))
 """
 
 
@@ -46,11 +38,11 @@ def test_it_takes_its_time_and_no_longer() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmarks_of_sleepers_run_through_ray(tmp_path: Path) -> None:
+def test_sleepers_are_driven_through_ray() -> None:
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCALE + PIPELINING, str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-c", SCALE],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RAY_raylet_start_wait_time_s": "180"},  # of a busy machine
         capture_output=True,
         text=True,
         check=False,
@@ -60,9 +52,3 @@ def test_the_benchmarks_of_sleepers_run_through_ray(tmp_path: Path) -> None:
     assert apart is not None, ran.stdout
     assert all(0 < float(milliseconds) < 1000 for milliseconds in apart.groups())
     assert re.search(r"with Ray's calls a request costs \S+ ms", ran.stdout)
-    waiting = re.search(r"^synchronous (\S+)$", ran.stdout, re.MULTILINE)
-    ahead = re.search(r"^ahead (\S+)$", ran.stdout, re.MULTILINE)
-    assert waiting is not None
-    assert ahead is not None
-    assert 0 < float(waiting[1]) < 1 / 0.1  # one stage after the other
-    assert 0 < float(ahead[1]) < 2 / 0.1  # beside one another
