@@ -5,8 +5,9 @@
 A rollout of a request and a learner's step on a batch are watched, and the calls of the denoiser in them are made again
 by themselves: the same samples, as often and as many at a time, under the same adapter, guidance's half with them.
 Those of a rollout once more forward, and one pass of the decoder; those of a step that had a gradient forward and
-backward. That is the naked network: of a UNet in both memory formats, of which the faster one counts. Both are measured
-in turns, in this process, without Ray, in as many threads as OMP_NUM_THREADS says and in the configuration's number
+backward. A step is that of a run, on a batch of the policy's own, with log-probabilities taken again where a run does
+it. That is the naked network: of a UNet in both memory formats, of which the faster one counts. Both are measured in
+turns, in this process, without Ray, in as many threads as OMP_NUM_THREADS says and in the configuration's number
 format; the first round counts for nothing (caches), of the others the medians are printed. Under each role stands where
 its time goes.
 """
@@ -17,6 +18,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +30,7 @@ from actors.policy import Policy
 from actors.transitions import Transitions
 from benchmarks.arguments import parse_config
 from benchmarks.plain import PlainRun
-from benchmarks.stopwatch import Stopwatch, settle
+from benchmarks.stopwatch import Stopwatch, synchronised_time
 
 ROUNDS = 3
 FORMATS = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}  # of a UNet, its own first
@@ -68,11 +70,11 @@ def naked(policy: Policy, calls: Sequence[Call], layout: torch.memory_format) ->
     for call in calls:
         args, named = _each(laid_out, call.args), _each(laid_out, call.named)
         with policy.using(call.acts), torch.set_grad_enabled(call.gradient):
-            began = settle(policy.device)
+            began = synchronised_time(policy.device)
             output = network(*args, **named)[0]
             if output.requires_grad:
                 output.backward(torch.ones_like(output))
-            seconds += settle(policy.device) - began
+            seconds += synchronised_time(policy.device) - began
         network.zero_grad()
     return seconds
 
@@ -129,8 +131,12 @@ def learner(run: PlainRun) -> None:
     parts = list(run.objective.parts(batch, torch.Generator()))
 
     def step() -> None:
-        run.learner.step(batch)
+        """As on a fresh batch: the policy stays the one that drew this one, because it learns at rate 0."""
+        for group in run.learner.optimizer.param_groups:
+            group["lr"] = 0.0
+        run.learner.step(replace(batch, version=run.learner.version))
 
+    step()  # whose ratios are checked, as are the next one's; no later one's are
     seconds = measure(policy, step, lambda call: call.gradient, lambda: None)
     _print("learner", len(batch.prompts), sum(len(part.samples) * part.columns.shape[-1] for part in parts), seconds)
     _profile(
@@ -168,9 +174,9 @@ def _profile(policy: Policy, run: Callable[[], object], *functions: tuple[Any, s
 
 
 def _timed(policy: Policy, run: Callable[[], object]) -> float:
-    began = settle(policy.device)
+    began = synchronised_time(policy.device)
     run()
-    return settle(policy.device) - began
+    return synchronised_time(policy.device) - began
 
 
 def _detached(tensor: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ class Measured(NamedTuple):
 
     seconds: float  # of an iteration, the median
     shares: dict[str, float]  # of an iteration, where its time went; together 1
+    metrics: list[dict[str, float]]  # on record of iterations, one after another, without the first and the last
 
 
 def whole_loop(
@@ -74,11 +75,13 @@ def whole_loop(
         dismiss(crew)
         ray.shutdown()
         parts = sorted((run.path / "metrics.parquet").glob("*.parquet"))[1:-1]  # evaluations left out
-        seconds = statistics.median(np.diff([pq.read_table(part)["time"][0].as_py() for part in parts]))
+        tables = [pq.read_table(part) for part in parts]
+        seconds = statistics.median(np.diff([table["time"][0].as_py() for table in tables]))
+        metrics = [dict(zip(*(table[key].to_pylist() for key in ("name", "value")), strict=True)) for table in tables]
         timeline = pa.concat_tables(
             pq.read_table(part) for part in sorted((run.path / "timeline.parquet").glob("*.parquet"))
         )
-        return Measured(seconds, where_it_went(timeline))
+        return Measured(seconds, where_it_went(timeline), metrics)
 
 
 def where_it_went(timeline: pa.Table) -> dict[str, float]:
@@ -112,7 +115,7 @@ def main(arguments: Sequence[str]) -> None:
     config = short_run("benchmarks.overhead", __doc__, arguments, ITERATIONS)
     ratios = []
     for turn in range(ROUNDS):
-        plain, (whole, shares) = plain_loop(config), whole_loop(config)
+        plain, (whole, shares, _) = plain_loop(config), whole_loop(config)
         ratios.append(plain / whole)
         print(
             f"round {turn + 1}: plain {config.batch_size / plain:.2f} images/s, whole loop "

@@ -18,7 +18,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ import ray
 from rich.console import Console
 
 from actors.trajectories import Weights
+from benchmarks.sleepers import REWARDS, Judge, Learner, Sampler
 from cluster.arguments import Parser
 from cluster.config import Config, load_config
 from cluster.crew.crew import Crew, dismiss
@@ -36,75 +36,11 @@ from cluster.crew.weights import WeightStore
 from cluster.loop import train
 from cluster.records.display import Display
 from cluster.records.rundir import RunDirectory
-from learner.learner import Update
-from learner.objectives.objective import Plan
-from rewards.reward import Scores
 
 STAGE = 0.4  # seconds
 ITERATIONS = 12
 BROADCASTS, WARM_UP = 21, 6
-_REWARDS: tuple[str, ...] = ("shapes_agreement", "shapes_gold")  # the default ones
 ADAPTER = 51_000_000 // 4  # float32 parameters
-
-
-class Sampler:
-    """Sleeps for every request."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def ready(self) -> None:
-        """At once."""
-
-    def rollout(self, request: Any, version: int, weights: Any = None) -> tuple[dict[str, Any], np.ndarray, None]:
-        """Black images after `STAGE` seconds."""
-        started = time.time()
-        time.sleep(STAGE)
-        receipt = {"version": version, "started": started, "seconds": time.time() - started}
-        pixels = np.zeros((len(request.prompts), 8, 8, 3), np.uint8)
-        return {**receipt, "actor": self._name, "lag": None}, pixels, None
-
-
-class Judge:
-    """Random scores."""
-
-    def ready(self) -> None:
-        """At once."""
-
-    def wrong(self, canaries: Any) -> list[str]:
-        """Nothing."""
-        return []
-
-    def score(self, pixels: np.ndarray, prompts: Any, features: str | None = None, strict: bool = False) -> Scores:
-        """At once."""
-        return Scores(_REWARDS, np.random.default_rng(0).random((2, len(pixels)), np.float32))
-
-
-class Learner:
-    """Sleeps for every batch."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._version = seconds, 0
-
-    def plans(self, batches: int) -> tuple[Plan, ...]:
-        """Nothing is stored."""
-        return (Plan(()),) * batches
-
-    def update(
-        self, scores: Mapping[str, np.ndarray], *trajectories: None, candidates: Mapping[str, np.ndarray] | None = None
-    ) -> tuple[Update, Weights]:
-        """An empty update."""
-        started = time.time()
-        time.sleep(self._seconds)
-        self._version += 1
-        return Update(self._version, {}, started, time.time() - started), self.weights()
-
-    def weights(self, which: str = "current") -> Weights:
-        """One number."""
-        return Weights.pack(self._version, np.zeros(1, np.float32), (("w", (1,)),))
-
-    def save(self, folder: str, keep: int) -> None:
-        """Nothing."""
 
 
 class Holder:
@@ -125,9 +61,9 @@ class Holder:
 
 def iterations_a_second(config: Config, learning: float) -> float:
     """How many the loop makes, from the median time between two."""
-    samplers = Pool("sampler", [_start(Sampler, f"sampler-{i}") for i in range(config.samplers.count)], 0)
-    judges = {_REWARDS: Pool("reward", [_start(Judge)], 0)}
-    crew = Crew(_start(WeightStore), LearnerGroup([_start(Learner, learning)], 60), samplers, judges)
+    samplers = Pool("sampler", [_start(Sampler, f"sampler-{i}", STAGE) for i in range(config.samplers.count)], 0)
+    judges = {REWARDS: Pool("reward", [_start(Judge, "judge", 0.0)], 0)}
+    crew = Crew(_start(WeightStore), LearnerGroup([_start(Learner, "learner", learning)], 60), samplers, judges)
     crew.samplers.start(config.samplers.count, 60)
     run = RunDirectory.create(config)
     with Display(Console(quiet=True), config.iterations) as display:

@@ -53,6 +53,8 @@ class PlainRun:
         model = WeightedSum.make(config.makers, weights) if asked else None
         self.learner = Learner(config.learner, self.policy, self.objective, config.seed, model, config.iterations)
         plans = [self.objective.plan(self.policy.transitions, version) for version in range(config.iterations)]
+        if plans[0].offline_batches:
+            sys.exit("error: Only runs that draw every batch anew are measured; set objective.offline_batches=0.")
         self._maker = RequestMaker(config, plans)
         self.rewards, self._judges = RewardActor(config.makers), [name for name in weights if weights[name]]
         self._advantages = Advantages(weights, config.standardise, how.buffer, how.min_count, how.whiten)

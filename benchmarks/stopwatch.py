@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 
 
-def settle(device: torch.device) -> float:
+def synchronised_time(device: torch.device) -> float:
     """The time in seconds, by `time.perf_counter`, once a device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -49,11 +49,12 @@ class Stopwatch:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
                 return original(*args, **kwargs)
-            what, self._inside, began = label if isinstance(label, str) else label(), True, settle(self._device)
+            what, self._inside = label if isinstance(label, str) else label(), True
+            began = synchronised_time(self._device)
             try:
                 return original(*args, **kwargs)
             finally:
-                self.seconds[what] += settle(self._device) - began
+                self.seconds[what] += synchronised_time(self._device) - began
                 self._inside = False
 
         with mock.patch.object(owner, name, timed):

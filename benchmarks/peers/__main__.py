@@ -6,7 +6,9 @@
 The first takes images a second at equal work (`equal_work.yaml`): each side with the micro-batch that is its fastest,
 and no ratio where their counts of work differ. Ours is the whole loop as `cluster.local` runs it, and the same without
 Ray. The second gives TRL's DDPO so many minutes at its documented settings, and asks when a run of ours at its defaults
-had the gold score of that. A peer's environment is made where it is not there yet.
+had the gold score of that. With `--folder` adapters are kept, and the same command again judges what is there; of the
+peer's part and ours it makes the one that was not finished anew, and a folder of other settings or minutes is refused.
+A peer's environment is made where it is not there yet.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--peer", action="append", choices=PEERS, help="whom to measure, again for another (all)")
     parser.add_argument("--rounds", type=positive, default=3, help="of every side (3)")
     parser.add_argument("--to-gold", type=positive_number, metavar="MINUTES", help="that TRL's DDPO trains")
-    parser.add_argument("--folder", type=Path, help="where --to-gold keeps adapters, and finds them (a temporary one)")
+    parser.add_argument("--folder", type=Path, help="that keeps --to-gold's adapters for the same command again")
     cache = Path.home() / ".cache" / "reinoise" / "peers"
     parser.add_argument("--environments", type=Path, default=cache, help=f"where those of peers are ({cache})")
     args = parser.parse_args(arguments)
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {error.filename} cannot be written to ({error.strerror}).", file=sys.stderr)
+        print(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
         return 1
     return 0
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from actors.adapters import DEFAULT
 from benchmarks.overhead import ITERATIONS, whole_loop
 from benchmarks.peers.environment import interpreter
 from benchmarks.peers.pipeline import load, text
 from benchmarks.peers.process import Process
-from benchmarks.peers.rounds import check_equal, ratio, speed
+from benchmarks.peers.rounds import check_equal, of_records, ratios, speed
 from benchmarks.peers.work import Round, Work
 from cluster.config import load_words
 from cluster.errors import ConfigError
@@ -27,6 +28,7 @@ EQUAL_WORK = HERE / "equal_work.yaml"
 PEERS = {"trl_ddpo": "ours", "plain_ddpo": "ours", "diffusers_dpo": "ours_dpo"}  # and our side of each one's work
 WHOLE = "ours, whole loop"
 _UPDATES = 2  # a round, of sides in processes of their own
+_TRIALS = 3  # updates of each micro-batch, of which the fastest is taken
 
 
 def work_of(words: Sequence[str]) -> Work:
@@ -88,46 +90,73 @@ def compare(words: Sequence[str], own: str, peers: Sequence[str], rounds: int, e
     """
     work = work_of(words)
     with ExitStack() as stack:
-        processes = {}
-        for name in (own, *peers):
-            processes[name] = start(name, environments, work)
-            stack.callback(processes[name].close)
-        tried = {name: _fastest(process) for name, process in processes.items()}
-        try:
-            check_equal({name: of for name, (_, of) in tried.items()})
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+
+        def begin(name: str) -> Process:
+            process = start(name, environments, work)
+            stack.callback(process.close)
+            return process
+
+        begun = {name: begin(name) for name in (own, *peers)}  # all of them, before anything takes its time
+        tried = {name: _fastest(process, partial(begin, name)) for name, process in begun.items()}
+        check_equal({name: of.did for name, of in tried.items()})
         _print_work(tried)
-        sides = {name: partial(process.round, tried[name][0], _UPDATES) for name, process in processes.items()}
+        sides = {name: partial(of.process.round, _UPDATES) for name, of in tried.items()}
         if own == "ours":
-            sides = {WHOLE: partial(_whole, work, *tried[own])} | sides
+            sides = {WHOLE: partial(_whole, work, tried[own].micro_batch)} | sides
         measured = []
         for number in range(rounds):
             measured.append({name: take() for name, take in sides.items()})
-            images = tried[own][1].images or 2 * len(work.prompts)
+            check_equal(measured[-1])
+            images = tried[own].did.images or 2 * len(work.prompts)
             speeds = ", ".join(f"{name} {speed(of, images):.2f}" for name, of in measured[-1].items())
             print(f"round {number + 1}, images/s: {speeds}", flush=True)
     for ours in (name for name in sides if name not in peers):
         for peer in peers:
-            print(f"median ratio, {ours} / {peer}: {ratio(measured, ours, peer):.3f}", flush=True)
+            of = ratios(measured, ours, peer)
+            print(
+                f"median ratio, {ours} / {peer}: {statistics.median(of):.3f} (rounds {min(of):.3f} to {max(of):.3f})",
+                flush=True,
+            )
 
 
-def _fastest(process: Process) -> tuple[int, Round]:
-    """The micro-batch whose update is the fastest, and that update."""
-    tried = [(at_a_time, process.round(at_a_time, 1)) for at_a_time in process.micro_batches]
-    return min(tried, key=lambda each: each[1].seconds)
+class _Tried(NamedTuple):
+    """A side, ready."""
+
+    process: Process
+    micro_batch: int
+    did: Round  # an update
 
 
-def _whole(work: Work, micro_batch: int, alone: Round) -> Round:
-    """The loop through Ray: what our side does `alone`, and a guided prediction a sample to watch the KL with."""
+def _fastest(first: Process, begin: Callable[[], Process]) -> _Tried:
+    """A side with the micro-batch that is its fastest: by the median of a few updates, which they do in turns.
+
+    Each has a process of its own (`benchmarks.peers.work.answer`); those of the others are ended.
+
+    Args:
+        first: A process of the side.
+        begin: Begins another one.
+    """
+    one, *others = first.micro_batches
+    processes = {one: first} | {other: begin() for other in others}
+    for micro_batch, process in processes.items():
+        process.prepare(micro_batch)
+    rounds = [{at_a_time: process.round(1) for at_a_time, process in processes.items()} for _ in range(_TRIALS)]
+    fastest = min(processes, key=lambda own: statistics.median(each[own].seconds[0] for each in rounds))
+    for at_a_time, process in processes.items():
+        if at_a_time != fastest:
+            process.close()
+    return _Tried(processes[fastest], fastest, rounds[-1][fastest])
+
+
+def _whole(work: Work, micro_batch: int) -> Round:
+    """The loop through Ray, as its records have it."""
     words = [f"learner.micro_batch={micro_batch}", f"iterations={ITERATIONS + 1}"]
-    seconds = whole_loop(load_words([*work.words, *words])).seconds
-    watched = alone.images * (2 if work.guidance > 1 else 1)
-    return replace(alone, seconds=(seconds,), evaluations=alone.evaluations + watched, watched=watched)
+    measured = whole_loop(load_words([*work.words, *words]))
+    return of_records(measured.metrics, measured.seconds)
 
 
-def _print_work(tried: Mapping[str, tuple[int, Round]]) -> None:
-    of = next(iter(tried.values()))[1]
+def _print_work(tried: Mapping[str, _Tried]) -> None:
+    of = next(iter(tried.values())).did
     print(f"an update: {of.evaluations:,} network evaluations, {of.images} images judged, {of.optimizer_steps} step")
-    for name, (at_a_time, one) in tried.items():
-        print(f"{name}: {at_a_time} at a time, the reward takes {1000 * one.judging:.0f} ms", flush=True)
+    for name, (_, at_a_time, did) in tried.items():
+        print(f"{name}: {at_a_time} at a time, the reward takes {1000 * did.judging:.0f} ms", flush=True)

@@ -25,7 +25,7 @@ class Process:
         work: What it does.
 
     Attributes:
-        micro_batches: Those that it can be told.
+        micro_batches: Those of which it can be told one.
 
     Raises:
         ConfigError: If it cannot begin; it has said why.
@@ -34,7 +34,7 @@ class Process:
     def __init__(self, name: str, python: Path | str, work: Work) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [str(python), "-W", "ignore", "-m", f"benchmarks.peers.{name}", json.dumps(asdict(work))],
+            [str(python), "-W", "ignore", "-m", f"benchmarks.peers.{name}"],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
             stdin=subprocess.PIPE,
@@ -42,18 +42,26 @@ class Process:
             text=True,
         )
         try:
-            self.micro_batches: Sequence[int] = self._answer()
+            self.micro_batches: Sequence[int] = self._ask(json.dumps(asdict(work)))
         except ConfigError:
             self.close()
             raise
 
-    def round(self, micro_batch: int, updates: int) -> Round:
-        """So many updates, with so many transitions or pairs at a time.
+    def prepare(self, micro_batch: int) -> None:
+        """Make the side, once, with so many transitions or pairs at a time, and its first updates, which do not count.
 
         Raises:
             ConfigError: If the process has ended; it has said why.
         """
-        found = self._ask(f"round {micro_batch} {updates}")
+        self._ask(f"prepare {micro_batch}")
+
+    def round(self, updates: int) -> Round:
+        """So many updates of a side that is prepared.
+
+        Raises:
+            ConfigError: If the process has ended; it has said why.
+        """
+        found = self._ask(f"round {updates}")
         return Round(**found | {"seconds": tuple(found["seconds"])})
 
     def train(self, seconds: float, folder: Path) -> None:

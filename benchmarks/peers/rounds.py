@@ -1,30 +1,54 @@
-"""Rounds in turns, held to equal work, and their ratio: plain functions."""
+"""Rounds in turns, held to equal work, and their ratios: plain functions."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 from benchmarks.peers.work import Round
+from cluster.errors import ConfigError
 
 _COUNTS = {"images": "judged images", "evaluations": "network evaluations", "optimizer_steps": "optimizer steps"}
 
 
 def check_equal(rounds: Mapping[str, Round]) -> None:
-    """Refuse sides that do not do the same in an update, but for the evaluations by which a run is only watched.
+    """Refuse sides that do not do the same in an update.
 
     Raises:
-        ValueError: In one sentence.
+        ConfigError: In one sentence.
     """
     (first, ours), *others = rounds.items()
     for name, theirs in others:
         for count, called in _COUNTS.items():
-            here, there = _worked(ours, count), _worked(theirs, count)
+            here, there = getattr(ours, count), getattr(theirs, count)
             if here != there:
-                raise ValueError(
+                raise ConfigError(
                     f"{first} has {here:,} {called} an update and {name} has {there:,}; a ratio of their times would "
                     "compare different work."
                 )
+
+
+def of_records(metrics: Sequence[Mapping[str, float]], seconds: float) -> Round:
+    """What a run's records say that its iterations did.
+
+    Args:
+        metrics: Of two or more iterations, one after another, by name; see `docs/metrics.md`.
+        seconds: Of an iteration.
+
+    Raises:
+        ConfigError: If they were not alike.
+    """
+    totals = ("reward_queries", "network_evaluations")
+    spent = {
+        (*(int(after[name] - before[name]) for name in totals), int(after["updates"]))
+        for before, after in itertools.pairwise(metrics)
+    }
+    if len(spent) != 1:
+        raise ConfigError(f"By its records the run's iterations were not alike; they did {sorted(spent)}.")
+    (counts,) = spent
+    return Round((seconds,), math.nan, *counts)
 
 
 def speed(of: Round, images: int) -> float:
@@ -32,18 +56,12 @@ def speed(of: Round, images: int) -> float:
     return images / statistics.median(of.seconds)
 
 
-def ratio(rounds: Sequence[Mapping[str, Round]], ours: str, theirs: str) -> float:
-    """How many times as fast ours is: the median over rounds, in each of the two that were neighbours.
+def ratios(rounds: Sequence[Mapping[str, Round]], ours: str, theirs: str) -> list[float]:
+    """How many times as fast ours is, in each round: of the two that were neighbours there.
 
     Raises:
-        ValueError: If they did not do the same.
+        ConfigError: If they did not do the same.
     """
     for each in rounds:
         check_equal({ours: each[ours], theirs: each[theirs]})
-    return statistics.median(
-        statistics.median(each[theirs].seconds) / statistics.median(each[ours].seconds) for each in rounds
-    )
-
-
-def _worked(of: Round, count: str) -> int:
-    return getattr(of, count) - (of.watched if count == "evaluations" else 0)
+    return [statistics.median(each[theirs].seconds) / statistics.median(each[ours].seconds) for each in rounds]

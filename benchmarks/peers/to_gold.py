@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -35,37 +36,65 @@ def to_gold(begin: Callable[[Work], Process], settings: Sequence[str], minutes: 
         begin: The peer's process.
         settings: Of our run, as on a command line.
         minutes: That the peer trains.
-        folder: Where adapters go; a folder `peer` or `ours` in it that is there already is taken for the result.
+        folder: Where adapters go, or where this has put them before: a part that is whole is taken for the result, one
+            that was not finished is made anew.
 
     Raises:
-        ConfigError: If the peer or our run ends before its time. And what `begin` raises.
+        ConfigError: If the peer or our run ends before its time, or the folder holds something else. And what `begin`
+            raises.
     """
     config, peer, ours = load_words(settings), folder / "peer", folder / "ours"
-    if not (peer / "last").exists():
+    claim(folder, load_words([*settings, *_WORDS]), minutes)
+    epochs, times = peer / "epochs.json", folder / "seconds.json"  # written last, each of its part
+    if not epochs.exists():
+        _clear(peer)
         process = begin(work_of([str(EQUAL_WORK), *_same(config)]))
         try:
             process.train(60 * minutes, peer)
         finally:
             process.close()
-    if not (folder / "seconds.json").exists():
+    if not times.exists():
+        _clear(ours)
         _run(settings, folder)
-    seconds = {int(number): of for number, of in json.loads((folder / "seconds.json").read_text()).items()}
+    seconds = {int(number): of for number, of in json.loads(times.read_text()).items()}
     base = gold(None, config)
     print(f"gold of the base model {base:.3f}; fixed seeds, {_EACH} images of each trained prompt", flush=True)
-    theirs = {path.name: gold(path, config) for path in sorted(peer.glob("minute-*"), key=_minute)}
-    theirs["last"] = gold(peer / "last", config)
-    did = json.loads((peer / "updates.json").read_text())
-    print("the peer, by minute: " + ", ".join(f"{of:.3f}" for of in theirs.values()))
-    print(f"the peer did {did['epochs']} updates of {did['images'] / did['epochs']:.0f} images", flush=True)
+    theirs = {_minute(path): gold(path, config) for path in sorted(peer.glob("minute-*"), key=_minute)}
+    last, did = gold(peer / "last", config), json.loads(epochs.read_text())
+    marks = [f"{of:.3f} after {minute} min" for minute, of in theirs.items()]
+    print(f"the peer: {', '.join([*marks, f'{last:.3f} at its end'])}")
+    print(f"the peer did {did['epochs']} epochs of {did['images'] / did['epochs']:.0f} images", flush=True)
     own = {number: gold(ours / "checkpoints" / f"iteration-{number:06d}", config) for number in sorted(seconds)}
     for number, of in own.items():
         print(f"ours after {seconds[number]:.0f} s, {number} iterations: {of:.3f}", flush=True)
-    reached = first_time(own, seconds, theirs["last"])
+    reached = first_time(own, seconds, last)
     if reached is None:
-        print(f"ours does not reach the peer's {theirs['last']:.3f} in {max(seconds.values()):.0f} s")
+        print(f"ours does not reach the peer's {last:.3f} in {max(seconds.values()):.0f} s")
     else:
-        print(f"gold {theirs['last']:.3f}: theirs {did['seconds']:.0f} s, ours {reached:.0f} s", end=", ")
+        print(f"gold {last:.3f}: theirs {did['seconds']:.0f} s, ours {reached:.0f} s", end=", ")
         print(f"theirs / ours {did['seconds'] / reached:.2f}")
+
+
+def claim(folder: Path, config: Config, minutes: float) -> None:
+    """Take a folder for the results of a run and so many minutes of the peer's.
+
+    Args:
+        folder: That is not there, or is empty, or was taken for the same before: `asked.json` in it says for what.
+        config: Of our run; wherever it writes.
+        minutes: That the peer trains.
+
+    Raises:
+        ConfigError: If something else is in it.
+    """
+    asked = json.dumps({"minutes": minutes, "config": config.model_dump(mode="json", exclude={"folder"})}, indent=1)
+    file = folder / "asked.json"
+    if file.exists() and file.read_text() == asked:
+        return
+    if folder.exists() and any(folder.iterdir()):
+        what = f"results of other settings or minutes ({file.name} says which)" if file.exists() else "other files"
+        raise ConfigError(f"{folder} holds {what}; set another --folder, or move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(asked)
 
 
 def first_time(gold: Mapping[int, float], seconds: Mapping[int, float], wanted: float) -> float | None:
@@ -87,6 +116,12 @@ def gold(adapter: Path | None, config: Config) -> float:
     for request in make_requests(read_prompts(config.prompts.train), _EACH, size, seed=config.seed):
         scores.append(judge.score(to_images(rollout(policy, request)[0]), request.prompts))
     return float(np.mean(np.concatenate([each.numpy() for each in scores])))
+
+
+def _clear(part: Path) -> None:
+    """Remove what was not finished, and could not be timed if it were continued."""
+    if part.exists():
+        shutil.rmtree(part)
 
 
 def _same(config: Config) -> list[str]:

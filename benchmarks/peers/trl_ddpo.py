@@ -67,7 +67,8 @@ def train(work: Work, seconds: float, folder: Path) -> None:
     Args:
         work: Of which pipeline, prompts, steps and guidance count.
         seconds: Of training.
-        folder: Where `minute-N` and at the end `last` are written, and `updates.json`: how many updates there were.
+        folder: Where `minute-N` and at the end `last` are written, and then `epochs.json`: how many epochs, images and
+            seconds there were.
     """
     chance = random.Random(work.seed)
     config = DDPOConfig(
@@ -94,7 +95,7 @@ def train(work: Work, seconds: float, folder: Path) -> None:
             written = int(spent // _WRITTEN_EVERY)
             _write(trainer, folder / f"minute-{written}")
     _write(trainer, folder / "last")
-    (folder / "updates.json").write_text(json.dumps({"epochs": epochs, "images": tally.images, "seconds": spent}))
+    (folder / "epochs.json").write_text(json.dumps({"epochs": epochs, "images": tally.images, "seconds": spent}))
 
 
 def _trainer(work: Work, config: DDPOConfig, prompt: Any, tally: Tally) -> DDPOTrainer:

@@ -43,11 +43,10 @@ class Round:
     """Some updates of one side."""
 
     seconds: tuple[float, ...]  # of each
-    judging: float  # seconds of each that the reward took
+    judging: float  # seconds of each that the reward took; NaN where that was not timed
     images: int  # an update: pictures that were judged
     evaluations: int  # an update: rows that the denoiser was given, two for a guided prediction
     optimizer_steps: int  # an update
-    watched: int = 0  # of the evaluations, those by which a run is only watched, which no peer has
 
 
 class Tally:
@@ -121,26 +120,34 @@ def measure(side: Side, tally: Tally, updates: int) -> Round:
 
 
 def answer(kind: type[Side], train: Callable[[Work, float, Path], None] | None = None) -> None:
-    """Be a side's process: say which micro-batches there are, then answer lines until there are no more.
+    """Be a side's process: read its work, say which micro-batches there are, then answer lines until there are no more.
 
-    `round MICRO_BATCH UPDATES` is answered with a `Round`, `train SECONDS FOLDER` with when each adapter was written.
+    The first line is a `Work`. `prepare MICRO_BATCH` makes the side, once: libraries keep a state of the process (how
+    many passes accelerate gathers into a step), so one process is of one micro-batch. `round UPDATES` is answered with
+    a `Round`. These and `train SECONDS FOLDER`, both answered with null, are over when they are answered.
 
     Args:
         kind: The side.
         train: For so many seconds at the side's own defaults; writes adapters into a folder.
     """
-    work, tally = Work(**json.loads(sys.argv[1])), Tally()
-    sides: dict[int, Side] = {}
-    print("answer", json.dumps(kind.micro_batches), flush=True)
+    work, tally = Work(**json.loads(sys.stdin.readline())), Tally()
+    side: Side | None = None
+    _say(kind.micro_batches)
     for line in sys.stdin:
         verb, *words = line.strip().split(maxsplit=2)  # a folder may have spaces in its path
-        if verb == "train" and train is not None:
-            train(work, float(words[0]), Path(words[1]))
-            print("answer", json.dumps("trained"), flush=True)
-            continue
-        micro_batch, updates = map(int, words)
-        if micro_batch not in sides:
-            sides[micro_batch] = kind(work, micro_batch, tally)
+        if verb == "prepare" and side is None:
+            side = kind(work, int(words[0]), tally)
             for _ in range(kind.warm_up):
-                sides[micro_batch].update()
-        print("answer", json.dumps(asdict(measure(sides[micro_batch], tally, updates))), flush=True)
+                side.update()
+            _say(None)
+        elif verb == "round" and side is not None:
+            _say(asdict(measure(side, tally, int(words[0]))))
+        elif verb == "train" and train is not None:
+            train(work, float(words[0]), Path(words[1]))
+            _say(None)
+        else:
+            raise SystemExit(f"error: This side has no answer to {line.strip()!r} now.")
+
+
+def _say(what: Any) -> None:
+    print("answer", json.dumps(what), flush=True)

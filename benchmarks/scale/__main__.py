@@ -32,6 +32,7 @@ from cluster.config import read_config
 SAMPLERS = (1, 8, 64, 256, 1024)
 A_JUDGE = 16  # samplers that one has
 THROUGH_RAY = (8, 128)
+RAY_REQUESTS, RAY_RATE = 256, 100
 PROCESSES = 4
 SECONDS = (1, 5, 20, 60)  # of a request
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
             return
         ray.init(address="local", include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
         for samplers in THROUGH_RAY:
-            size = Size(samplers, max(1, samplers // A_JUDGE), 256, 100)
+            size = Size(samplers, max(1, samplers // A_JUDGE), RAY_REQUESTS, RAY_RATE)
             config = read_config(None, words(folder, prompts, size))
             cpu, without = through_ray(config, size, PROCESSES), with_stand_ins(config, size).cpu
             print(

@@ -14,8 +14,8 @@ import psutil
 import ray
 from rich.console import Console
 
-from benchmarks.scale.roles import REWARDS, Judge, Learner, Sampler
 from benchmarks.scale.standins import StandIn, in_place_of_ray
+from benchmarks.sleepers import REWARDS, Judge, Learner, Sampler
 from cluster.config import Config
 from cluster.crew.crew import Crew, dismiss
 from cluster.crew.learner_group import LearnerGroup
@@ -28,6 +28,7 @@ from cluster.records.rundir import RunDirectory
 
 ITERATIONS, WARM_UP = 5, 2  # of which those are not counted: samplers begin together, files are opened
 _PATIENCE = 600.0  # seconds
+_SPREAD = 0.5  # requests and scores take half to one and a half times as long
 _SIDE = 128  # pixels of a picture in Ray's store, as large as makes it an object of its own there
 
 
@@ -83,7 +84,7 @@ def with_stand_ins(config: Config, size: Size) -> Cost:
     with in_place_of_ray() as clock:
 
         def start(role: Callable[..., Any], name: str, seconds: float) -> Any:
-            return StandIn(clock, lambda sleep: role(name, seconds, sleep))
+            return StandIn(clock, lambda sleep: role(name, seconds, sleep, _SPREAD))
 
         samplers = [start(Sampler, f"sampler-{number}", size.seconds) for number in range(size.samplers)]
         judges = [start(Judge, f"judge-{number}", size.scoring) for number in range(size.judges)]
@@ -108,8 +109,8 @@ def through_ray(config: Config, size: Size, processes: int) -> float:
         made = [_actor(role, threads, name, *arguments) for name in names]
         return [made[number % len(made)] for number in range(count)]
 
-    samplers = start(Sampler, size.samplers, size.seconds, time.sleep, _SIDE)
-    judges, (learner,) = start(Judge, size.judges, size.scoring), start(Learner, 1, 0.0)
+    samplers = start(Sampler, size.samplers, size.seconds, time.sleep, _SPREAD, _SIDE)
+    judges, (learner,) = start(Judge, size.judges, size.scoring, time.sleep, _SPREAD), start(Learner, 1, 0.0)
     return _drive(config, _actor(WeightStore, 1), learner, samplers, judges, size)[1]
 
 

@@ -18,6 +18,7 @@ from benchmarks import limit
 from benchmarks.limit import FORMATS, calls_of, main, naked
 from benchmarks.plain import PlainRun
 from benchmarks.stopwatch import Stopwatch
+from cluster.config import read_config
 from tests.support.tiny import write_config
 
 REQUEST = Request(0, 0, ("a red circle",) * 3, (0,) * 3, (0, 1, 2), stored_steps=(0, 1), kl=True)
@@ -88,7 +89,7 @@ def test_both_roles_are_measured(
         found = re.search(rf"{role}: {rates}; share of the naked network (\S+)\n(.*\n.*\n)  of its time: (.*)\n", said)
         assert found is not None, said
         images, transitions, share = (float(found[number]) for number in (1, 2, 3))
-        assert transitions / images == pytest.approx(3, rel=1e-2) or role == "learner"  # of three steps each
+        assert transitions / images == pytest.approx(3, rel=1e-2)  # of three steps each
         bare = [float(fast) for fast, _ in re.findall(rf"naked, channels (?:last|first): {rates}", found[4])]
         assert len(bare) == 2
         assert share == pytest.approx(images / max(bare), rel=1e-2)
@@ -97,9 +98,25 @@ def test_both_roles_are_measured(
         assert sum(float(one.rstrip("%")) for one in shares.values()) == pytest.approx(100, abs=1)
 
 
+def test_a_step_makes_every_pass_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is on a fresh batch, whose log-probabilities are taken again, and begins with the policy that drew it."""
+    config = read_config(write_config(tmp_path), ["objective.step_fraction=1", "learner.retake_log_probs=true"])
+    run, updates = PlainRun(config), []
+    step = run.learner.step
+    monkeypatch.setattr(run.learner, "step", lambda batch: updates.append(step(batch)))
+    monkeypatch.setattr(limit, "ROUNDS", 1)
+    limit.learner(run)
+    assert all("ratio/spread" in update.metrics for update in updates)
+    assert all(update.metrics["ratio/first"] < 1e-5 for update in updates)
+    assert len(updates) == 4  # two first ones, the one that counts, and that of the profile
+
+
 def test_what_is_no_such_work_is_refused(tmp_path: Path) -> None:
     given: Any = SimpleNamespace(data=object(), people=None)
     with pytest.raises(SystemExit, match="error: Only runs whose batches are drawn"):
         PlainRun(given)
+    offline = read_config(write_config(tmp_path), ["objective.offline_batches=2", "objective.reference=pretrained"])
+    with pytest.raises(SystemExit, match=r"set objective\.offline_batches=0\.$"):
+        PlainRun(offline)
     with pytest.raises(SystemExit, match=r"set objective\.window=null\.$"):
         main([str(write_config(tmp_path)), "objective={name: grpo, window: 1, step_fraction: 1}"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from actors.policy import Policy
 from actors.rollout import rollout
-from benchmarks.peers import compared, environment, to_gold
+from benchmarks.peers import compared, environment
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.compared import EQUAL_WORK, work_of
 from benchmarks.peers.diffusers_dpo import DiffusersDpo, dpo_loss
@@ -25,10 +25,8 @@ from benchmarks.peers.ours_dpo import OursDpo
 from benchmarks.peers.pictures import pairs
 from benchmarks.peers.plain_ddpo import PlainDdpo, standardised
 from benchmarks.peers.process import Process
-from benchmarks.peers.rounds import check_equal, ratio, speed
-from benchmarks.peers.to_gold import first_time
+from benchmarks.peers.rounds import check_equal, of_records, ratios, speed
 from benchmarks.peers.work import Round, Side, Tally, Work, answer, measure
-from cluster.config import load_words
 from cluster.errors import ConfigError
 from cluster.prompts import make_requests
 from learner.objectives.diffusion_dpo import DiffusionDPOConfig
@@ -88,13 +86,21 @@ def test_updates_that_differ_are_refused(work: Work) -> None:
 
 def test_a_process_answers(work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told: list[tuple[float, Path]] = []
-    monkeypatch.setattr(sys, "argv", ["side", json.dumps(asdict(work))])
-    monkeypatch.setattr(sys, "stdin", io.StringIO("round 8 2\ntrain 1.5 /a folder\n"))
+    lines = [json.dumps(asdict(work)), "prepare 8", "round 2", "train 1.5 /a folder"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
     answer(Fake, lambda _, seconds, folder: told.append((seconds, folder)))
-    first, second, third = (json.loads(line.removeprefix("answer ")) for line in capsys.readouterr().out.splitlines())
-    assert first == [4, 8]
-    assert (second["images"], second["evaluations"], len(second["seconds"])) == (1, 2, 2)
-    assert (third, told) == ("trained", [(1.5, Path("/a folder"))])
+    said = [json.loads(line.removeprefix("answer ")) for line in capsys.readouterr().out.splitlines()]
+    assert said[0] == [4, 8]
+    assert (said[2]["images"], said[2]["evaluations"], len(said[2]["seconds"])) == (1, 2, 2)
+    assert (said[1], said[3]) == (None, None)
+    assert told == [(1.5, Path("/a folder"))]
+
+
+@pytest.mark.parametrize("lines", [["round 1"], ["prepare 4", "prepare 8"], ["train 1 /folder"]])
+def test_a_process_is_of_one_micro_batch(work: Work, lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([json.dumps(asdict(work)), *lines])))
+    with pytest.raises(SystemExit, match=f"error: This side has no answer to '{lines[-1]}' now"):
+        answer(Fake)
 
 
 @pytest.mark.parametrize(
@@ -103,22 +109,30 @@ def test_a_process_answers(work: Work, monkeypatch: pytest.MonkeyPatch, capsys: 
 )
 def test_a_ratio_of_different_work_is_refused(count: str, said: str) -> None:
     other = replace(ROUND, **{count: getattr(ROUND, count) + 1})
-    with pytest.raises(ValueError, match=f"ours has {said}.* and peer has"):
+    with pytest.raises(ConfigError, match=f"ours has {said}.* and peer has"):
         check_equal({"ours": ROUND, "peer": other})
-    with pytest.raises(ValueError, match="different work"):
-        ratio([{"ours": ROUND, "peer": ROUND}, {"ours": ROUND, "peer": other}], "ours", "peer")
+    with pytest.raises(ConfigError, match="different work"):
+        ratios([{"ours": ROUND, "peer": ROUND}, {"ours": ROUND, "peer": other}], "ours", "peer")
 
 
-def test_what_only_watches_is_no_work() -> None:
-    check_equal({"ours": replace(ROUND, evaluations=3968, watched=128), "peer": ROUND})
+def test_the_work_of_a_run_is_what_its_records_say() -> None:
+    def of(iteration: int, updates: float = 1) -> dict[str, float]:
+        return {"reward_queries": 64.0 * iteration, "network_evaluations": 3840.0 * iteration, "updates": updates}
+
+    found = of_records([of(1), of(2), of(3)], 2.5)
+    assert (found.seconds, found.images, found.evaluations, found.optimizer_steps) == ((2.5,), 64, 3840, 1)
+    check_equal({"ours": found, "peer": ROUND})
+    for odd in ([of(1), of(2), of(4)], [of(1), of(2), of(3, updates=2)]):
+        with pytest.raises(ConfigError, match="not alike"):
+            of_records(odd, 2.5)
 
 
-def test_a_ratio_is_the_median_over_pairs() -> None:
+def test_ratios_are_of_pairs() -> None:
     """A slow round slows both of its sides: 3 / 2, 30 / 15, 8 / 4."""
     seconds = [(2.0, 3.0), (15.0, 30.0), (4.0, 8.0)]
     rounds = [{"ours": replace(ROUND, seconds=(a,)), "peer": replace(ROUND, seconds=(b,))} for a, b in seconds]
-    assert ratio(rounds, "ours", "peer") == 2.0
-    assert ratio(rounds, "peer", "ours") == 0.5
+    assert ratios(rounds, "ours", "peer") == [1.5, 2.0, 2.0]
+    assert ratios(rounds, "peer", "ours")[1:] == [0.5, 0.5]
     assert speed(ROUND, 64) == pytest.approx(64 / 3)
 
 
@@ -214,51 +228,6 @@ def test_the_loop_watches_with_a_guided_prediction_a_sample(policy: Policy) -> N
     assert rows == [2 * 5 * 4, 2 * 5 * 4 + 2 * 4]
 
 
-def test_first_time() -> None:
-    seconds, gold = {1: 30.0, 2: 60.0, 3: 90.0}, {1: 0.5, 2: 0.7, 3: 0.6}
-    assert first_time(gold, seconds, 0.6) == 60.0
-    assert first_time(gold, seconds, 0.4) == 30.0
-    assert first_time(gold, seconds, 0.9) is None
-
-
-def test_both_are_judged_by_the_same_seeds(
-    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The peer's last adapter is that of our second iteration, so its score is reached then or before."""
-    config = load_words(work.words)
-    policy = Policy.load(config.policy)
-
-    def save(folder: Path, size: float) -> None:
-        folder.mkdir(parents=True)
-        with torch.no_grad():
-            for parameter in policy.parameters:
-                parameter.fill_(size)
-        policy.save_lora(folder)
-
-    class Trainer:
-        def train(self, seconds: float, folder: Path) -> None:
-            save(folder / "minute-1", 0.1)
-            save(folder / "last", 0.2)
-            (folder / "updates.json").write_text(json.dumps({"epochs": 2, "images": 12, "seconds": seconds}))
-
-        def close(self) -> None:
-            pass
-
-    def run(settings: list[str], folder: Path) -> None:
-        for number in (1, 2):
-            save(folder / "ours" / "checkpoints" / f"iteration-{number:06d}", 0.1 * number)
-        (folder / "seconds.json").write_text(json.dumps({1: 30.0, 2: 60.0}))
-
-    monkeypatch.setattr(to_gold, "_run", run)
-    monkeypatch.setattr(to_gold, "_EACH", 2)
-    to_gold.to_gold(lambda _: Trainer(), work.words, 2.0, tmp_path)  # type: ignore[arg-type,return-value]
-    said = capsys.readouterr().out
-    golds = re.findall(r"ours after \d+ s, \d iterations: ([.\d]+)", said)
-    assert f"the peer, by minute: {', '.join(golds)}" in said
-    assert re.search(r"theirs 120 s, ours (30|60) s, theirs / ours [24].00", said)
-    load_words(to_gold._WORDS)
-
-
 def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
@@ -283,14 +252,78 @@ def test_a_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err.startswith("error: Peers take one optimizer step an update")
 
 
+class Alone:
+    """A process of a side: its updates take seconds and steps as told, one of each when that is over."""
+
+    micro_batches = (4, 8)
+
+    def __init__(self, name: str, seconds: dict[int, list[float]], steps: list[int]) -> None:
+        self.name, self._seconds, self._steps = name, seconds, iter(steps)
+        self.micro_batch, self.closed = 0, False
+
+    def prepare(self, micro_batch: int) -> None:
+        assert not self.micro_batch  # one process is of one
+        self.micro_batch, self._taken = micro_batch, iter(self._seconds[micro_batch])
+
+    def round(self, updates: int) -> Round:
+        assert not self.closed
+        return replace(ROUND, seconds=(next(self._taken, 1.0),), optimizer_steps=next(self._steps, 1))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+Begin = Callable[[dict[int, list[float]], list[int]], list[Alone]]
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Begin:
+    """Lets sides have such processes, with steps of the peer's; returns those that have begun."""
+
+    def use(seconds: dict[int, list[float]], steps: list[int]) -> list[Alone]:
+        begun: list[Alone] = []
+
+        def start(name: str, *_: object) -> Alone:
+            begun.append(Alone(name, seconds, steps if name == "plain_ddpo" else []))
+            return begun[-1]
+
+        monkeypatch.setattr(compared, "start", start)
+        monkeypatch.setattr(compared, "_whole", lambda *_: replace(ROUND, seconds=(0.5,)))
+        return begun
+
+    return use
+
+
+def test_a_micro_batch_has_its_process_and_is_chosen_by_its_median(
+    processes: Begin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = processes({4: [9.0, 1.0, 1.0, 1.0, 2.0], 8: [2.0, 2.0, 2.0]}, [])  # the first at 4 is slow by chance
+    compared.compare([str(EQUAL_WORK)], "ours", ["plain_ddpo"], 3, tmp_path)
+    assert sorted((one.name, one.micro_batch) for one in begun) == [
+        ("ours", 4), ("ours", 8), ("plain_ddpo", 4), ("plain_ddpo", 8),
+    ]  # fmt: skip
+    assert all(one.closed for one in begun)
+    said = capsys.readouterr().out
+    assert "ours: 4 at a time" in said
+    assert "plain_ddpo: 4 at a time" in said
+    assert "median ratio, ours, whole loop / plain_ddpo: 2.000 (rounds 2.000 to 4.000)" in said
+
+
+def test_a_round_of_other_work_ends_the_command_at_once(processes: Begin, capsys: pytest.CaptureFixture[str]) -> None:
+    processes({4: [], 8: [2.0, 2.0, 2.0]}, [1, 1, 1, 1, 2])  # alike when they are tried, and in the first round
+    assert main(["--peer", "plain_ddpo", "--rounds", "9"]) == 1
+    said = capsys.readouterr()
+    assert "error: ours, whole loop has 1 optimizer steps an update and plain_ddpo has 2;" in said.err
+    assert said.out.count("images/s") == 1
+
+
 @pytest.mark.slow
 def test_the_plain_loop_is_compared(
     work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def whole(work: Work, micro_batch: int, alone: Round) -> Round:
-        return replace(alone, evaluations=alone.evaluations + 8, watched=8)
-
-    monkeypatch.setattr(compared, "_whole", whole)  # which tests of the loop run
+    """Its work is longer than a word of a command line may be."""
+    monkeypatch.setattr(compared, "_whole", lambda *_: Round((1.0,), np.nan, 4, 48, 1))  # which tests of the loop run
+    monkeypatch.setattr(compared, "work_of", lambda _: replace(work, text=(0.0,) * 50_000))
     compared.compare(work.words, "ours", ["plain_ddpo"], 1, tmp_path)
     said = capsys.readouterr().out
     assert "an update: 48 network evaluations, 4 images judged, 1 step" in said

@@ -1,4 +1,4 @@
-"""What sampler, reward and learner do here: they sleep, and answer with as little as the loop accepts."""
+"""Sampler, reward and learner that only wait: they sleep, and answer with as little as the loop accepts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,20 @@ Sleep = Callable[[float], None]
 
 
 class _Sleeper:
-    """Sleeps half to one and a half times as long as it is told, so that actors fall out of step; at first less."""
+    """Sleeps whenever it is asked for something.
 
-    def __init__(self, name: str, seconds: float, sleep: Sleep = time.sleep) -> None:
-        self.name, self._seconds, self._sleep = name, seconds, sleep
+    Args:
+        name: Its own.
+        seconds: Of what it is asked for.
+        sleep: What it sleeps with.
+        spread: Share of the seconds by which it takes more or less, at first even less, so that actors fall out of
+            step; 0 is always the same.
+    """
+
+    def __init__(self, name: str, seconds: float, sleep: Sleep = time.sleep, spread: float = 0.0) -> None:
+        self.name, self._seconds, self._sleep, self._spread = name, seconds, sleep, spread
         self._random = random.Random(name)
-        self._first = self._random.random()
+        self._first = self._random.random() if spread else 1.0
 
     def __getattr__(self, name: str) -> Any:
         if name == "__ray_ready__":  # which Ray gives to actors of its own
@@ -37,7 +45,7 @@ class _Sleeper:
 
     def sleep(self) -> float:
         """Sleep; returns the seconds."""
-        seconds = self._seconds * self._random.uniform(0.5, 1.5) * self._first
+        seconds = self._seconds * self._random.uniform(1 - self._spread, 1 + self._spread) * self._first
         self._first = 1.0
         self._sleep(seconds)
         return seconds
@@ -50,11 +58,14 @@ class Sampler(_Sleeper):
         name: Its own.
         seconds: Of a request.
         sleep: What it sleeps with.
+        spread: Share of the seconds by which it takes more or less.
         side: Of its pictures, pixels.
     """
 
-    def __init__(self, name: str, seconds: float, sleep: Sleep = time.sleep, side: int = 8) -> None:
-        super().__init__(name, seconds, sleep)
+    def __init__(
+        self, name: str, seconds: float, sleep: Sleep = time.sleep, spread: float = 0.0, side: int = 8
+    ) -> None:
+        super().__init__(name, seconds, sleep, spread)
         self._side = side
 
     def rollout(self, request: Request, version: int, weights: Any = None) -> tuple[dict[str, Any], np.ndarray, Any]:
@@ -80,7 +91,7 @@ class Judge(_Sleeper):
 
 
 class Learner(_Sleeper):
-    """Learns in no time, so that there is always something to sample."""
+    """Sleeps for every batch."""
 
     version = 0
 
@@ -92,8 +103,10 @@ class Learner(_Sleeper):
         self, scores: Mapping[str, np.ndarray], *trajectories: Any, candidates: Any = None
     ) -> tuple[Update, Weights]:
         """An empty update."""
+        started = time.time()
+        seconds = self.sleep()
         self.version += 1
-        return Update(self.version, {}, time.time(), 0.0), self.weights()
+        return Update(self.version, {}, started, seconds), self.weights()
 
     def weights(self, which: str = "current") -> Weights:
         """One number."""
