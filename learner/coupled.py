@@ -2,8 +2,9 @@
 
 Such a loss cannot simply be cut into micro-batches. Where its items do not fit into one, two passes give the same
 gradient: the first computes every value without a graph, the loss then gives d loss / d value, and the second pass
-back-propagates that, micro-batch by micro-batch. Memory does not grow with how much is coupled. Several learner ranks
-do the same: each computes the values of its micro-batches, all of them the loss of all.
+back-propagates that, micro-batch by micro-batch. Memory does not grow with how much is coupled. What has no gradient is
+computed in the first pass alone: what the second needs of it, `evaluate` keeps. Several learner ranks do the same: each
+computes the values of its micro-batches, all of them the loss of all.
 """
 
 from __future__ import annotations

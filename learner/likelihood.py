@@ -78,11 +78,26 @@ def backward(
     shape = (len(samples), len(columns))
     rows, cols = samples.repeat_interleave(shape[1]), columns.repeat(shape[0])
     behaviour = batch.log_probs[rows, cols].to(policy.device)
+    # What the KL is to, for the pass with a gradient; in the host's memory, half of what the batch has there of them.
+    means = batch.latents.new_empty(len(rows) if with_kl else 0, *batch.latents.shape[2:])
+
+    def seen_by(adapter: str | None, piece: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad(), policy.using(adapter):
+            return _step(policy, batch, rows[piece], cols[piece])
 
     def evaluate(piece: Tensor, again: bool) -> tuple[Tensor, Tensor, Tensor]:
-        against: Reference = "behaviour" if again else reference  # which costs no pass
-        log_prob, other, divergence = _evaluate(policy, batch, rows[piece], cols[piece], against, with_kl)
-        return log_prob, behaviour[piece] if other is None else other, divergence
+        other = behaviour[piece]
+        if not again and (with_kl or reference == "pretrained"):
+            pretrained = seen_by(None, piece)
+            if with_kl:
+                means[piece] = pretrained[1].to(means.device)
+            if reference == "pretrained":
+                other = log_prob(*pretrained)
+        if not again and reference == "snapshot":
+            other = log_prob(*seen_by(REFERENCE_ADAPTER, piece))
+        x_next, mean, std = _step(policy, batch, rows[piece], cols[piece])
+        found = log_prob(x_next, mean, std)
+        return found, other, kl(mean, means[piece].to(mean.device), std) if with_kl else torch.zeros_like(found)
 
     return backward_coupled(
         len(rows),
@@ -154,7 +169,7 @@ def transition_of(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, pret
 
 def log_probs_of(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> Tensor:
     """Log-probabilities `(n,)` of transitions `(rows, cols)` under the policy, with gradient, nats per dimension."""
-    return _evaluate(policy, batch, rows, cols, "behaviour", with_kl=False)[0]
+    return log_prob(*_step(policy, batch, rows, cols))
 
 
 @torch.no_grad()
@@ -233,7 +248,7 @@ def largest_log_ratio(policy: Policy, batch: Batch, micro_batch: int, rows: int 
 
     def run(piece: Tensor) -> Tensor:
         row, col = pairs[piece].T
-        found, _, _ = _evaluate(policy, batch, row, col, "behaviour", with_kl=False)
+        found = log_probs_of(policy, batch, row, col)
         return (found - batch.log_probs[row, col].to(found.device)).abs().max()
 
     pieces = torch.arange(len(pairs)).split(micro_batch)
@@ -247,20 +262,3 @@ def _step(policy: Policy, batch: Batch, rows: Tensor, cols: Tensor) -> tuple[Ten
     conditioning = policy.encode([batch.prompts[row] for row in rows.tolist()])
     mean = policy.transitions.mean(x, policy.predict(x, step, conditioning), step)
     return x_next, mean, policy.transitions.std_at(step, x)
-
-
-def _evaluate(
-    policy: Policy, batch: Batch, rows: Tensor, cols: Tensor, reference: Reference, with_kl: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Log-probability, reference log-probability (`None`: the stored one) and KL of n transitions, `(n,)` each."""
-
-    def seen_by(adapter: str | None) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.no_grad(), policy.using(adapter):
-            return _step(policy, batch, rows, cols)
-
-    pretrained = seen_by(None) if reference == "pretrained" or with_kl else None
-    other = seen_by(REFERENCE_ADAPTER) if reference == "snapshot" else pretrained if reference == "pretrained" else None
-    x_next, mean, std = _step(policy, batch, rows, cols)
-    log_probs = log_prob(x_next, mean, std)
-    divergence = kl(mean, pretrained[1], std) if with_kl and pretrained else torch.zeros_like(log_probs)
-    return log_probs, None if other is None else log_prob(*other), divergence

@@ -94,12 +94,14 @@ class DGPO(Objective):
         rows, steps = samples.repeat_interleave(shape[1]), part.columns.repeat(shape[0])
         advantages = batch.rewards[samples].clamp(-self.config.max_advantage, self.config.max_advantage)
         guided, error = self.config.guided, velocity_error if self.config.error == "velocity" else output_error
+        kept = torch.empty(len(rows), *policy.latent_shape)  # the pretrained model's images, in the host's memory
 
         def evaluate(piece: Tensor, again: bool) -> tuple[Tensor, ...]:
             at = steps[piece]
             state = noised(policy, batch, rows[piece], at, part.number, per_group=True)
-            before = state.image_of(None, policy, guided)
-            new = state.image(policy, guided)
+            if not again:
+                kept[piece] = state.image_of(None, policy, guided).to(kept.device)
+            before, new = kept[piece].to(policy.device), state.image(policy, guided)
             errors = [error(policy.transitions, new, state.clean, at)]
             for image in (before, state.image_of(OLD, policy, guided)) if not again else (before, before):
                 errors.append(error(policy.transitions, image, state.clean, at))
