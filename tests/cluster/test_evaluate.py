@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pyarrow import parquet
 
 import cluster.matrix.working
@@ -19,13 +20,14 @@ from actors.rollout import rollout
 from actors.trajectories import EVALUATION
 from cluster.config import Config
 from cluster.evaluate import main
-from cluster.prompts import make_requests
+from cluster.prompts import make_requests, read_prompts
 from cluster.trained import find
 from learner import checkpoint
 from rewards import make_reward
 from rewards.reward import Reward, to_images
 from tests.support.inline import work_inline
 from tests.support.run_folder import make_run
+from tests.support.tiny_dino import make_dino
 
 Make = Callable[..., Config]
 HELD_OUT = ("a red cross", "a blue circle")  # of the run
@@ -187,6 +189,7 @@ def test_json_is_all_that_is_printed(
 
 REFUSED = {
     "has no image features": "{run} --features jpeg_compressibility",
+    "'dino' has image features and no score; name it with --features": "{run} --rewards dino",
     "did you mean 'jpeg_compressibility'": "{run} --rewards jpg_compressibility",
     "nowhere.txt cannot be read": "{run} --prompts nowhere.txt",
     "is named twice": "{run} {run}",
@@ -224,6 +227,26 @@ def test_what_cannot_be_is_refused_before_any_actor(
     for out, said in ((run, "is a run; name another folder"), (places["prompts"], "is a file; name a folder")):
         assert evaluate(monkeypatch, out, str(run)) == (1, [])
         assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_features_can_be_those_of_a_network_without_a_score(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dino = make_dino(tmp_path / "dino")
+    words = ["--samples", "4", "--features", "dino", f"rewards.dino.options.model={dino}"]
+    assert evaluate(monkeypatch, tmp_path / "out", str(run), *words)[0] == 0
+    policy, network = Policy.load(find(str(run)).policy), make_reward("dino", model=str(dino))
+    result = json.loads((tmp_path / "out/evaluation.json").read_text())
+    for record, adapter in zip(result["models"], (None, "policy"), strict=True):
+        assert set(record["rewards"]) == {"shapes_agreement", "shapes_gold"}
+        with policy.using(adapter):
+            drawn = [
+                rollout(policy, request) for request in make_requests(HELD_OUT, 4, 4, seed=5, iteration=EVALUATION)
+            ]
+        features = torch.cat([network.embed(to_images(pixels)) for pixels, _ in drawn])
+        expected = np.mean([torch.pdist(prompt).mean().item() for prompt in features.split(4)])
+        assert expected > 1e-3
+        assert record["features"]["dino"]["diversity"]["value"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_damaged_picture_is_named(
@@ -271,3 +294,26 @@ def test_pictures_that_a_reward_raises_at_are_missing_and_the_others_judged(
         assert record["features"]["picky"]["diversity"]["value"] is None
     assert [r.getMessage().count("no crosses") for r in caplog.records if "'picky'" in r.getMessage()] == [1]
     assert evaluate(monkeypatch, out, *words) == (0, [])
+
+
+def test_a_list_of_pictures_and_texts_begins_from_its_pictures(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TEdBench is published."""
+    (tmp_path / "originals").mkdir()
+    for name in ("red", "blue"):
+        Image.new("RGB", (32, 32), name).save(tmp_path / f"originals/{name}.png")
+    listed = [{"img_name": f"{name}.png", "target_text": "a green cross"} for name in ("red", "blue")]
+    (tmp_path / "input_list.json").write_text(json.dumps(listed))
+    prompts = str(tmp_path / "input_list.json")
+    words = [str(run), "--prompts", prompts, "--samples", "2", "--rewards", "brightness"]
+    assert evaluate(monkeypatch, tmp_path / "out", *words)[0] == 0
+    rows = parquet.read_table(tmp_path / "out/evaluation.parquet").to_pylist()
+    policy, expected = Policy.load(find(str(run)).policy), []
+    for adapter in (None, "policy"):
+        with policy.using(adapter):
+            for request in make_requests(read_prompts(prompts), 2, 4, seed=5, iteration=EVALUATION, steps=4):
+                assert request.first_step == 1  # int(4 x .8) steps are left
+                expected += rollout(policy, request)[0].mean(axis=(1, 2, 3)).tolist()
+    assert [255 * row["brightness"] for row in rows] == pytest.approx(expected, rel=1e-4)
+    assert len(set(expected)) == 8
