@@ -197,8 +197,9 @@ def draw(found: Sequence[Mapping[str, Any]], path: Path) -> None:
         "rule_in_pairs": "the rule, in pairs",
     }
     for arm, colour in zip(titles, ("tab:blue", "tab:orange", "tab:green"), strict=True):
-        start = {0: found[0]["live"][0]} if arm == "fitted" else {}
-        curves = [{**start, **own[arm]} for own in found]
+        curves = [
+            {0: own["live"][0], **own[arm]} for own in found
+        ]  # a fitted reward's run begins where the live one does
         x = sorted(curves[0])
         y = np.array([[curve[count]["train/taste"] for count in x] for curve in curves])
         axes.plot(x, y.T, color=colour, alpha=0.3, linewidth=1)
