@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu [sd15|sdxl|tiny|tiny_sdxl] [options]`: time and memory on one device.
+"""`python -m benchmarks.gpu [sd15|sdxl|sd35|tiny|tiny_sdxl|tiny_sd35] [options]`: time and memory on one device.
 
 Published architectures with random weights (or ones that a CPU goes through in a second): pictures a second of a
 sampler beside diffusers' own pipeline, transitions a second of a learner and its share of what a matrix product makes
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusion3Pipeline
 
 from actors.config import PolicyConfig
 from actors.devices import pick_device, pick_dtype
@@ -66,9 +66,11 @@ def _speed(config: PolicyConfig, pictures: int, micro_batch: int, compiled: bool
     device = pick_device("auto")
     dtype = pick_dtype("auto", device)
     plain = DiffusionPipeline.from_pretrained(config.model, dtype=dtype).to(device)
-    plain.scheduler = DDIMScheduler.from_config(plain.scheduler.config)
     plain.set_progress_bar_config(disable=True)
-    draw = partial(plain, [_PROMPT] * pictures, num_inference_steps=config.steps, guidance_scale=config.guidance, eta=1)
+    draw = partial(plain, [_PROMPT] * pictures, num_inference_steps=config.steps, guidance_scale=config.guidance)
+    if not isinstance(plain, StableDiffusion3Pipeline):  # which has no noise to add
+        plain.scheduler = DDIMScheduler.from_config(plain.scheduler.config)
+        draw = partial(draw, eta=1)
     print(f"{device}, {dtype}, torch {torch.__version__}; {pictures} pictures of {config.steps} steps")
     theirs, most = pictures / gauges.fastest(draw, device), gauges.ceiling(device, dtype)
     del plain, draw

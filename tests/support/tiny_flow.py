@@ -45,6 +45,9 @@ def make_sd3(
     transformer: Mapping[str, Any] | None = None,
     vae: Mapping[str, Any] | None = None,
     scheduler: Mapping[str, Any] | None = None,
+    text: Mapping[str, Any] | None = None,
+    text_2: Mapping[str, Any] | None = None,
+    text_3: Mapping[str, Any] | None = None,
     **saving: Any,
 ) -> Path:
     """Write a Stable Diffusion 3.5 (with dual attention): 16 x 16 images, latents (4, 8, 8).
@@ -55,6 +58,9 @@ def make_sd3(
         transformer: Values of the transformer's config that differ from the smallest ones.
         vae: The same of the autoencoder's.
         scheduler: The same of the scheduler's.
+        text: The same of the first CLIP's.
+        text_2: The same of the second's.
+        text_3: The same of T5's.
         saving: Of diffusers' `save_pretrained`, such as `variant`.
     """
     clip, t5_tokens = make_tokenizer(folder / "tokenizer"), _t5_tokenizer()
@@ -64,13 +70,14 @@ def make_sd3(
         num_attention_heads=2, joint_attention_dim=40, caption_projection_dim=16, pooled_projection_dim=24,
         pos_embed_max_size=12, dual_attention_layers=(0,), qk_norm="rms_norm",
     )  # fmt: skip
-    third = _alive(T5EncoderModel(_t5_config(t5_tokens, width=40))) if t5 else None
+    clips = [{"projection_dim": 12, **(changes or {})} for changes in (text, text_2)]
+    third = _alive(T5EncoderModel(_t5_config(t5_tokens, **{"d_model": 40, **(text_3 or {})}))) if t5 else None
     StableDiffusion3Pipeline(
         transformer=_alive(SD3Transformer2DModel(**of_transformer | dict(transformer or {}))),
         scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0} | dict(scheduler or {})),
         vae=_vae(**dict(vae or {})),
-        text_encoder=CLIPTextModelWithProjection(_clip_config(clip, projection_dim=12)),
-        text_encoder_2=CLIPTextModelWithProjection(_clip_config(clip, projection_dim=12)),
+        text_encoder=CLIPTextModelWithProjection(_clip_config(clip, **clips[0])),
+        text_encoder_2=CLIPTextModelWithProjection(_clip_config(clip, **clips[1])),
         text_encoder_3=third, tokenizer=clip, tokenizer_2=clip, tokenizer_3=t5_tokens if t5 else None,
     ).save_pretrained(folder, **saving)  # fmt: skip
     return folder
@@ -107,7 +114,7 @@ def make_flux(
         scheduler=FlowMatchEulerDiscreteScheduler(**shifting | dict(scheduler or {})),
         vae=_vae(**dict(vae or {})),
         text_encoder=CLIPTextModel(_clip_config(clip)), tokenizer=clip,
-        text_encoder_2=_alive(T5EncoderModel(_t5_config(t5_tokens, width=24))), tokenizer_2=t5_tokens,
+        text_encoder_2=_alive(T5EncoderModel(_t5_config(t5_tokens, d_model=24))), tokenizer_2=t5_tokens,
     ).save_pretrained(folder, **saving)  # fmt: skip
     return folder
 
@@ -191,11 +198,12 @@ def _vae(**changes: Any) -> AutoencoderKL:
 
 
 def _clip_config(tokenizer: CLIPTokenizer, **changes: Any) -> CLIPTextConfig:
-    return CLIPTextConfig(
+    smallest: dict[str, Any] = dict(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, **changes,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
+    return CLIPTextConfig(**smallest | changes)
 
 
 def _t5_tokenizer() -> T5Tokenizer:
@@ -203,11 +211,11 @@ def _t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
-def _t5_config(tokenizer: T5Tokenizer, width: int) -> T5Config:
-    return T5Config(
-        vocab_size=len(tokenizer) + 2, d_model=width, d_kv=8, d_ff=16, num_layers=1, num_heads=2,
-        feed_forward_proj="gated-gelu",
+def _t5_config(tokenizer: T5Tokenizer, **changes: Any) -> T5Config:
+    smallest: dict[str, Any] = dict(
+        vocab_size=len(tokenizer) + 2, d_kv=8, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu",
     )  # fmt: skip
+    return T5Config(**smallest | changes)
 
 
 def _alive(network: nn.Module) -> nn.Module:
