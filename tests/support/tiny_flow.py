@@ -198,7 +198,7 @@ def _vae(**changes: Any) -> AutoencoderKL:
 
 
 def _clip_config(tokenizer: CLIPTokenizer, **changes: Any) -> CLIPTextConfig:
-    smallest = dict(
+    smallest: dict[str, Any] = dict(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -212,7 +212,7 @@ def _t5_tokenizer() -> T5Tokenizer:
 
 
 def _t5_config(tokenizer: T5Tokenizer, **changes: Any) -> T5Config:
-    smallest = dict(
+    smallest: dict[str, Any] = dict(
         vocab_size=len(tokenizer) + 2, d_kv=8, d_ff=16, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu",
     )  # fmt: skip
     return T5Config(**smallest | changes)
