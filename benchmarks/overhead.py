@@ -77,7 +77,7 @@ def whole_loop(
         parts = sorted((run.path / "metrics.parquet").glob("*.parquet"))[1:-1]  # evaluations left out
         tables = [pq.read_table(part) for part in parts]
         seconds = statistics.median(np.diff([table["time"][0].as_py() for table in tables]))
-        metrics = [dict(zip(*(table[key].to_pylist() for key in ("name", "value")), strict=True)) for table in tables]
+        metrics = [dict(zip(t["name"].to_pylist(), t["value"].to_pylist(), strict=True)) for t in tables]
         timeline = pa.concat_tables(
             pq.read_table(part) for part in sorted((run.path / "timeline.parquet").glob("*.parquet"))
         )
