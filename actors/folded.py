@@ -24,10 +24,11 @@ class FoldedLinear(lora.Linear):
 
     def forward(self, x: Tensor, *args: Any, **named: Any) -> Tensor:
         """Features `(..., out)` of `(..., in)`."""
-        base, acting = self.get_base_layer(), self.active_adapters
-        weight: Tensor = base.weight
+        base: Any = self.get_base_layer()  # torch's types say that a layer's parts may be modules
+        weight, acting = base.weight, self.active_adapters
         alike = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"  # half precision would lose it
         if not alike or weight.numel() > SMALL or self.disable_adapters or len(acting) != 1:
             return super().forward(x, *args, **named)
-        down, up = (part[acting[0]].weight for part in (self.lora_A, self.lora_B))
+        parts: Any = self.lora_A[acting[0]], self.lora_B[acting[0]]
+        down, up = (part.weight for part in parts)
         return functional.linear(x, torch.addmm(weight, up, down, alpha=self.scaling[acting[0]]), base.bias)

@@ -62,7 +62,7 @@ class Holder:
 def iterations_a_second(config: Config, learning: float) -> float:
     """How many the loop makes, from the median time between two."""
     samplers = Pool("sampler", [_start(Sampler, f"sampler-{i}", STAGE) for i in range(config.samplers.count)], 0)
-    judges = {REWARDS: Pool("reward", [_start(Judge, "judge", 0.0)], 0)}
+    judges: dict[tuple[str, ...], Pool] = {REWARDS: Pool("reward", [_start(Judge, "judge", 0.0)], 0)}
     crew = Crew(_start(WeightStore), LearnerGroup([_start(Learner, "learner", learning)], 60), samplers, judges)
     crew.samplers.start(config.samplers.count, 60)
     run = RunDirectory.create(config)

@@ -22,7 +22,7 @@ import torch
 from benchmarks.gpu import architectures
 from benchmarks.overhead import ITERATIONS, whole_loop
 from benchmarks.plain import PlainRun
-from benchmarks.stopwatch import settle
+from benchmarks.stopwatch import synchronised_time
 from cluster.arguments import Parser
 from cluster.config import Config, load_config, read_config
 from cluster.errors import ConfigError
@@ -73,12 +73,12 @@ def by_turns(config: Config) -> tuple[float, float]:
     run = PlainRun(config)
     drawing, training = [], []
     for number in range(config.iterations):
-        began = settle(run.policy.device)
+        began = synchronised_time(run.policy.device)
         batch = run.collate([run.draw(request) for request in run.requests(number)])
-        drawn = settle(run.policy.device)
+        drawn = synchronised_time(run.policy.device)
         run.learner.step(batch)
         drawing.append(drawn - began)
-        training.append(settle(run.policy.device) - drawn)
+        training.append(synchronised_time(run.policy.device) - drawn)
     return statistics.median(drawing[1:]), statistics.median(training[1:])
 
 
