@@ -25,6 +25,7 @@ REWARDS = {
     "shapes_reading": "rewards.shapes_reading:ShapesReading",
     "brightness": "rewards.brightness:Brightness",
     "clip": "rewards.clip_score:ClipScore",
+    "dino": "rewards.dino:Dino",
     "pickscore": "rewards.pickscore:PickScore",
     "spm": "rewards.spm:Spm",
     "aesthetic": "rewards.aesthetic:Aesthetic",

@@ -1,4 +1,4 @@
-"""What the rewards on CLIP share: loading that refuses a wrong checkpoint, unit features of pictures and of prompts."""
+"""What the rewards on CLIP share: the model with its tokenizer, unit features of pictures and of prompts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from rewards.chunked import ChunkedReward
+from rewards.loading import load_network
 from rewards.preprocessing import normalise, short_side_crop
 
 
@@ -43,7 +44,7 @@ class ClipReward(ChunkedReward):
         super().__init__(batch_size, device)
         folder = _find(model)
         # Any, because transformers' types do not know a loaded configuration.
-        self.clip: Any = _load_model(folder, getattr(torch, dtype)).to(self.device)
+        self.clip: Any = load_network(CLIPModel, folder, "CLIP", getattr(torch, dtype)).to(self.device)
         self._tokenizer = _load_tokenizer(folder, self.clip.config.text_config.vocab_size)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -79,30 +80,6 @@ def _find(model: str) -> Path:
             f"There is no CLIP model {model!r}: it is no folder, and the hub does not give it "
             f"({str(error).splitlines()[0].rstrip('.')}); set the reward's options.model to a folder that holds one."
         ) from error
-
-
-def _load_model(folder: Path, dtype: torch.dtype) -> Any:
-    if not (folder / "config.json").is_file():  # transformers would take the sizes of its default
-        raise FileNotFoundError(f"The CLIP model in {folder} (options.model) cannot be loaded: it has no config.json.")
-    try:
-        # Other shapes are let through here, to be refused below by name.
-        loaded: Any = CLIPModel.from_pretrained(
-            folder, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except OSError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise FileNotFoundError(f"The CLIP model in {folder} (options.model) cannot be loaded: {reason}.") from error
-    clip, found = loaded
-    # transformers only warns of these, and goes on with random values.
-    for problem in ("missing", "mismatched", "unexpected"):
-        # Old checkpoints store the constant position_ids.
-        keys = [key for key in sorted(map(str, found[f"{problem}_keys"])) if not key.endswith("position_ids")]
-        if keys:
-            raise ValueError(
-                f"The checkpoint in {folder} (options.model) is not of the CLIP that its config.json describes: "
-                f"{len(keys)} {problem} parameters, the first is {keys[0]}."
-            )
-    return clip.eval().requires_grad_(False)
 
 
 def _load_tokenizer(folder: Path, vocabulary: int) -> CLIPTokenizer:

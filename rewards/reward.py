@@ -28,12 +28,14 @@ class Reward(ABC):
 
     Attributes:
         differentiable: Whether gradients flow from `score` into the images.
+        features_only: Whether it has image features and no score: its scores are NaN, and its weight is 0.
         environment: Where the packages of this reward are, if not in the driver's own environment: see
             `rewards.environments.locate`.
         parameters: How many numbers its published networks have, float32, for the estimate of memory before a run.
     """
 
     differentiable: bool = False
+    features_only: bool = False
     environment: str | None = None
     parameters: int = 0
 

@@ -144,10 +144,14 @@ def _config(
     described = change(base, words)
     new = [name for name in dict.fromkeys((*rewards, *features)) if name not in described.rewards]
     config = change(described, [f"rewards.{name}={{weight: 0}}" for name in new])
-    scored = [name for name in config.rewards if name not in new or name in rewards]
+    check(config, (samplers_are_enough, rewards_have_plain_names, rewards_are_there, gpus_can_be_reserved))
+    for name in rewards:
+        if config.reward_class(name).features_only:
+            raise ConfigError(f"The reward {name!r} has image features and no score; name it with --features.")
+    asked = (name for name in config.rewards if name not in new or name in rewards)
+    scored = [name for name in asked if not config.reward_class(name).features_only]
     if not scored:
         raise ConfigError(f"{models[0].source} belongs to no run with rewards; name some with --rewards.")
-    check(config, (samplers_are_enough, rewards_have_plain_names, rewards_are_there, gpus_can_be_reserved))
     if taken := next((name for name in scored if name == "model"), None):
         raise ConfigError(f"The reward's name {taken!r} is taken by a column; take another.")
     for name in features:

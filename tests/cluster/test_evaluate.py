@@ -26,6 +26,7 @@ from rewards import make_reward
 from rewards.reward import Reward, to_images
 from tests.support.inline import work_inline
 from tests.support.run_folder import make_run
+from tests.support.tiny_dino import make_dino
 
 Make = Callable[..., Config]
 HELD_OUT = ("a red cross", "a blue circle")  # of the run
@@ -187,6 +188,7 @@ def test_json_is_all_that_is_printed(
 
 REFUSED = {
     "has no image features": "{run} --features jpeg_compressibility",
+    "'dino' has image features and no score; name it with --features": "{run} --rewards dino",
     "did you mean 'jpeg_compressibility'": "{run} --rewards jpg_compressibility",
     "nowhere.txt cannot be read": "{run} --prompts nowhere.txt",
     "is named twice": "{run} {run}",
@@ -224,6 +226,26 @@ def test_what_cannot_be_is_refused_before_any_actor(
     for out, said in ((run, "is a run; name another folder"), (places["prompts"], "is a file; name a folder")):
         assert evaluate(monkeypatch, out, str(run)) == (1, [])
         assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_features_can_be_those_of_a_network_without_a_score(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dino = make_dino(tmp_path / "dino")
+    words = ["--samples", "4", "--features", "dino", f"rewards.dino.options.model={dino}"]
+    assert evaluate(monkeypatch, tmp_path / "out", str(run), *words)[0] == 0
+    policy, network = Policy.load(find(str(run)).policy), make_reward("dino", model=str(dino))
+    result = json.loads((tmp_path / "out/evaluation.json").read_text())
+    for record, adapter in zip(result["models"], (None, "policy"), strict=True):
+        assert set(record["rewards"]) == {"shapes_agreement", "shapes_gold"}
+        with policy.using(adapter):
+            drawn = [
+                rollout(policy, request) for request in make_requests(HELD_OUT, 4, 4, seed=5, iteration=EVALUATION)
+            ]
+        features = torch.cat([network.embed(to_images(pixels)) for pixels, _ in drawn])
+        expected = np.mean([torch.pdist(prompt).mean().item() for prompt in features.split(4)])
+        assert expected > 1e-3
+        assert record["features"]["dino"]["diversity"]["value"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_damaged_picture_is_named(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_the_padded_picture_agrees_with_pil_between_black_bars(height: int, widt
     bars = padded.clone()
     bars[..., top : top + tall, left : left + wide] = 0
     assert not bars.any()
+
+
+@pytest.mark.parametrize("rounding", [math.floor, round])
+def test_a_smaller_square_is_the_middle_of_the_larger_one(rounding: Callable[[float], int]) -> None:
+    images = to_images(picture(60, 90)[None])
+    whole, cut = short_side_crop(images, 48), short_side_crop(images, 48, 41, rounding=rounding)
+    offset = rounding(3.5)
+    beside = rounding((72 - 41) / 2) - 12
+    assert whole.shape[-2:] == (48, 48)
+    assert torch.equal(cut, whole[..., offset : offset + 41, beside : beside + 41])
 
 
 def test_the_filter_is_antialiased() -> None:

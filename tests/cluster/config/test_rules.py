@@ -131,6 +131,13 @@ def test_a_reward_without_features_measures_no_diversity() -> None:
         load_config(None, ["rewards.shapes_gold.kind=jpeg_compressibility", "evaluation.features=shapes_gold"])
 
 
+def test_a_reward_with_features_alone_is_not_trained_on() -> None:
+    for words in (["rewards.dino.weight=0.5"], ["rewards={mine: {kind: dino}}", "evaluation.features=mine"]):
+        with pytest.raises(ConfigError, match=r"rewards\.\w+ has image features and no score.* set its weight to 0"):
+            load_config(None, words)
+    load_config(None, ["rewards.dino.weight=0", "evaluation.features=dino"])
+
+
 def test_plain_names_of_any_language_are_names_of_rewards() -> None:
     assert "größe-2" in load_config(None, ["rewards.größe-2.kind=shapes_gold"]).rewards
 
