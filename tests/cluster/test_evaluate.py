@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pyarrow import parquet
 
 import cluster.matrix.working
@@ -19,7 +20,7 @@ from actors.rollout import rollout
 from actors.trajectories import EVALUATION
 from cluster.config import Config
 from cluster.evaluate import main
-from cluster.prompts import make_requests
+from cluster.prompts import make_requests, read_prompts
 from cluster.trained import find
 from learner import checkpoint
 from rewards import make_reward
@@ -293,3 +294,26 @@ def test_pictures_that_a_reward_raises_at_are_missing_and_the_others_judged(
         assert record["features"]["picky"]["diversity"]["value"] is None
     assert [r.getMessage().count("no crosses") for r in caplog.records if "'picky'" in r.getMessage()] == [1]
     assert evaluate(monkeypatch, out, *words) == (0, [])
+
+
+def test_a_list_of_pictures_and_texts_begins_from_its_pictures(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TEdBench is published."""
+    (tmp_path / "originals").mkdir()
+    for name in ("red", "blue"):
+        Image.new("RGB", (32, 32), name).save(tmp_path / f"originals/{name}.png")
+    listed = [{"img_name": f"{name}.png", "target_text": "a green cross"} for name in ("red", "blue")]
+    (tmp_path / "input_list.json").write_text(json.dumps(listed))
+    prompts = str(tmp_path / "input_list.json")
+    words = [str(run), "--prompts", prompts, "--samples", "2", "--rewards", "brightness"]
+    assert evaluate(monkeypatch, tmp_path / "out", *words)[0] == 0
+    rows = parquet.read_table(tmp_path / "out/evaluation.parquet").to_pylist()
+    policy, expected = Policy.load(find(str(run)).policy), []
+    for adapter in (None, "policy"):
+        with policy.using(adapter):
+            for request in make_requests(read_prompts(prompts), 2, 4, seed=5, iteration=EVALUATION, steps=4):
+                assert request.first_step == 1  # int(4 x .8) steps are left
+                expected += rollout(policy, request)[0].mean(axis=(1, 2, 3)).tolist()
+    assert [255 * row["brightness"] for row in rows] == pytest.approx(expected, rel=1e-4)
+    assert len(set(expected)) == 8
