@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import (
@@ -20,9 +19,9 @@ from transformers import (
     ViTModel,
 )
 
-_LAYERS: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
-_FROM_SMALLER: dict[str, Any] = {
+_LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+_DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+_FROM_SMALLER = {
     "image_size": 140,
     "patch_size": 28,
     "mlp_ratio": 2,
