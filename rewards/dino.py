@@ -43,7 +43,7 @@ class Dino(ChunkedReward):
 
     def __init__(self, model: str = "facebook/dinov2-base", batch_size: int = 16, device: str = "auto") -> None:
         super().__init__(batch_size, device)
-        how = {"add_pooling_layer": False} if _type(model) == "vit" else {}  # which no DINO has
+        how: dict[str, Any] = {"add_pooling_layer": False} if _type(model) == "vit" else {}  # which no DINO has
         # Any, because transformers' types do not know a loaded configuration.
         self.network: Any = load_network(AutoModel, model, "DINO", **how).to(self.device)
 

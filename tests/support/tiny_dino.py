@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -19,9 +20,9 @@ from transformers import (
     ViTModel,
 )
 
-_LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-_DROPOUT = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
-_FROM_SMALLER = {
+_LAYERS: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+_FROM_SMALLER: dict[str, Any] = {
     "image_size": 140,
     "patch_size": 28,
     "mlp_ratio": 2,
