@@ -14,7 +14,7 @@ from learner.learner import Update
 from learner.objectives.objective import Plan
 from rewards.reward import Scores
 
-REWARDS = ("shapes_agreement", "shapes_gold")  # the default ones
+REWARDS: tuple[str, ...] = ("shapes_agreement", "shapes_gold")  # the default ones
 _SCORES = np.random.default_rng(0).random((len(REWARDS), 4096), np.float32)
 Sleep = Callable[[float], None]
 
