@@ -85,7 +85,7 @@ def test_the_loop_is_measured_by_turns_and_at_once(
 
     def whole_loop(config: Config) -> Measured:
         seen.append(config)
-        return Measured(2.0 - config.samplers.max_staleness / 2, {})
+        return Measured(2.0 - config.samplers.max_staleness / 2, {}, [])
 
     monkeypatch.setattr(updates, "whole_loop", whole_loop)
     monkeypatch.setattr(updates, "by_turns", lambda config: (1.0, 1.0))
