@@ -116,11 +116,10 @@ def _reward(node: ast.ClassDef, module: str) -> Row:
     }
 
 
-def _written(default: ast.expr, module: str) -> str:
-    """A default as it is written, with the value of a constant of the module in its place where that is a plain one."""
-    if isinstance(default, ast.Name):
-        with contextlib.suppress(ValueError):  # it is computed
-            return repr(settings.literal(module, default.id))
+def _written(default: ast.expr, module: str) -> Any:
+    """A default's value where it or the constant of the module that it names is a plain one, else as it is written."""
+    with contextlib.suppress(ValueError):  # it is computed
+        return settings.literal(module, default.id) if isinstance(default, ast.Name) else ast.literal_eval(default)
     return ast.unparse(default)
 
 

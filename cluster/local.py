@@ -87,7 +87,10 @@ def _start_ray() -> None:
         node = ray.get_runtime_context().get_node_id()
         threading.Thread(target=_leave_with, args=(daemons, node), daemon=True).start()
     except Exception as error:
-        raise StartError(f"Ray does not start on this machine ({type(error).__name__}: {error}).") from error
+        raise StartError(
+            f"Ray does not start on this machine ({type(error).__name__}: {error}). On a busy machine it may have taken "
+            "too long; then try again."
+        ) from error
 
 
 def _leave_with(daemons: list[psutil.Process], node: str) -> None:

@@ -45,7 +45,8 @@ def of_details(details: Sequence[Any], settings: Mapping[str, Any]) -> str:
 def of_rule(message: str) -> str:
     """A sentence of what a rule raised: it begins with a setting's name, or with a capital."""
     message = message.rstrip(".") or "the configuration is nested too deeply"
-    return f"{message}." if "." in message.split()[0] else f"{message[0].upper()}{message[1:]}."
+    message = message if "." in message.split()[0] else f"{message[0].upper()}{message[1:]}"
+    return message if message.endswith("?") else f"{message}."
 
 
 def short(value: Any, size: int = 80) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from rich.table import Table
+from rich.table import Column, Table
 
 from cluster.matrix.entries import Entry
 from cluster.matrix.figures import point
@@ -28,30 +28,34 @@ def tables(result: Mapping[str, Any]) -> Iterator[Table]:
     records = result["models"]
     trained = set(result["trained_on"])
     for reward in records[0]["rewards"]:
-        table = Table("model", "mean", "95 %", "beats the base", "95 %", title=_title(reward, reward in trained))
+        table = Table(_model(), "mean", "95 %", "beats the base", "95 %", title=_title(reward, reward in trained))
         for record in records:
             found = record["rewards"][reward]
             table.add_row(shown(record["model"]), *_cells(found["mean"]), *_cells(found.get("win_rate")))
         yield table
     for features in records[0]["features"]:
-        table = Table("model", *_SHORT.values(), title=f"within a prompt, features of {features}")
+        table = Table(_model(), *_SHORT.values(), title=f"within a prompt, features of {features}")
         for record in records:
             found = record["features"][features]
             table.add_row(shown(record["model"]), *(_cells(found[name])[0] for name in _SHORT))
         yield table
     if "variance" in records[0]:
-        table = Table("model", "reward", "variance", "prompt", "x_T", "prompt and x_T", "chain")
+        table = Table(_model(), "reward", "variance", "prompt", "x_T", "prompt and x_T", "chain")
         for record in records:
             for reward, parts in record["variance"].items():
                 table.add_row(shown(record["model"]), reward, *_shares(parts))
         yield table
     if "implicit_accuracy" in records[-1]:
-        table = Table("model", "implicit accuracy", "pairs")
+        table = Table(_model(), "implicit accuracy", "pairs")
         for record in records:
             if found := record.get("implicit_accuracy"):
                 cell = f"{found['value']:.3f} ± {found['error']:.3f}"
                 table.add_row(shown(record["model"]), cell, str(found["pairs"]))
         yield table
+
+
+def _model() -> Column:
+    return Column("model", overflow="fold")  # names of checkpoints differ at their end
 
 
 def _title(reward: str, trained: bool) -> str:

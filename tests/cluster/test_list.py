@@ -109,7 +109,7 @@ def test_a_required_option_has_no_default_and_a_constant_its_text(capsys: pytest
     (judge,) = json.loads(asked(capsys, "rewards", "vlm_judge", "--json"))
     options = {option["key"]: option for option in judge["settings"]}
     assert "default" not in options["base_url"]
-    assert options["key_variable"]["default"] == "None"
+    assert options["key_variable"]["default"] is None
     assert "How well does the picture" in options["question"]["default"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.config import load_config
+from cluster.config.sentences import of_rule
 from cluster.errors import ConfigError
 
 JUDGE = "rewards.judge.kind=shapes_gold"
@@ -84,3 +85,15 @@ def test_any_other_element_keeps_its_place(override: str) -> None:
 
 def test_what_a_dataset_lacks_has_nothing_to_do_with_the_model() -> None:
     assert refusal("data.split=train") == "The configuration lacks data.path."
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("there is no reward 'clp'; did you mean 'clip'?", "There is no reward 'clp'; did you mean 'clip'?"),
+        ("nothing is left.", "Nothing is left."),
+        ("rewards.clip.weight is 0", "rewards.clip.weight is 0."),
+    ],
+)
+def test_a_sentence_ends_once(raised: str, said: str) -> None:
+    assert of_rule(raised) == said

@@ -68,3 +68,10 @@ def test_a_front_leaves_out_the_base_of_others() -> None:
     ]
     found = {line["group"]: line["models"] for line in fronts(records)}
     assert found == {"a": ["base", "a-1"], "b": ["base of b", "b-1"]}
+
+
+def test_names_of_checkpoints_that_differ_at_their_end_are_shown_whole() -> None:
+    names = [f"a-run-with-a-name-of-some-length-{number:06d}" for number in (3, 6)]
+    text = told({"trained_on": [], "models": [record(name, 0.5, 1.0) for name in names]})
+    for name in names:
+        assert name[-6:] in text.rpartition("within a prompt")[2]
