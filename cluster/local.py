@@ -87,9 +87,9 @@ def _start_ray() -> None:
         node = ray.get_runtime_context().get_node_id()
         threading.Thread(target=_leave_with, args=(daemons, node), daemon=True).start()
     except Exception as error:
+        said = f"{type(error).__name__}: {error}"
         raise StartError(
-            f"Ray does not start on this machine ({type(error).__name__}: {error}). On a busy machine it may have taken "
-            "too long; then try again."
+            f"Ray does not start on this machine ({said}). On a busy machine it may have taken too long; then try again."
         ) from error
 
 
