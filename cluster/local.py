@@ -89,7 +89,7 @@ def _start_ray() -> None:
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
         raise StartError(
-            f"Ray does not start on this machine ({said}). On a busy machine it may have taken too long; then try again."
+            f"Ray does not start on this machine ({said}). Where the machine is only busy, try again."
         ) from error
 
 
