@@ -77,7 +77,9 @@ def add_adapter(network: Any, name: str, shape: LoraShape) -> None:
     rank, alpha, targets = shape
     scale: Any = alpha  # peft takes any number, and says int
     config = LoraConfig(r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=list(targets))
-    config._register_custom_module({nn.Linear: FoldedLinear})
+    linear = [type(module) for module in network.modules() if isinstance(module, nn.Linear)]
+    if all(kind is nn.Linear for kind in linear):  # quantised layers are others, for which peft has forms of its own
+        config._register_custom_module({nn.Linear: FoldedLinear})
     network.add_adapter(config, adapter_name=name)
     for _, parameter in adapter_parameters(network, name):
         parameter.data = parameter.data.float()

@@ -13,13 +13,17 @@ from actors.adapters import LoraShape, adapter_parameters, add_adapter, use_adap
 from actors.folded import FoldedLinear
 
 
-def network(width: int = 24, dtype: torch.dtype = torch.float32) -> nn.Module:
+class Quantised(nn.Linear):
+    """As bitsandbytes' layers are: of a class of their own."""
+
+
+def network(width: int = 24, dtype: torch.dtype = torch.float32, kind: type[nn.Linear] = nn.Linear) -> nn.Module:
     """A layer `to_q` with two adapters, `one` and `two`, both of them not nothing."""
 
     class Net(ModelMixin, PeftAdapterMixin):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.to_q = nn.Linear(width, 2 * width)
+            self.to_q = kind(width, 2 * width)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.to_q(x)
@@ -78,3 +82,7 @@ def test_where_it_does_not_pay_or_would_lose_the_adapter_it_is_peft_own(width: i
 def test_a_denoiser_has_such_layers() -> None:
     layers = [module for module in network().modules() if isinstance(module, lora.Linear)]
     assert [type(layer) for layer in layers] == [FoldedLinear]
+
+
+def test_layers_of_other_kinds_are_left_to_peft() -> None:
+    assert type(network(kind=Quantised).to_q) is lora.Linear
