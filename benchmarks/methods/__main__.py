@@ -3,8 +3,8 @@
     python -m benchmarks.methods [GRID] [--only ARM ...] [--world WORLD ...] [--seeds 0 1 2] [--jobs 2] [--table]
 
 GRID is a file, or one of benchmarks/methods/grids: methods (the default), ablations, adapted_steps, claims, flow_twin,
-likelihood, search, steps. It may run for hours and be broken off: finished runs are passed over, begun ones go on. What fails is
-named in the table.
+likelihood, search, steps. It may run for hours and be broken off: finished runs are passed over, begun ones go on.
+What fails is named in the table.
 The runs, the table (table.md) and the pictures (WORLD.png, curves/ARM.png) are in runs/GRID, or in --folder.
 """
 
