@@ -45,7 +45,7 @@ def test_every_grid_of_the_repository_loads_at_equal_queries(name: str, tmp_path
     grid = load_grid(name)
     made = cells(grid, tmp_path, seeds=[0])
     assert len(made) == len(grid.worlds) * len(grid.arms)
-    expected = {"search": 480, "claims": 480, "likelihood": 480, "steps": 3936}.get(name, 960)
+    expected = {"search": 480, "claims": 480, "likelihood": 480, "ablations": 576, "steps": 3936}.get(name, 960)
     assert {queries(cell.config) for cell in made} == {expected}
 
 
