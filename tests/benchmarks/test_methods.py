@@ -41,11 +41,14 @@ def grid_of(**changed: object) -> Grid:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GRIDS.glob("*.yaml")))
-def test_every_grid_of_the_repository_loads_at_equal_queries(name: str, tmp_path: Path) -> None:
+def test_every_grid_of_the_repository_loads_at_equal_work(name: str, tmp_path: Path) -> None:
     grid = load_grid(name)
     made = cells(grid, tmp_path, seeds=[0])
     assert len(made) == len(grid.worlds) * len(grid.arms)
-    expected = {"search": 480, "claims": 480, "likelihood": 480, "ablations": 576, "steps": 3936}.get(name, 960)
+    if name == "ablations":  # its arms ask for more or fewer gradients of as many images
+        assert {cell.config.iterations * cell.config.batch_size for cell in made} == {576}
+        return
+    expected = {"search": 480, "claims": 480, "likelihood": 480, "steps": 3936}.get(name, 960)
     assert {queries(cell.config) for cell in made} == {expected}
 
 
