@@ -66,19 +66,23 @@ class Asked:
         """
         batch = self._source.batch(version, progress)
         drawn = self._questions(batch)
-        if (labels := self._batches.labels(version)) is None:
-            self._batches.ask(version, drawn)  # after a driver was killed, the questions that are out already
-            labels = self._wait(version)
-            self._batches.settle(version, labels)
-        else:
-            self._batches.close(version)  # where the driver was killed before it had
+        labels = self._batches.labels(version)
         asked = self._batches.asked(version) or {}
         others = {number for number, own in asked.items() if not self._same(own, drawn.get(number))}
         if others:
             self._say(
                 f"{len(others)} of the {len(asked)} pairs of iteration {version + 1} have other pictures than when "
                 "people were asked; what was chosen of those is not trained on"
+                + (", and people are asked about the new ones" if labels is None else "")
             )
+        if labels is None:
+            # After a driver was killed, the questions that are out already, but for those of pictures that are gone.
+            self._batches.ask(version, drawn, others)
+            labels, others = self._wait(version), set()
+            self._batches.settle(version, labels)
+        else:
+            self._batches.close(version)  # where the driver was killed before it had
+        asked = self._batches.asked(version) or {}
         return [_scored(rollout, self._name, labels, set(asked), others) for rollout in batch]
 
     def _same(self, asked: Question, drawn: Question | None) -> bool:

@@ -23,6 +23,19 @@ class Damaged(ValueError):
     """A file says something else than it should; the message is one sentence for the user."""
 
 
+def sync(path: Path) -> None:
+    """Have a file, or a folder's names of what is in it, on the disk.
+
+    Raises:
+        OSError: If the disk does not take it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The records of a file, from a position on, as far as their lines are complete.
 
@@ -88,7 +101,7 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             self.records, self._end = read_lines(path)
             self._cut()
-            _sync_folder(path.parent)
+            sync(path.parent)
         except BlockingIOError:
             self.close()
             raise InUse(f"Another process writes to {path}; stop it first, or use the page that it serves.") from None
@@ -143,12 +156,3 @@ class Journal:
 def _not_kept(path: Path, error: OSError) -> NotKept:
     why = os.strerror(error.errno) if error.errno else str(error)
     return NotKept(f"{path} cannot be written to ({why}); see to its disk.")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make sure that a new file's name is on the disk as well."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,7 @@
 """What a run that trains on people's choices asks of them, batch by batch, and what each batch was trained on.
 
     batches.jsonl      batch, asked: the question of each pair of the batch, by the pair's number in it
+                       (the batch's last such line is what is asked)
                        batch, labels: how each pair was settled, before the batch was trained on
 
 So a run that was killed while it waited goes on with the questions that are out, and one that goes back to an earlier
@@ -10,7 +11,7 @@ checkpoint trains on what it had trained on, whatever was chosen since.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,26 +68,26 @@ class Batches:
         """The labels of a batch by the numbers of its pairs, if it is settled."""
         return self._labels.get(batch)
 
-    def ask(self, batch: int, pairs: Mapping[int, Question]) -> None:
+    def ask(self, batch: int, pairs: Mapping[int, Question], others: Collection[int] = ()) -> None:
         """Ask about a batch; what has been asked about already stays as it is, and is open again if need be.
 
         Args:
             batch: Its number.
             pairs: The question of each pair, by the pair's number; their pictures are there.
+            others: Numbers of pairs that have other pictures than when they were asked about: the questions of then are
+                closed, and those of now asked.
 
         Raises:
             NotKept: If it cannot be written.
         """
-        if batch not in self._asked:
-            before = {question.id for own in self._asked.values() for question in own.values()}
-            new: dict[int, Question] = {}
-            for number, question in pairs.items():
-                if question.id not in before:  # a choice counts for one pair
-                    before.add(question.id)
-                    new[number] = question
-            asked = {str(number): question.record() for number, question in new.items()}
-            self._write({"batch": batch, "asked": asked})
-        questions.offer(self.folder, self._asked[batch].values())
+        known = self._asked.get(batch)
+        if known is None:
+            self._note(batch, {}, pairs)
+        elif others:
+            questions.close(self.folder, [known[number].id for number in others])
+            kept = {number: question for number, question in known.items() if number not in others}
+            self._note(batch, kept, {number: question for number, question in pairs.items() if number not in kept})
+        questions.offer(self.folder, self._asked[batch].values(), again=True)
 
     def settle(self, batch: int, labels: Mapping[int, Label]) -> None:
         """Keep what a batch is trained on, and ask no more about it.
@@ -104,6 +105,17 @@ class Batches:
     def close(self, batch: int) -> None:
         """Ask no more about a batch; raises as `settle`."""
         questions.close(self.folder, [question.id for question in self._asked[batch].values()])
+
+    def _note(self, batch: int, kept: Mapping[int, Question], new: Mapping[int, Question]) -> None:
+        """Note what a batch asks, by the numbers of its pairs: what is kept of before, and what is new."""
+        before = {question.id for other, own in self._asked.items() if other != batch for question in own.values()}
+        before |= {question.id for question in kept.values()}
+        asked = dict(kept)
+        for number, question in new.items():
+            if question.id not in before:  # a choice counts for one pair
+                before.add(question.id)
+                asked[number] = question
+        self._write({"batch": batch, "asked": {str(number): question.record() for number, question in asked.items()}})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         with Journal(self.folder / FILE, wait=True) as file:

@@ -32,6 +32,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from rewards.people.lines import sync
+
 SCHEMA = pa.schema(
     {
         "jpg_0": pa.binary(),
@@ -81,7 +83,7 @@ class Pair:
 
 
 def write(path: Path, pairs: Iterable[Pair], rows: int = _ROWS) -> int:
-    """Write one file, whole or not at all, a row group at a time; returns how many rows it has.
+    """Write one file, whole and on the disk or not at all, a row group at a time; returns how many rows it has.
 
     Args:
         path: Where to; what was there is replaced.
@@ -99,7 +101,9 @@ def write(path: Path, pairs: Iterable[Pair], rows: int = _ROWS) -> int:
                 records = [_record(number, pair) for number, pair in enumerate(group, count)]
                 file.write_table(pa.Table.from_pylist(records, SCHEMA), row_group_size=rows)
                 count += len(group)
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return count

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from rewards.people.lines import Damaged, Journal, NotKept, read_lines
+from rewards.people.lines import Damaged, Journal, NotKept, read_lines, sync
 
 FILE, PICTURES = "questions.jsonl", "pictures"
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif"}  # what every browser shows
@@ -119,6 +119,7 @@ class Questions:
             except ValueError as error:
                 raise Damaged(f"{path} has a line that is no question: {error}") from None
             self._by_id[question.id] = question
+            self._closed.discard(question.id)
             self._pictures |= {name for names in question.sets for name in names}
         self._position = position
         return bool(records)
@@ -144,13 +145,18 @@ class Questions:
         return self.folder / PICTURES / name if name in self._pictures else None
 
 
-def offer(folder: Path, questions: Iterable[Question]) -> int:
+def offer(folder: Path, questions: Iterable[Question], again: bool = False) -> int:
     """Ask more questions; those that are there already are not asked twice.
 
     Any process may, also while the page is open. The pictures come first, see `keep_picture`.
 
+    Args:
+        folder: Of the questions.
+        questions: To be asked.
+        again: Have those open again that were closed.
+
     Returns:
-        How many are new.
+        How many are new, or open again.
 
     Raises:
         Damaged: If the file says something else than questions.
@@ -158,8 +164,8 @@ def offer(folder: Path, questions: Iterable[Question]) -> int:
         ValueError: If one is no question, such as one with a single set; then none of them is asked.
     """
     with Journal(folder / FILE, wait=True) as file:
-        there = {record.get("id") for record in file.records}
-        new = {question.id: question for question in questions if question.id not in there}
+        closed = _closed(file.records)
+        new = {each.id: each for each in questions if each.id not in closed or (again and closed[each.id])}
         records = [question.record() for question in new.values()]
         for record in records:
             Question.of(record)
@@ -179,8 +185,13 @@ def close(folder: Path, names: Iterable[str]) -> None:
         NotKept: If it cannot be written.
     """
     with Journal(folder / FILE, wait=True) as file:
-        there = {record.get("closed") for record in file.records}
-        file.append(*({"closed": name} for name in names if name not in there))
+        closed = _closed(file.records)
+        file.append(*({"closed": name} for name in names if not closed.get(name)))
+
+
+def _closed(records: Iterable[dict[str, Any]]) -> dict[str, bool]:
+    """Whether each question is closed, by its id; the last line about it counts."""
+    return {str(record.get("closed") or record.get("id")): "closed" in record for record in records}
 
 
 def keep_picture(folder: Path, data: bytes) -> str:
@@ -213,6 +224,7 @@ def keep_picture(folder: Path, data: bytes) -> str:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            sync(path.parent)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)

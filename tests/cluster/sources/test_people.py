@@ -221,6 +221,41 @@ def test_choices_are_not_trained_on_when_the_pictures_come_again_as_others(
     ]
 
 
+def test_people_are_asked_anew_where_the_pictures_come_again_as_others(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers to pictures that are gone are not waited for, nor are they enough."""
+
+    def killed() -> None:
+        waiting.choose({0: 0, 1: 0})
+        raise SystemExit("killed")
+
+    waiting.come = killed
+    with pytest.raises(SystemExit):
+        waiting.source(pairs=2).batch(0)
+    before = {question.prompt: question for question in waiting.questions()}
+    again = batch()
+    again[0].pixels[...] = 255 - again[0].pixels  # type: ignore[index, operator]
+    source = waiting.source(pairs=2)
+    monkeypatch.setattr(source._source, "batch", lambda version, progress: again)
+    waiting.said.clear()
+    waiting.progress.clear()
+    waiting.come = lambda: waiting.choose({0: 1, 5: TIE})
+    rollouts = source.batch(0)
+    assert waiting.progress == [(0, 2), (2, 2)]
+    assert scores(rollouts) == pytest.approx([0, 1, *[NONE] * 8, 0.5, 0.5], nan_ok=True)
+    answers = sum((each.answers for each in rollouts if each.answers), Answers())
+    assert answers == Answers(pairs=6, asked=4, chosen=1, ties=1)
+    new = [question for question in waiting.questions() if question != before[question.prompt]]
+    assert [question.prompt for question in new] == ["prompt 0", "prompt 1"]
+    assert waiting.said[0] == (
+        "2 of the 4 pairs of iteration 1 have other pictures than when people were asked; what was chosen of those is "
+        "not trained on, and people are asked about the new ones"
+    )
+    waiting.come = lambda: pytest.fail("it waited again")
+    assert scores(source.batch(0)) == pytest.approx(scores(rollouts), nan_ok=True)
+
+
 def test_only_what_was_answered_counts_as_discarded(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting.come = lambda: waiting.choose({0: 0})
     waiting.source(pairs=1).batch(0)

@@ -67,6 +67,23 @@ def test_a_batch_is_asked_about_once_and_settled_once(tmp_path: Path) -> None:
     assert Batches(tmp_path).labels(0) == {0: 1.0, 3: BOTH_BAD}
 
 
+def test_other_pictures_take_the_places_of_those_that_were_asked_about(tmp_path: Path) -> None:
+    """And give them back, where a third machine draws as the first."""
+    old = {0: pair("a"), 3: pair("b"), 4: pair("c")}
+    new = {0: pair("d"), 3: pair("e"), 5: pair("f")}
+    Batches(tmp_path).ask(0, old)
+    for drawn, now in ((new, new | {3: pair("b")}), (old, old)):
+        batches = Batches(tmp_path)
+        asked = batches.asked(0)
+        assert asked is not None
+        batches.ask(0, drawn, others=asked.keys() - {3})
+        assert batches.asked(0) == Batches(tmp_path).asked(0) == now
+        found = Questions(tmp_path)
+        assert {question for question in found if not found.closed(question.id)} == set(now.values())
+    batches.ask(0, {})
+    assert batches.asked(0) == now
+
+
 def test_a_driver_that_is_killed_between_its_two_files_asks_all_the_same(tmp_path: Path) -> None:
     batches = Batches(tmp_path)
     batches.ask(0, {0: pair("a")})

@@ -63,6 +63,17 @@ def test_what_is_written_is_read_back_to_the_pixel(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_then_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[bytes, bool]] = []
+    path = tmp_path / "a.parquet"
+    look = lambda of: synced.append((of.read_bytes() if of.is_file() else of.name.encode(), path.exists()))  # noqa: E731
+    monkeypatch.setattr(pick_a_pic, "sync", look)
+    write(path, pairs(100))
+    assert synced == [(path.read_bytes(), False), (tmp_path.name.encode(), True)]
+
+
 def test_a_file_that_is_not_finished_is_not_there(tmp_path: Path) -> None:
     def broken() -> Iterator[Pair]:
         yield from pairs(100)

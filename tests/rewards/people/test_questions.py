@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rewards.people import questions as module
 from rewards.people.lines import Damaged
 from rewards.people.questions import FILE, Question, Questions, close, keep_picture, offer
 from tests.support.taste import picture
@@ -49,6 +50,21 @@ def test_closed_questions_stay_and_are_closed_once(tmp_path: Path, ask: Callable
     assert all(questions.picture(name) for names in one.sets for name in names)
 
 
+def test_a_closed_question_is_open_again_where_that_is_asked_for(
+    tmp_path: Path, ask: Callable[..., list[Question]]
+) -> None:
+    questions = Questions(tmp_path)
+    one, other = ask(2)
+    for _ in range(2):
+        close(tmp_path, [one.id])
+        questions.refresh()
+        assert (questions.closed(one.id), questions.closed(other.id)) == (True, False)
+        assert offer(tmp_path, [one, other], again=True) == 1
+        questions.refresh()
+        assert not questions.closed(one.id)
+    assert list(questions) == list(Questions(tmp_path)) == [one, other]
+
+
 @pytest.mark.parametrize("broken", [Question("a", (("x.png",),)), Question("a", (("x.png",), ("..",)))])
 def test_what_is_no_question_is_not_asked(tmp_path: Path, ask: Callable[..., list[Question]], broken: Question) -> None:
     (good,) = ask(1)
@@ -75,6 +91,16 @@ def test_pictures_keep_their_bytes_or_become_png(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="it is no picture that can be shown"):
         keep_picture(tmp_path, data[: len(data) // 2])
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {name, other}
+
+
+def test_a_picture_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[Path, list[str]]] = []
+    look = lambda folder: synced.append((folder, [path.name for path in folder.iterdir()]))  # noqa: E731
+    monkeypatch.setattr(module, "sync", look)
+    data = picture(np.random.default_rng(0), 16)
+    name = keep_picture(tmp_path, data)
+    keep_picture(tmp_path, data)
+    assert synced == [(tmp_path / "pictures", [name])]
 
 
 def test_only_pictures_that_are_asked_about_have_a_file(tmp_path: Path, ask: Callable[..., list[Question]]) -> None:
