@@ -47,7 +47,7 @@ def page(source: Path, records: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [str(source), "--records", str(records), "--pairs", "1", "--shared", "1", "--again", "0"]
+    words = [str(source), "--records", str(records), "--shared", "1", "--again", "0"]
     server = subprocess.Popen(
         [sys.executable, "-m", "cluster.label", *words, "--listen", f"127.0.0.1:{port}"],
         stdout=subprocess.PIPE,

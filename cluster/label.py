@@ -6,8 +6,9 @@
 
 A run that waits for people (rewards.people) has pairs of its own: RUN then shows those, as they come.
 
-Choices are kept in the folder `people` of the first source (--records), each before the next pair is shown. What is
-printed at the end, and shown on the page under Results: how steady raters are, how far they agree, and win rates.
+Choices are kept in the folder `people` of the first source (--records), each before the next pair is shown. How steady
+raters are, how far they agree, and win rates are printed at the end, and until then stand under /results, to which the
+page does not lead: whoever rates should not know which model wins.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from rewards.people.server import Page, serve
 from rewards.service.security import is_loopback, read_token, split_address
 from shapes.arguments import positive, share
 
+_PAIRS, _SET_SIZE = 200, 4
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Open the page, until Ctrl-C, or write what was chosen; returns the exit status."""
@@ -54,10 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.export is not None:
             if not (made_before := choices.read(folder)):
                 raise ConfigError(f"Nobody has chosen anything in {folder} yet.")
-            count = export.export(folder, made_before, args.export)
+            count, lost = export.export(folder, made_before, args.export)
             print(f"{counted(count, 'choice')}: {shown(str(args.export))}")
+            if lost:
+                print(f"warning: {counted(lost, 'choice')} left out, because a picture cannot be read", file=sys.stderr)
             return 0
-        if not (live := _is_live(args)):
+        if live := _is_live(args):
+            _check_live(args, folder)
+        else:
             _ask(args, folder)
         if not len(asked := questions.Questions(folder)) and not live:
             raise ConfigError("There is nothing to choose between: no prompt has two different pictures.")
@@ -91,6 +98,7 @@ def _announce(args: argparse.Namespace, folder: Path, there: str, host: str, tok
         f"open {scheme}://{where}:{port}/{'?token=' + quote(token, safe='') if token else ''} (Ctrl-C ends it)",
         flush=True,
     )
+    print("results so far are under /results there, and name the models: show them to nobody who rates", flush=True)
 
 
 def _access(args: argparse.Namespace) -> tuple[str, int, str | None, ssl.SSLContext | None]:
@@ -136,7 +144,7 @@ def _records(args: argparse.Namespace) -> Path:
 
 
 def _ask(args: argparse.Namespace, folder: Path) -> None:
-    """Put questions into the folder until there are as many as are wanted.
+    """Make questions of the sources' pictures, as many as are wanted (--pairs), and put them into the folder.
 
     Raises:
         ConfigError: If a source has no pictures, or the settings do not fit to it.
@@ -145,19 +153,20 @@ def _ask(args: argparse.Namespace, folder: Path) -> None:
     dataset = _is_dataset(args.sources[0])
     if dataset and (len(args.sources) > 1 or args.ask or args.pick == "unsure"):
         raise ConfigError("A dataset has pairs of its own: it is the only source, without --ask and --pick unsure.")
+    count = args.pairs or _PAIRS
     if args.ask:
         if len(args.sources) < 2:
             raise ConfigError("A study (--ask) compares several runs or folders; name two at least.")
-        found = sets(gallery(args.sources), args.set_size)
+        size = args.set_size or _SET_SIZE
+        found = sets(gallery(args.sources), size)
         if not found:
             raise ConfigError(
-                f"There is no prompt of which each source has {counted(args.set_size, 'picture')}; take a smaller "
-                "--set-size."
+                f"There is no prompt of which each source has {counted(size, 'picture')}; take a smaller --set-size."
             )
-        made, damaged = ask_sets(folder, found, args.ask, args.pairs)
+        made, damaged = ask_sets(folder, found, args.ask, count)
     else:
         chosen = _of_dataset(Path(args.sources[0]).expanduser(), args.seed) if dataset else _of_gallery(args)
-        made, damaged = ask_pairs(folder, chosen, args.pairs)
+        made, damaged = ask_pairs(folder, chosen, count)
     questions.offer(folder, made)
     if damaged:
         print(f"warning: {counted(damaged, 'pair')} could not be shown, because a picture is damaged", file=sys.stderr)
@@ -168,6 +177,18 @@ def _is_live(args: argparse.Namespace) -> bool:
     path, iteration = split_source(args.sources[0])
     alone = len(args.sources) == 1 and iteration is None and not args.ask and (path / CONFIG).is_file()
     return alone and waits_for_people(path)
+
+
+def _check_live(args: argparse.Namespace, folder: Path) -> None:
+    """Refuse what has no say in the pairs that a run asks about itself; raises a `ConfigError`."""
+    run = args.sources[0]
+    own = folder.resolve() == (split_source(run)[0] / "people").resolve()
+    given = {"--pairs": args.pairs, "--set-size": args.set_size, "--pick unsure": args.pick == "unsure"}
+    if said := [option for option, value in {**given, "--records": not own}.items() if value]:
+        raise ConfigError(
+            f"{run} is a run that waits for people and asks about its own pairs, all of them: leave out "
+            f"{' and '.join(said)}, or name an evaluation of it ({run}@0, with --records of its own)."
+        )
 
 
 def _is_dataset(source: str) -> bool:
@@ -234,14 +255,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--key", type=Path, metavar="PEM", help="its private key")
     add("--insecure", action="store_true", help="listen beyond this machine without TLS")
     add("--records", metavar="FOLDER", help="where questions and choices are kept (default: people, in the source)")
-    add("--pairs", type=positive, default=200, metavar="N", help="to ask about, of a study prompts (default 200)")
+    add("--pairs", type=positive, metavar="N", help=f"to ask about, of a study prompts (default {_PAIRS})")
     add("--pick", choices=("random", "unsure"), default="random", help="unsure: where the reward is least sure, first")
     add("--reward", metavar="KIND", help="that --pick unsure asks, where the pictures have no scores of their own")
     add("--again", type=share, default=0.1, metavar="SHARE", help="of a rater's pairs that come again (default 0.1)")
     add("--shared", type=share, default=0.2, metavar="SHARE", help="of the pairs that every rater sees (default 0.2)")
     add("--seed", type=int, default=0, help="of the choice of pairs, of their order, and of left and right (default 0)")
     add("--ask", action="append", metavar="WORDS", help="a question of a study; as often as there are questions")
-    add("--set-size", type=positive, default=4, metavar="N", help="pictures of a set in a study (default 4)")
+    add("--set-size", type=positive, metavar="N", help=f"pictures of a set in a study (default {_SET_SIZE})")
     add("--export", type=Path, metavar="FOLDER", help="write the choices as a Pick-a-Pic dataset, and open no page")
     args = parser.parse_args(arguments)
     if args.reward and args.pick != "unsure":

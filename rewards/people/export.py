@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rewards.people.choices import BOTH_BAD, Choice
@@ -13,8 +13,8 @@ from rewards.people.questions import PICTURES
 FILE = "train-00000-of-00001.parquet"
 
 
-def export(folder: Path, choices: Iterable[Choice], out: Path) -> int:
-    """Write a row for each choice between two pictures, by whomever and however often; returns how many there are.
+def export(folder: Path, choices: Iterable[Choice], out: Path) -> tuple[int, int]:
+    """Write a row for each rater's choice between two pictures; what comes again (round 1) is no second vote.
 
     A tie is half a label. Both bad is no label, and says so in a column of its own. Choices between sets are no rows.
 
@@ -23,8 +23,11 @@ def export(folder: Path, choices: Iterable[Choice], out: Path) -> int:
         choices: See `rewards.people.choices.read`.
         out: The folder of the dataset, where there is none yet: what is there may be what somebody trains on.
 
+    Returns:
+        How many rows there are, and how many choices are none because a picture cannot be read.
+
     Raises:
-        Damaged: If a picture is gone.
+        Damaged: If of every choice a picture cannot be read.
         NotKept: If there is a dataset already, or a file.
         OSError: If the dataset cannot be written.
     """
@@ -32,18 +35,24 @@ def export(folder: Path, choices: Iterable[Choice], out: Path) -> int:
         raise NotKept(f"{out} is a file; name a folder for the dataset.")
     if (there := next(out.rglob("*.parquet"), None)) is not None:
         raise NotKept(f"{out} holds a dataset already ({there.relative_to(out)}); name a folder without one.")
-    return write(out / FILE, _pairs(folder / PICTURES, choices))
+    votes = [choice for choice in choices if not choice.round and [len(names) for names in choice.sets] == [1, 1]]
+    count = write(out / FILE, _pairs(folder / PICTURES, votes))
+    return count, len(votes) - count
 
 
-def _pairs(pictures: Path, choices: Iterable[Choice]) -> Iterator[Pair]:
-    for choice in choices:
-        if [len(names) for names in choice.sets] != [1, 1]:
-            continue
+def _pairs(pictures: Path, votes: Sequence[Choice]) -> Iterator[Pair]:
+    found = 0
+    gone: OSError | None = None
+    for choice in votes:
         one, other = (names[0] for names in choice.sets)
         try:
             files = (pictures / one).read_bytes(), (pictures / other).read_bytes()
         except OSError as error:
-            raise Damaged(f"The picture {error.filename} of a choice cannot be read ({error.strerror}).") from error
+            gone = error
+            continue
+        found += 1
         bad = choice.choice == BOTH_BAD
         label = None if bad else TIE if choice.winner is None else float(choice.winner == 0)
         yield Pair(choice.prompt, files, label, bad, (Path(one).stem, Path(other).stem))
+    if gone is not None and not found:
+        raise Damaged(f"The picture {gone.filename} of a choice cannot be read ({gone.strerror}).") from gone

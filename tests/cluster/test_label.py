@@ -53,13 +53,14 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def answer(folder: Path, verdicts: list[int | str]) -> list[Choice]:
+def answer(folder: Path, verdicts: list[int | str], round: int = 0) -> list[Choice]:
     """Choices of the questions of a folder, the right one first."""
 
     async def add() -> None:
         kept = Choices(folder)
         for number, (question, verdict) in enumerate(zip(Questions(folder), verdicts, strict=True)):
-            given = (f"choice{number:04d}", question.id, question.prompt, question.sets, (1, 0), verdict, "Ada", 0, 1.0)
+            name = f"choice{round}{number:04d}"
+            given = (name, question.id, question.prompt, question.sets, (1, 0), verdict, "Ada", round, 1.0)
             await kept.add(Choice(*given))
         kept.close()
 
@@ -69,7 +70,13 @@ def answer(folder: Path, verdicts: list[int | str]) -> list[Choice]:
 
 def test_pairs_of_a_folder_are_asked_about_once(folder: Path, run: Run) -> None:
     status, said = run(folder, "--pairs", 4)
-    assert (status, said.splitlines()[1]) == (0, "open http://127.0.0.1:8080/ (Ctrl-C ends it)")
+    assert (status, said.splitlines()[1:3]) == (
+        0,
+        [
+            "open http://127.0.0.1:8080/ (Ctrl-C ends it)",
+            "results so far are under /results there, and name the models: show them to nobody who rates",
+        ],
+    )
     asked = list(Questions(folder / "people"))
     assert len(asked) == 4
     run(folder, "--pairs", 4)
@@ -146,6 +153,21 @@ def test_choices_become_a_dataset_that_is_read_back(folder: Path, run: Run, tmp_
             kept = np.asarray(Image.open(folder / "people" / "pictures" / name).convert("RGB"))
             assert (decode(row[f"jpg_{side}"]) == kept).all()
     assert read_index(out).rows == 6
+
+
+def test_what_came_again_is_no_second_row_and_a_picture_that_is_gone_costs_its_own(
+    folder: Path, run: Run, tmp_path: Path
+) -> None:
+    run(folder)
+    answer(folder / "people", [0, 1, "tie", "both_bad", 0, 1])
+    made = answer(folder / "people", [1, 1, 1, 1, 1, 1], round=1)
+    assert len(made) == 12
+    assert run(folder, "--export", tmp_path / "out") == (0, f"6 choices: {tmp_path}/out\n")
+    assert pq.read_table(tmp_path / "out")["label_0"].to_pylist() == [0.0, 1.0, 0.5, None, 0.0, 1.0]
+    (folder / "people" / "pictures" / made[0].sets[0][0]).unlink()  # of two pairs
+    status, said = run(folder, "--export", tmp_path / "rest")
+    warning = "warning: 2 choices left out, because a picture cannot be read"
+    assert (status, said) == (0, f"4 choices: {tmp_path}/rest\n{warning}\n")
 
 
 def test_an_export_replaces_no_dataset(tmp_path: Path, run: Run) -> None:
@@ -253,6 +275,26 @@ def test_a_run_that_waits_for_people_shows_its_own_pairs_as_they_come(tmp_path: 
     assert "keeps no pictures yet" in run(tmp_path / "run@0")[1]
     (tmp_path / "run" / "config.yaml").write_text("rewards: {shapes_gold: {kind: null, weight: 1.0}}\n")
     assert "keeps no pictures yet" in run(tmp_path / "run")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--pick", "unsure", "--reward", "brightness"), "--pick unsure"),
+        (("--pairs", 200), "--pairs"),
+        (("--set-size", 2, "--records", "elsewhere"), "--set-size and --records"),
+    ],
+)
+def test_what_has_no_say_in_the_pairs_of_a_run_that_waits_is_refused(
+    tmp_path: Path, run: Run, words: tuple[object, ...], said: str
+) -> None:
+    (tmp_path / "config.yaml").write_text("rewards: {people: {kind: null, weight: 1.0}}\n")
+    assert run(tmp_path, *words) == (
+        1,
+        f"error: {tmp_path} is a run that waits for people and asks about its own pairs, all of them: leave out "
+        f"{said}, or name an evaluation of it ({tmp_path}@0, with --records of its own).\n",
+    )
+    assert run(tmp_path, "--records", tmp_path / "people", "--seed", 3, "--again", 0)[0] == 0
 
 
 def test_pictures_without_a_pair_are_said(folder: Path, run: Run) -> None:

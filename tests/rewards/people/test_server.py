@@ -236,6 +236,16 @@ def test_prompts_travel_as_they_are(tmp_path: Path, ask: Ask) -> None:
     run(test, tmp_path)
 
 
+def test_the_page_leads_no_rater_to_the_results(tmp_path: Path) -> None:
+    """They name the models, and say which wins."""
+
+    async def test(client: TestClient) -> None:
+        for path in ("/", "/page/page.js"):
+            assert "results" not in (await (await client.get(path)).text()).lower()
+
+    run(test, tmp_path)
+
+
 def test_results_are_those_of_the_choices(tmp_path: Path) -> None:
     names = [keep_picture(tmp_path, picture(np.random.default_rng(seed), 16)) for seed in range(2)]
     offer(tmp_path, [Question("a", ((names[0],), (names[1],)), ("new", "old"))])
