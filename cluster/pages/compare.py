@@ -14,7 +14,7 @@ from markupsafe import Markup
 from cluster.measures.front import front as pareto
 from cluster.pages import sheets
 from cluster.pages.charts import COLOURS, Line, curves
-from cluster.pages.groups import Mean, but_the_seed, mean_curve, mean_of, read_config
+from cluster.pages.groups import Mean, but_the_seed, mean_curve, mean_of, other_secrets, read_config
 from cluster.pages.panels import OUTCOME, Panel, Series, over_decades, panels
 from cluster.pages.render import render
 from cluster.pages.summary import lost, trained
@@ -45,6 +45,7 @@ class Group:
     weights: dict[str, float]  # of the rewards that are trained on
     notes: Sequence[str] = ()  # of what is not as it seems: runs that do not count
     combination: Mapping[str, Any] = field(default_factory=dict)  # what the unit of the combined reward depends on
+    secrets: Sequence[str] = ()  # whole keys of what is masked as a secret and differs between the runs
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def read_groups(paths: Sequence[Path]) -> list[Group]:
             same.append(path)
     groups = []
     for name, (common, runs) in zip(_names(found), found, strict=True):
-        seeds = [read_config(path).get("seed") for path in runs]
+        every = [read_config(path) for path in runs]
+        seeds = [config.get("seed") for config in every]
         first = [runs[seeds.index(seed)] for seed in seeds]
         kept = [path for path, counts in zip(runs, first, strict=True) if path == counts]
         records = [Records(path) for path in kept]
@@ -91,6 +93,7 @@ def read_groups(paths: Sequence[Path]) -> list[Group]:
                     if path != counts
                 ],
                 _combination(common, configs[0]),
+                other_secrets(every),
             )
         )
     return groups
@@ -174,6 +177,11 @@ def notes(groups: Sequence[Group]) -> list[str]:
         for run, series in zip(group.runs, group.series, strict=True):
             done = max((iteration for values in series.values() for iteration, _ in values), default=0)
             found += [f"{run.path.name}: {warning['sentence']}" for warning in lost(series, done)]
+        if group.secrets:
+            found.append(
+                f"{group.name}: the values of {', '.join(group.secrets)} are masked as secrets and differ between its "
+                "runs; where one is no secret, these runs differ in more than their seed."
+            )
     if len({frozenset(map(str, group.seeds)) for group in groups}) > 1:
         said = "; ".join(f"{group.name}: {', '.join(map(str, group.seeds))}" for group in groups)
         found.append(f"The seeds differ ({said}), and with them the noise of evaluations and pictures.")

@@ -45,13 +45,21 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def but_the_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     """What runs have in common that differ in their seed alone, by whole keys.
 
-    Prompt files count by their names, and secrets not at all: another token makes no other run.
+    Prompt files count by their names, and secrets by whether there are any: another token makes no other run. What has
+    the name of a secret (`cluster.records.masking`) and is none makes no other run either, see `other_secrets`.
     """
     found = {key: value for key, value in flat(masked(config)).items() if key not in _OWN}
     for key in ("prompts.train", "prompts.held_out"):
         if isinstance(found.get(key), str):
             found[key] = found[key].rpartition("/")[2]
     return found
+
+
+def other_secrets(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The whole keys of what is masked as a secret and differs between the settings of runs, in order."""
+    plain, said = [flat(config) for config in configs], [flat(masked(config)) for config in configs]
+    hidden = {key for own, shown in zip(plain, said, strict=True) for key in own if own[key] != shown[key]}
+    return sorted(key for key in hidden if len({str(own.get(key)) for own in plain}) > 1)
 
 
 def siblings(run: Path, most: int = 8) -> list[Path]:

@@ -1,17 +1,20 @@
-"""Secrets among a run's settings, which only its own config.yaml says: `***` wherever else the settings go."""
+"""Secrets among a run's settings, told by the last word of their names: `***` wherever else than to its config.yaml.
+
+A setting that names where a secret is, as `token_file` and `key_variable` do, is none.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-_NAMES = ("token", "api_key", "password")
 _MASK = "***"
-_KEY = rf"(?:{'|'.join(_NAMES)})"
-_QUOTED = r""""(?:\\.|[^"\\])*"|'(?:''|[^'])*'"""
+_NAME = r"(?:[\w-]*[_-])?(?:token|(?:api)?key|secret|password|passwd)"
+_QUOTED = r""""(?:\\[\s\S]|[^"\\])*"|'(?:''|[^'])*'"""
 # A line of YAML or a word of a command, which the value ends with, and a key in braces.
-_LINE = re.compile(rf"^([ \t]*(?:[^\s={{:]*\.)?{_KEY}(?:=|:[ \t])[ \t]*)(?!null$)({_QUOTED}|.+)", re.MULTILINE)
-_INNER = re.compile(rf"""([{{,]\s*["']?{_KEY}["']?:\s*)(?!null\b)({_QUOTED}|[^\s,}}]+)""")
+_BEFORE = r"[ \t]*(?:-[ \t]+)*(?:[^\s={:]*\.)?"
+_LINE = re.compile(rf"^({_BEFORE}{_NAME}(?:=|:[ \t])[ \t]*)(?!null$)({_QUOTED}|.+)", re.I | re.M)
+_INNER = re.compile(rf"""([{{,]\s*["']?{_NAME}["']?:\s*)(?!null\b)({_QUOTED}|[^\s,}}]+)""", re.I)
 
 
 def masked(settings: Any) -> Any:
@@ -26,4 +29,5 @@ def masked(settings: Any) -> Any:
 
 
 def _secret(key: Any, value: Any) -> bool:
-    return key in _NAMES and value is not None and not isinstance(value, dict | list)
+    named = isinstance(key, str) and re.fullmatch(_NAME, key, re.I) is not None
+    return named and value is not None and not isinstance(value, dict | list)

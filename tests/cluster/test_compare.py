@@ -15,7 +15,7 @@ import pytest
 
 from cluster import compare
 from cluster.config import Config, yaml_text
-from cluster.pages.compare import Front, Group, along, curve, final, front, read_groups
+from cluster.pages.compare import Front, Group, along, curve, final, front, notes, read_groups
 from cluster.pages.report import write_report
 from cluster.records.reading import CONFIG, Records
 from tests.support.made_up_run import PROMPTS, make_up
@@ -254,7 +254,7 @@ def test_secrets_are_on_no_page_and_make_no_other_group(
     for name, token, seed in words:
         run = make_up(make_config(f"name={name}", "iterations=2", f"seed={seed}"), (0, 2))
         config = yaml_text.read((run.path / CONFIG).read_text())
-        config["rewards"]["shapes_gold"]["options"] = {"token": token}
+        config["rewards"]["shapes_gold"]["options"] = dict.fromkeys(("token", "hf_token", "secret", "passwd"), token)
         (run.path / CONFIG).write_text(yaml_text.write(config))
         paths.append(str(run.path))
     out = tmp_path / "page.html"
@@ -266,6 +266,11 @@ def test_secrets_are_on_no_page_and_make_no_other_group(
     (group,) = read_groups([Path(path) for path in paths])
     assert (group.name, group.seeds) == ("ppod", [0, 1])
     assert group.notes == ["three does not count: it has the seed and the configuration of two."]
+    options = ", ".join(f"rewards.shapes_gold.options.{name}" for name in ("hf_token", "passwd", "secret", "token"))
+    assert (
+        f"ppod: the values of {options} are masked as secrets and differ between its runs; where one is no secret, "
+        "these runs differ in more than their seed."
+    ) in notes([group])
 
 
 def test_before_and_after_are_evaluations_that_all_seeds_have() -> None:

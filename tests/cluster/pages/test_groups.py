@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import Config
-from cluster.pages.groups import but_the_seed, flat, mean_curve, mean_of, read_config, siblings
+from cluster.pages.groups import but_the_seed, flat, mean_curve, mean_of, other_secrets, read_config, siblings
 from cluster.records.rundir import RunDirectory
 
 numbers = st.floats(-1e6, 1e6)
@@ -63,6 +63,14 @@ def test_another_secret_makes_no_other_configuration() -> None:
     one, other = ({"seed": 0, "rewards": {"far": {"options": {"token": token}}}} for token in ("s3cret", "an0ther"))
     assert but_the_seed(one) == but_the_seed(other) == {"rewards.far.options.token": "***"}
     assert but_the_seed({"rewards": {"far": {"options": {"token": None}}}}) != but_the_seed(one)
+
+
+def test_masked_values_that_differ_are_told_by_their_keys() -> None:
+    options = {"token": "a", "passwd": "b", "inner": [{"hf_token": "c"}], "temperature": 1, "key": None}
+    same = {"seed": 0, "rewards": {"far": {"options": options}}}
+    other = {"seed": 1, "rewards": {"far": {"options": options | {"token": "x", "inner": [{"hf_token": "y"}]}}}}
+    assert other_secrets([same, same | {"seed": 1}]) == other_secrets([same]) == []
+    assert other_secrets([same, other, same]) == ["rewards.far.options.inner", "rewards.far.options.token"]
 
 
 def test_what_cannot_be_read_has_no_settings(tmp_path: Path) -> None:

@@ -28,7 +28,18 @@ def test_only_secrets_are_masked() -> None:
     }
 
 
-@pytest.mark.parametrize("secret", [SECRET, "a: b", "'", "1", 'a"b'])
+@pytest.mark.parametrize(
+    "name", ["hf_token", "access-token", "API_KEY", "apikey", "key", "secret", "client_secret", "passwd"]
+)
+def test_the_last_word_of_a_name_says_that_it_is_a_secret(name: str) -> None:
+    near = {f"{name}_file": "here", f"{name}_variable": "HERE", f"{name}s": "plain", "monkey": "plain"}
+    settings = {"a": [{name: SECRET, **near}], "b": {name: {"kind": "x"}}}
+    assert masked(settings) == {"a": [{name: "***", **near}], "b": {name: {"kind": "x"}}}
+    assert yaml_text.read(masked(yaml_text.write(settings)).replace("***", "'***'")) == masked(settings)
+    assert masked(f"rewards.far.options.{name}=a b") == f"rewards.far.options.{name}=***"
+
+
+@pytest.mark.parametrize("secret", [SECRET, "a: b", "'", "1", 'a"b', "\t" + "a b" * 40, "two\nlines: 3"])
 def test_a_text_of_yaml_has_none_and_is_read_as_before(secret: str) -> None:
     text = yaml_text.write({"a": {"token": secret, "password": None, "token_file": "here"}, "b": 1})
     assert yaml_text.read(masked(text).replace("***", "'***'")) == {
