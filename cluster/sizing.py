@@ -31,9 +31,10 @@ def sizing(name: str, words: Sequence[str] = ()) -> list[dict[str, Any]]:
     """
     costs = _measured(name)
     given = _given(words, costs.sizes)
-    images = costs.images
+    images, asked = costs.images, costs.asked
     for key, own in costs.sizes.items():
         images = images * given.get(key, own) / own
+        asked = asked * given.get(key, own) / own
     paces, count = LEARNER, costs.ranks
     for key in _PACES.keys() & given.keys():
         paces, count = _PACES[key], given[key]
@@ -43,7 +44,7 @@ def sizing(name: str, words: Sequence[str] = ()) -> list[dict[str, Any]]:
         if not costs.scoring:
             raise LookupError(f"The run in {shown(name)!r} has asked no reward actor, so their number sets no pace.")
         paces = next(role for role in each if role not in (SAMPLERS, LEARNER))
-    requests = math.ceil(images / costs.request_size)
+    requests = math.ceil(asked / costs.request_size)
     work = {role: cost * images for role, cost in each.items()}
     return _rows(
         costs, work, images, requests, *(size(work, paces, count, requests) for size in (synchronous, pipelined))
@@ -76,7 +77,7 @@ def _rows(
     rows.append({"name": "share of it that what sets the pace works"} | {case: s.busy for case, s in both.items()})
     rows.append(
         {"name": "share of it that the driver works", "busy_seconds": requests * DRIVER}
-        | {"run": math.ceil(costs.images / costs.request_size) * DRIVER / costs.iteration}
+        | {"run": math.ceil(costs.asked / costs.request_size) * DRIVER / costs.iteration}
         | {case: requests * DRIVER / sized.seconds for case, sized in both.items()}
     )
     return rows

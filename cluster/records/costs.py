@@ -16,7 +16,8 @@ class Costs:
     """Medians over the iterations on record, of which the first counts only where it is the only one."""
 
     images: float  # of an iteration
-    request_size: int  # images of a rollout call
+    asked: float  # images that the rollout calls of an iteration are for: of a dataset some are left out afterwards
+    request_size: int  # images of such a call
     sampling: float  # seconds of a sampler, an image
     scoring: dict[str, float]  # seconds of a reward actor, an image; by the rewards that share an actor
     learning: float  # seconds of all ranks together, an image
@@ -80,6 +81,7 @@ def costs_of(run: Records, config: Mapping[str, Any]) -> Costs:
     }
     return Costs(
         images=middle,
+        asked=2 * sizes["data.pairs"] if "data.pairs" in sizes else middle,
         request_size=size,
         sampling=an_image(sampling),
         scoring={names: cost for names, cost in scoring.items() if cost > 0},

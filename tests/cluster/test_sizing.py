@@ -81,7 +81,7 @@ def test_the_command_prints_a_table_and_json(run: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out) == sizing(str(run), ["learner.ranks=2"])
 
 
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(5))
 def test_json_may_be_asked_for_anywhere(run: Path, place: int, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["sizing", str(run), "learner.ranks=2", "prompts.samples=8"]
     assert listing.main([*words[:place], "--json", *words[place:]]) == 0
@@ -96,6 +96,18 @@ def test_a_dataset_is_sized_by_its_pairs(run: Path) -> None:
     for word in ("prompts.per_iteration=2", "prompts.samples=2"):
         with pytest.raises(LookupError, match=r"only data\.pairs, learner\.ranks, .* may be other here"):
             sizing(str(run), [word])
+
+
+def test_a_dataset_reads_the_pairs_that_it_leaves_out(run: Path) -> None:
+    """Nine pairs are asked for in nine requests, of which six are kept."""
+    config = yaml_text.read((run / CONFIG).read_text())
+    (run / CONFIG).write_text(yaml_text.write(config | {"data": {"path": "pairs.parquet", "pairs": 9}}))
+    for words, requests in ([], 9), (["data.pairs=18"], 18):
+        found = rows(run, *words)
+        assert found["share of it that the driver works"]["busy_seconds"] == pytest.approx(requests * DRIVER)
+        assert found["share of it that the driver works"]["run"] == pytest.approx(9 * DRIVER / 16)
+    assert rows(run)["samplers"]["busy_seconds"] == 12.0
+    assert rows(run, "samplers.count=99")["samplers"]["synchronous"] == 9
 
 
 @pytest.mark.parametrize(
