@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel, PreTrainedConfig
 
 from rewards.chunked import ChunkedReward
 from rewards.loading import load_network
@@ -34,7 +34,7 @@ class Dino(ChunkedReward):
         device: Such as `cpu` or `cuda`; `auto` takes a GPU if there is one.
 
     Raises:
-        FileNotFoundError: If there is no such model.
+        FileNotFoundError: If there is no such model, or the hub does not give it.
         ValueError: If it is another one, or its checkpoint lacks a parameter or has others.
     """
 
@@ -62,11 +62,13 @@ class Dino(ChunkedReward):
 
 def _type(model: str) -> str:
     try:
-        kind = AutoConfig.from_pretrained(model, trust_remote_code=False).model_type
-    except (OSError, ValueError) as error:
+        # Not by AutoConfig, which refuses the types that it does not know before they can be told.
+        kind = str(PreTrainedConfig.get_config_dict(model)[0]["model_type"])
+    except (OSError, ValueError, KeyError) as error:
+        reason = "its config.json has no model_type" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise FileNotFoundError(
-            f"There is no DINO model {model!r}: {str(error).splitlines()[0].rstrip('.')}; set the reward's "
-            "options.model to a folder or a hub name of one."
+            f"There is no DINO model {model!r}: neither a folder nor the hub gives one ({reason.rstrip('.')}); set the "
+            "reward's options.model to a folder that holds one, or log in to the hub where it has to know who asks."
         ) from error
     if kind not in TYPES:
         raise ValueError(

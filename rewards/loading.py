@@ -14,7 +14,7 @@ def load_network(made: Any, model: str | Path, what: str, dtype: torch.dtype = t
     Args:
         made: Class of transformers that loads it.
         model: Folder or hub name.
-        what: It is, for messages.
+        what: Name of the kind of network in messages, such as `CLIP`.
         dtype: Of its parameters.
         how: Further arguments of the class's own constructor.
 

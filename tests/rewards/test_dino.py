@@ -18,6 +18,7 @@ from transformers import (
     CLIPConfig,
     Dinov2Config,
     Dinov2Model,
+    PreTrainedConfig,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
@@ -150,6 +151,26 @@ def test_a_model_that_is_no_dino_is_refused(tmp_path: Path) -> None:
     CLIPConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"\(options.model\) is no DINO: its config.json says 'clip', and .* dinov2"):
         Dino(str(tmp_path))
+
+
+def test_a_model_of_a_type_that_nobody_knows_is_no_dino(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "dinov9"}')
+    with pytest.raises(ValueError, match=r"is no DINO: its config.json says 'dinov9'"):
+        Dino(str(tmp_path))
+
+
+def test_a_model_that_the_hub_keeps_back_is_not_called_missing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gated(model: str) -> None:
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access to it.")
+
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", gated)
+    with pytest.raises(FileNotFoundError) as caught:
+        Dino("facebook/dinov3")
+    assert str(caught.value) == (
+        "There is no DINO model 'facebook/dinov3': neither a folder nor the hub gives one (You are trying to access a "
+        "gated repo); set the reward's options.model to a folder that holds one, or log in to the hub where it has to "
+        "know who asks."
+    )
 
 
 def test_a_plain_vit_that_learned_otherwise_is_refused(tmp_path: Path) -> None:
