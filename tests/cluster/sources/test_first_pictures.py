@@ -78,9 +78,10 @@ def ask(start: Start, make_config: Callable[..., Config]) -> Ask:
 
     def check(*overrides: str, **functions: Function) -> None:
         config = make_config("evaluation.features=null", *overrides)
-        weights = {name: RewardConfig(weight=0.0 if name.startswith("watched") else 1.0) for name in functions}
+        weights = {name: float(not name.startswith("watched")) for name in functions}
+        named = {name: RewardConfig(kind="brightness", weight=weight) for name, weight in weights.items()}
         rollouts, rewards = start(**{name: as_reward(f) for name, f in functions.items()})
-        check_rewards(config.model_copy(update={"rewards": weights}), rollouts, rewards)
+        check_rewards(config.model_copy(update={"rewards": named}), rollouts, rewards)
 
     return check
 
@@ -152,28 +153,6 @@ def test_a_watched_reward_that_cannot_judge_costs_one_warning(ask: Ask, caplog: 
     assert "'watched_broken'" in first
     assert "KeyError: 'my_key' at" in first
     assert "'watched_nothing' judged none" in second
-
-
-class Seeing(Reward):
-    """Features alone."""
-
-    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        return torch.full((len(images),), torch.nan)
-
-    def embed(self, images: torch.Tensor) -> torch.Tensor:
-        return images.flatten(1)
-
-
-def test_what_is_there_for_its_features_alone_costs_no_warning(
-    start: Start, make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
-) -> None:
-    rewards = {"own": RewardConfig(weight=1.0), "seeing": RewardConfig(weight=0.0)}
-    for features, warnings in (("seeing", 0), (None, 1)):
-        config = make_config("evaluation.features=null")
-        evaluation = config.evaluation.model_copy(update={"features": features})
-        config = config.model_copy(update={"rewards": rewards, "evaluation": evaluation})
-        check_rewards(config, *start(own=as_reward(brightness), seeing=Seeing))
-        assert len(caplog.records) == warnings
 
 
 GRADIENTS = ["objective.name=refl", "reward_actors.gradients=actors"]
