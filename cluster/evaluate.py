@@ -74,10 +74,10 @@ def evaluate(matrix: Matrix, out: Path, console: Console, together: bool) -> dic
             place,
             store,
             matrix.draws,
-            matrix.judgements,
+            matrix.columns,
             lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    records = figures(store, matrix.entries, matrix.judgements, matrix.shape)
+    records = figures(store, matrix.entries, matrix.columns, matrix.shape)
     if matrix.pairs is not None:
         found = implicit_accuracies(place, store, matrix.entries, matrix.pairs)
         records = [
@@ -85,7 +85,7 @@ def evaluate(matrix: Matrix, out: Path, console: Console, together: bool) -> dic
         ]  # fmt: skip
     result = {**matrix.facts, "models": records, "fronts": fronts(records)}
     with replacing(out / "evaluation.parquet") as file:
-        parquet.write_table(samples(store, matrix.entries, matrix.judgements), file)
+        parquet.write_table(samples(store, matrix.entries, matrix.columns), file)
     with replacing(out / "evaluation.json") as file:
         file.write(json.dumps(result, indent=2).encode())
     return result

@@ -83,7 +83,7 @@ def evaluate(
     for key in requests:
         by_split.setdefault(key[1], []).append(found[key])
     for split, sampled in by_split.items():
-        for name in config.judges:
+        for name in config.scoring:
             metrics[f"eval/{split}/{name}"] = finite_mean(np.concatenate([r.scores[name] for r in sampled]))
         if kls := [r.kl for r in sampled for _ in r.request.prompts if r.kl is not None]:
             metrics[f"eval/{split}/kl"] = float(np.mean(kls))

@@ -188,7 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             written = None if wanted is None else write_pairs(wanted[0], out, args.dataset, *wanted[1])
         lines = [f"{counted(len(order) - lost, 'picture')}: {out}", *([f"grid: {sheet}"] if sheet else [])]
         if written is not None and wanted is not None:
-            lines.append(f"{counted(written[1], 'pair')}, labelled by {wanted[1][0]}: {written[0]}")
+            if written[1]:
+                lines.append(f"{counted(written[1], 'pair')}, labelled by {wanted[1][0]}: {written[0]}")
+            else:
+                status, last = 1, f"error: {wanted[1][0]} can judge none of the pairs, so no dataset is written."
         if not order.model.bare and (steps := partly_adapted(order.model.policy)) is not None:
             lines.append(
                 f"the adapter acts as in training (adapted_steps={steps}); exported it acts in every step (null)"

@@ -211,11 +211,11 @@ def _scored(found: list[Picture], kind: str) -> list[Picture]:
     """The pictures that can be read with the scores of a reward, which is asked about one after the other."""
     import torch  # which the page itself does without
 
-    from rewards import make_reward
+    from rewards import make_judge
     from rewards.checked import Checked
     from rewards.reward import to_images
 
-    reward = Checked.make(kind, lambda: make_reward(kind))
+    reward = Checked.make(kind, lambda: make_judge(kind))
     scored = []
     for picture in found:
         try:

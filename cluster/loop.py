@@ -25,7 +25,7 @@ from cluster.records.display import Display
 from cluster.records.metrics import iteration_metrics, pool_metrics, span_metrics
 from cluster.records.rundir import RunDirectory
 from cluster.records.timeline import Span
-from cluster.records.watch import Watch, undecided
+from cluster.records.watch import Watch, of_people
 from cluster.sources.canaries import check_canaries
 from cluster.sources.dataset import Dataset
 from cluster.sources.first_pictures import check_rewards
@@ -105,7 +105,7 @@ def train(config: Config, crew: Crew, run: RunDirectory, display: Display) -> No
             for sentence in watch.look(version, metrics, scores, [i for r in batch for i in r.request.prompt_index]):
                 log.warning("%s", sentence)
             run.record(version, metrics, {"training": batch}, [*_worked(crew, display), *_updated(updated)])
-            if (warning := undecided(version, metrics)) is not None and warned.add(run.path, warning):
+            if (warning := of_people(version, metrics)) is not None and warned.add(run.path, warning):
                 log.warning("%s", warning.sentence)
             for pool in crew.pools:
                 pool.progressed()

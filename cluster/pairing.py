@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from cluster.errors import ConfigError
 from cluster.order import Order, Picture
 from cluster.records.files import writable
 from cluster.records.png import read_pixels
-from rewards import make_reward
+from rewards import make_judge
 from rewards.checked import Checked
 from rewards.people.pick_a_pic import TIE, Pair, encode, write
 from rewards.reward import Reward, to_images
@@ -37,7 +37,7 @@ def judge_of(order: Order, kind: str | None) -> tuple[str, Reward]:
         UnknownReward, RewardUnavailable: If it cannot be had in this process.
     """
     if kind is not None:
-        return kind, Checked.make(kind, lambda: make_reward(kind))
+        return kind, Checked.make(kind, lambda: make_judge(kind))
     run = order.model.run
     weights = {name: reward.weight for name, reward in run.judges.items() if reward.weight} if run else {}
     if run is None or not weights:
@@ -75,7 +75,8 @@ def write_pairs(
     """Judge pairs whose pictures have been made, and write them as one file of a dataset.
 
     The same pairs under the same judge are the same file; others are another one beside it. A pair of which a picture
-    is not there, or cannot be judged, is left out; equal scores are a tie.
+    is not there, or cannot be judged, is left out, and where that is all of them there is no file; equal scores are a
+    tie.
 
     Args:
         pairs: Of `pairs_of`.
@@ -92,8 +93,11 @@ def write_pairs(
     """
     said = json.dumps([who, *(picture.facts for pair in pairs for picture in pair)], sort_keys=True)
     path = folder / f"pairs-{hashlib.sha256(said.encode()).hexdigest()[:12]}.parquet"
+    judged = _judged(pairs, out, judge)
+    if (first := next(judged, None)) is None:
+        return path, 0
     with writable(folder):
-        return path, write(path, _judged(pairs, out, judge))
+        return path, write(path, chain([first], judged))
 
 
 def _judged(pairs: Sequence[tuple[Picture, Picture]], out: Path, judge: Reward) -> Iterator[Pair]:

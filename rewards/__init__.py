@@ -69,6 +69,13 @@ def make_reward(kind: str, **options: Any) -> Reward:
     return made(kind, **options) if is_remote(kind) else made(**options)
 
 
+def make_judge(kind: str, **options: Any) -> Reward:
+    """Build a reward that is asked for scores, as `make_reward`; raises `UnknownReward` where it has features alone."""
+    if reward_class(kind).features_only:
+        raise UnknownReward(f"The reward {kind!r} has image features and no score, so it judges nothing; name another.")
+    return make_reward(kind, **options)
+
+
 def is_remote(kind: str) -> bool:
     """Whether a kind of reward is the address of a reward service."""
     return kind.startswith(("grpc://", "grpcs://"))

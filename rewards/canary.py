@@ -9,6 +9,7 @@ every actor of the reward about it before it starts.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import yaml
 from PIL import Image, ImageOps
 
-from rewards import make_reward
+from rewards import make_judge
 from rewards.errors import RewardFailed, RewardUnavailable, UnknownReward
 from shapes.arguments import Parser, one_line
 
@@ -85,8 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rewards.checked import Checked
 
     try:
-        made = Checked.make(args.reward, lambda: make_reward(args.reward, **dict(args.option)))
-        score = ask(made, read_picture(args.picture), args.prompt)
+        made = Checked.make(args.reward, lambda: make_judge(args.reward, **dict(args.option)))
+        if not math.isfinite(score := ask(made, read_picture(args.picture), args.prompt)):
+            raise ValueError(
+                f"the reward {args.reward!r} gives the picture no score under this prompt ({score}), so no run can be "
+                "held to it; take another picture, or another prompt"
+            )
     except (ValueError, UnknownReward, RewardUnavailable, RewardFailed) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1

@@ -58,8 +58,8 @@ class GuardConfig(BaseModel, frozen=True, extra="forbid"):
     best: str | None = Field(
         WATCHED,
         description="What the best checkpoint is chosen by, among the evaluations that break no rule: a reward's name, "
-        "watched (where nothing is, trained) or trained; of several rewards their mean, each in standard deviations "
-        "of its scores before training; null keeps none.",
+        "watched (trained, where none of those gives a score) or trained; of several rewards their mean, each in "
+        "standard deviations of its scores before training; null keeps none.",
     )
 
     @field_validator("rules", mode="before")

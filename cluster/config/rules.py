@@ -102,14 +102,14 @@ def rewards_are_there(config: Config) -> None:
 
 
 def rewards_have_weight(config: Config) -> None:
-    if not any(config.weights.values()):
-        raise ValueError("every reward has weight 0, so there is nothing to learn from; give one a weight")
     for name, reward in config.rewards.items():
         if reward.weight and config.reward_class(name).features_only:
             raise ValueError(
                 f"rewards.{name} has image features and no score, so there is nothing to learn from it; set its weight "
                 f"to 0, and evaluation.features to {name}"
             )
+    if not any(config.weights.values()):
+        raise ValueError("every reward has weight 0, so there is nothing to learn from; give one a weight")
 
 
 def rewards_have_gradients(config: Config) -> None:

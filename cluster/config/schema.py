@@ -298,6 +298,11 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         return {name: reward for name, reward in self.rewards.items() if self._kind(name) != _PEOPLE}
 
     @property
+    def scoring(self) -> tuple[str, ...]:
+        """The names of the judges that give pictures scores; the others have image features alone."""
+        return tuple(name for name in self.judges if not self.reward_class(name).features_only)
+
+    @property
     def people(self) -> str | None:
         """The name of the reward by which people are asked, if they are."""
         return next((name for name in self.rewards if self._kind(name) == _PEOPLE), None)
@@ -341,10 +346,11 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def weights(self) -> dict[str, float]:
-        """What is learned from, by its share: the rewards, or the labels of people alone."""
+        """What is learned from, by its share: the rewards that give scores, or the labels of people alone."""
         if self.data is not None and self.data.labels == "people":
             return {LABEL: 1.0}
-        return {name: reward.weight for name, reward in self.rewards.items()}
+        weights = {name: reward.weight for name, reward in self.rewards.items()}
+        return {name: weight for name, weight in weights.items() if not self.reward_class(name).features_only}
 
     @property
     def first_step(self) -> int:

@@ -19,9 +19,9 @@ _SPLITS = ("train", "held_out", "train_everywhere")
 def guard_watches_what_there_is(config: Config) -> None:
     if config.guard is None:
         return
-    rewards = (*config.rewards, WATCHED, TRAINED)
+    rewards = (*config.scoring, WATCHED, TRAINED)
     if config.guard.best is not None and config.guard.best not in rewards:
-        raise ValueError(f"guard.best is {_unknown(config.guard.best, rewards)}")
+        raise ValueError(f"guard.best is {_unknown(config, config.guard.best, rewards)}")
     for name, rule in config.guard.rules.items():
         if not re.fullmatch(r"\w[\w-]{0,63}", name):
             raise ValueError(f"the guard's rule {short(name)} has no plain name; take letters, digits, _ and - alone")
@@ -29,7 +29,7 @@ def guard_watches_what_there_is(config: Config) -> None:
             continue
         key = f"guard.rules.{name}"
         if rule.figure not in (*rewards, *FIGURES):
-            raise ValueError(f"{key}.figure is {_unknown(rule.figure, (*rewards, *FIGURES))}")
+            raise ValueError(f"{key}.figure is {_unknown(config, rule.figure, (*rewards, *FIGURES))}")
         if not rule.limits:
             raise ValueError(f"{key} has no limit; give errors, falls, share or above, or set it to null")
         if "errors" in rule.limits and rule.figure in FIGURES:
@@ -61,7 +61,9 @@ def loggers_are_installed(config: Config) -> None:
             raise ValueError(f"loggers names {name}, whose package is not installed; pip install 'reinoise[{name}]'")
 
 
-def _unknown(figure: str, known: tuple[str, ...]) -> str:
+def _unknown(config: Config, figure: str, known: tuple[str, ...]) -> str:
+    if figure in config.rewards:
+        return f"{short(figure)}, which gives no scores in evaluations; there are {', '.join(known)}"
     near = difflib.get_close_matches(figure, known, n=1)
     return f"{short(figure)}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}")
 

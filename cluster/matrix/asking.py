@@ -25,16 +25,19 @@ from cluster.errors import ConfigError
 from cluster.matrix.draws import Draw, crossed_requests, digest, plain_requests
 from cluster.matrix.entries import Entry, find_models, make_entries
 from cluster.matrix.implicit import Pairs
-from cluster.matrix.store import Judgement
+from cluster.matrix.store import Column
 from cluster.prompts import read_prompts, spread
 from cluster.start_images import check_starts, image_of
 from cluster.trained import Trained, checksum
+from rewards import is_remote
 from rewards.prompt import Prompt
 from rewards.reward import Reward
 
 _SETTING = re.compile(r"[a-z][a-z_.]*[\w.-]*=")
 _OF_ACTORS = ("rewards.", "reward_actors.", "samplers.", "failures.")
 _TAKEN = {"policy", "rewards", "reward_actors", "samplers", "failures"}
+# Options of a reward service that decide nothing of its answers.
+_WAY_IN = {"token", "token_file", "authority", "certificate", "key", "insecure", "deadline", "patience"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Matrix:
 
     config: Config  # of samplers and rewards
     entries: tuple[Entry, ...]
-    judgements: tuple[Judgement, ...]
+    columns: tuple[Column, ...]
     shape: tuple[int, int, int]  # of the crossed design
     pairs: Pairs | None
     facts: dict[str, Any]  # what is asked, as JSON has it
@@ -121,12 +124,12 @@ def ask(
         lambda steps: plain_requests(listed, samples, size, chosen, steps),
         (lambda steps: crossed_requests(listed, *crossed, size, chosen)) if crossed else None,
     )
-    judgements = [Judgement(name, judge(config, name), "scores") for name in scored]
-    judgements += [Judgement(name, judge(config, name), "features") for name in dict.fromkeys(wanted)]
+    columns = [Column(name, judge(config, name), "scores") for name in scored]
+    columns += [Column(name, judge(config, name), "features") for name in dict.fromkeys(wanted)]
     shape = (len(listed), *(crossed or (0, 0)))
     trained = [name for name in scored if any(m.run and m.run.weights.get(name) for m in models)]
     facts = {"prompts": len(listed), "samples": samples, "seed": chosen, "trained_on": trained, "variance": crossed}
-    return Matrix(config, tuple(entries), tuple(judgements), shape, pairs, facts)
+    return Matrix(config, tuple(entries), tuple(columns), shape, pairs, facts)
 
 
 def _config(
@@ -148,10 +151,12 @@ def _config(
     for name in rewards:
         if config.reward_class(name).features_only:
             raise ConfigError(f"The reward {name!r} has image features and no score; name it with --features.")
-    asked = (name for name in config.rewards if name not in new or name in rewards)
-    scored = [name for name in asked if not config.reward_class(name).features_only]
+    scored = [name for name in config.scoring if name not in new or name in rewards]
     if not scored:
-        raise ConfigError(f"{models[0].source} belongs to no run with rewards; name some with --rewards.")
+        beside = ", and features are measured beside scores" if features else ""
+        raise ConfigError(
+            f"{models[0].source} belongs to no run with rewards that give scores{beside}; name some with --rewards."
+        )
     if taken := next((name for name in scored if name == "model"), None):
         raise ConfigError(f"The reward's name {taken!r} is taken by a column; take another.")
     for name in features:
@@ -175,12 +180,15 @@ def judge(config: Config, name: str) -> str:
     """A reward's name with a checksum of what it is.
 
     That is of its settings, of the file that its class is in, and of the files that its options name, or that lie in a
-    folder which they name, on this machine.
+    folder which they name, on this machine. How one gets into a reward service, and how long one waits for it, says
+    nothing of what it answers.
     """
     reward = config.rewards[name]
+    kind = reward.kind or name
+    options = {key: value for key, value in reward.options.items() if not (is_remote(kind) and key in _WAY_IN)}
     source = getattr(sys.modules.get(config.reward_class(name).__module__), "__file__", None)
-    contents = [_contents(value) for value in (source, *reward.options.values()) if isinstance(value, str)]
-    return f"{name}-{digest([reward.kind or name, reward.options, reward.environment, contents])[:8]}"
+    contents = [_contents(value) for value in (source, *options.values()) if isinstance(value, str)]
+    return f"{name}-{digest([kind, options, reward.environment, contents])[:8]}"
 
 
 def _contents(value: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cluster.matrix.draws import Draw
 from cluster.matrix.entries import Entry
-from cluster.matrix.store import Judgement, Store
+from cluster.matrix.store import Column, Store
 from cluster.measures.estimate import Estimate, by_prompt, each_prompt, over_prompts, share_by_prompt, wins
 from cluster.measures.front import front
 from cluster.measures.moved import across_halves, fid, kid
@@ -24,14 +24,14 @@ _MOVED = {"prompt_averaged_fid": fid, "kid": kid}
 
 
 def figures(
-    store: Store, entries: Sequence[Entry], judgements: Sequence[Judgement], shape: tuple[int, int, int]
+    store: Store, entries: Sequence[Entry], columns: Sequence[Column], shape: tuple[int, int, int]
 ) -> list[dict[str, Any]]:
     """A record of each entry, as JSON has it.
 
     Args:
         store: With all answers.
         entries: The rows.
-        judgements: About scores and features.
+        columns: Of scores and of features.
         shape: Prompts, initial noises and chains of the crossed design, if there is one.
 
     Returns:
@@ -41,22 +41,22 @@ def figures(
         Estimates are objects of `value`, `error`, `low` and `high`, null where unknown.
     """
     names = {entry.draw.key: entry.name for entry in entries if entry.is_base}
-    return [{**_record(store, entry, judgements, shape), "against": names[entry.base.key]} for entry in entries]
+    return [{**_record(store, entry, columns, shape), "against": names[entry.base.key]} for entry in entries]
 
 
-def _record(store: Store, entry: Entry, judgements: Sequence[Judgement], shape: tuple[int, int, int]) -> dict[str, Any]:
+def _record(store: Store, entry: Entry, columns: Sequence[Column], shape: tuple[int, int, int]) -> dict[str, Any]:
     groups = prompt_index(entry.draw)
     rewards, features, variance = {}, {}, {}
-    for judgement in judgements:
-        own, base = store.answers(entry.draw, judgement), store.answers(entry.base, judgement)
-        if judgement.what == "scores":
+    for column in columns:
+        own, base = store.answers(entry.draw, column), store.answers(entry.base, column)
+        if column.what == "scores":
             found: dict[str, Any] = {"mean": _said(by_prompt(own, groups))}
             if not entry.is_base:
                 found["win_rate"] = _said(share_by_prompt(wins(own, base), groups))
-            rewards[judgement.name] = {**found, "missing": int((~np.isfinite(own)).sum())}
+            rewards[column.name] = {**found, "missing": int((~np.isfinite(own)).sum())}
             if entry.crossed is not None:
-                parts = split(store.answers(entry.crossed, judgement).reshape(shape))
-                variance[judgement.name] = parts and {**parts._asdict(), "total": parts.total}
+                parts = split(store.answers(entry.crossed, column).reshape(shape))
+                variance[column.name] = parts and {**parts._asdict(), "total": parts.total}
         else:
             spread = {name: each_prompt(measure, own, groups) for name, measure in _SPREAD.items()}
             own_by, base_by = ([rows[groups == group] for group in np.unique(groups)] for rows in (own, base))
@@ -64,7 +64,7 @@ def _record(store: Store, entry: Entry, judgements: Sequence[Judgement], shape: 
                 name: over_prompts([across_halves(measure, *of) for of in zip(own_by, base_by, strict=True)])
                 for name, measure in _MOVED.items()
             }
-            features[judgement.name] = {name: _said(estimate) for name, estimate in (spread | moved).items()}
+            features[column.name] = {name: _said(estimate) for name, estimate in (spread | moved).items()}
     said = {"model": entry.name, "source": entry.model.source, "group": entry.group, "base": entry.is_base}
     return {**said, "rewards": rewards, "features": features, **({"variance": variance} if variance else {})}
 
@@ -92,20 +92,20 @@ def point(record: Mapping[str, Any], reward: str, features: str) -> tuple[float 
     return record["rewards"][reward]["mean"]["value"], record["features"][features]["diversity"]["value"]
 
 
-def samples(store: Store, entries: Sequence[Entry], judgements: Sequence[Judgement]) -> pa.Table:
+def samples(store: Store, entries: Sequence[Entry], columns: Sequence[Column]) -> pa.Table:
     """A row a picture: model, prompt, prompt_index, sample_index, seed, and its score under each reward."""
     tables = []
     for entry in entries:
         requests = entry.draw.requests
-        columns: dict[str, Any] = {
+        values: dict[str, Any] = {
             "model": [entry.name for request in requests for _ in request.prompts],
             "prompt": [str(prompt) for request in requests for prompt in request.prompts],
             "prompt_index": prompt_index(entry.draw),
             "sample_index": [number for request in requests for number in request.sample_index],
             "seed": [request.seed for request in requests for _ in request.prompts],
         }
-        columns |= {of.name: store.answers(entry.draw, of) for of in judgements if of.what == "scores"}
-        tables.append(pa.table(columns))
+        values |= {of.name: store.answers(entry.draw, of) for of in columns if of.what == "scores"}
+        tables.append(pa.table(values))
     return pa.concat_tables(tables)
 
 

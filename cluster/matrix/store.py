@@ -29,8 +29,8 @@ _BROKEN = (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What one judge says about pictures."""
+class Column:
+    """A column of an evaluation: what one judge says about every picture."""
 
     name: str  # of the reward
     judge: str  # the same, with a checksum of what it is
@@ -67,29 +67,29 @@ class Store:
         with replacing(self._path(draw, number, "pictures.npz")) as file:
             np.savez_compressed(file, pixels=np.ma.getdata(pixels), missing=missing)
 
-    def answer(self, draw: Draw, number: int, judgement: Judgement) -> np.ndarray | None:
+    def answer(self, draw: Draw, number: int, column: Column) -> np.ndarray | None:
         """What was answered about the pictures of a request; `None` if it is not there."""
         try:
-            return np.load(self._path(draw, number, f"{judgement.judge}.{judgement.what}.npy"))
+            return np.load(self._path(draw, number, f"{column.judge}.{column.what}.npy"))
         except _BROKEN:
             return None
 
-    def keep_answer(self, draw: Draw, number: int, judgement: Judgement, answer: np.ndarray) -> None:
+    def keep_answer(self, draw: Draw, number: int, column: Column, answer: np.ndarray) -> None:
         """Write an answer; raises `WriteError` as `replacing`."""
-        with replacing(self._path(draw, number, f"{judgement.judge}.{judgement.what}.npy")) as file:
+        with replacing(self._path(draw, number, f"{column.judge}.{column.what}.npy")) as file:
             np.save(file, answer, allow_pickle=False)
 
-    def answers(self, draw: Draw, judgement: Judgement) -> np.ndarray:
+    def answers(self, draw: Draw, column: Column) -> np.ndarray:
         """The answers about all pictures of a draw, in the order of its requests.
 
         Raises:
             FileNotFoundError: If one is missing.
         """
-        found = [self.answer(draw, number, judgement) for number in range(len(draw.requests))]
+        found = [self.answer(draw, number, column) for number in range(len(draw.requests))]
         if any(part is None for part in found):
-            raise FileNotFoundError(f"{self.folder} lacks some of {judgement.judge} ({draw.key}).")
+            raise FileNotFoundError(f"{self.folder} lacks some of {column.judge} ({draw.key}).")
         parts = [part for part in found if part is not None]
-        if judgement.what == "features":
+        if column.what == "features":
             width = max(1, *(part.shape[1] for part in parts))  # 0 where no picture was there, or the reward raised
             parts = [p if p.shape[1] else np.full((len(p), width), np.nan, np.float32) for p in parts]
         return np.concatenate(parts)

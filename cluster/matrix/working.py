@@ -23,7 +23,7 @@ from cluster.crew.placement import Placement
 from cluster.crew.pool import Call, Pool
 from cluster.matrix.crews import Work, share_out
 from cluster.matrix.draws import Draw
-from cluster.matrix.store import Judgement, Store
+from cluster.matrix.store import Column, Store
 from cluster.stopping import at_once
 from rewards.errors import RewardFailed
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class _Job:
     draw: Draw
     number: int  # of the request
-    judgement: Judgement | None = None  # `None`: it is to be drawn
+    column: Column | None = None  # `None`: it is to be drawn
     weights: ray.ObjectRef | None = None  # that draw it
     references: Sequence[ray.ObjectRef] = field(default=())
 
@@ -48,15 +48,15 @@ def _drawing(job: _Job) -> Callable[[ActorHandle], Sequence[ray.ObjectRef]]:
     return make
 
 
-def missing(store: Store, draws: Sequence[Draw], judgements: Sequence[Judgement]) -> tuple[list[_Job], list[_Job]]:
+def missing(store: Store, draws: Sequence[Draw], columns: Sequence[Column]) -> tuple[list[_Job], list[_Job]]:
     """What is still to be drawn, and what to be asked."""
     every = [(draw, number) for draw in draws for number in range(len(draw.requests))]
     undrawn = [_Job(draw, number) for draw, number in every if not store.drawn(draw, number)]
     unasked = [
-        _Job(draw, number, judgement)
+        _Job(draw, number, column)
         for draw, number in every
-        for judgement in judgements
-        if (judgement.what == "scores" or not draw.crossed) and store.answer(draw, number, judgement) is None
+        for column in columns
+        if (column.what == "scores" or not draw.crossed) and store.answer(draw, number, column) is None
     ]
     return undrawn, unasked
 
@@ -66,7 +66,7 @@ def work(
     place: Callable[[], Placement],
     store: Store,
     draws: Sequence[Draw],
-    judgements: Sequence[Judgement],
+    columns: Sequence[Column],
     progress: Callable[[int, int], None],
 ) -> None:
     """Draw and judge what is not there yet.
@@ -76,7 +76,7 @@ def work(
         place: Starts or joins Ray, if that has not been done, and says where the actors go.
         store: Where everything is kept, as soon as it is there.
         draws: What is to be drawn.
-        judgements: Of every picture.
+        columns: What is asked about every picture.
         progress: Is told how many steps of how many are done.
 
     Raises:
@@ -86,11 +86,11 @@ def work(
         WriteError: If something cannot be written.
         Stopped: If that was asked for.
     """
-    undrawn, unasked = missing(store, draws, judgements)
+    undrawn, unasked = missing(store, draws, columns)
     if not undrawn and not unasked:
         return
     placement = place()
-    names = {job.judgement.name for job in unasked if job.judgement}
+    names = {job.column.name for job in unasked if job.column}
     wanted = config.model_copy(update={"rewards": {n: r for n, r in config.rewards.items() if n in names}})
     rewards = start_rewards(wanted, placement, new_tag())
     crew = _Crew(store, rewards, unasked, progress, len(undrawn) + len(unasked))
@@ -133,17 +133,17 @@ class _Crew:
 
     def _ask(self, draw: str, number: int) -> None:
         for job in self._waiting.pop((draw, number), ()):
-            assert job.judgement is not None
-            (pool,) = (pool for names, pool in self._rewards.items() if job.judgement.name in names)
-            pool.submit(Call(job, self._asking(job, job.judgement)))
+            assert job.column is not None
+            (pool,) = (pool for names, pool in self._rewards.items() if job.column.name in names)
+            pool.submit(Call(job, self._asking(job, job.column)))
 
-    def _asking(self, job: _Job, judgement: Judgement) -> Callable[[ActorHandle], Sequence[ray.ObjectRef]]:
+    def _asking(self, job: _Job, column: Column) -> Callable[[ActorHandle], Sequence[ray.ObjectRef]]:
         def make(actor: Any) -> Sequence[ray.ObjectRef]:
             pixels, there = self._store.pictures(job.draw, job.number)
             prompts = [job.draw.requests[job.number].prompts[row] for row in np.flatnonzero(there)]
             if not prompts:
-                return [ray.put(np.zeros((0, 0) if judgement.what == "features" else 0, np.float32))]
-            return [actor.answer.remote(pixels[there], prompts, judgement.name, judgement.what == "features")]
+                return [ray.put(np.zeros((0, 0) if column.what == "features" else 0, np.float32))]
+            return [actor.answer.remote(pixels[there], prompts, column.name, column.what == "features")]
 
         return make
 
@@ -177,12 +177,12 @@ class _Crew:
     def _settle(self, job: _Job, value: Any, pool: Pool) -> None:
         if isinstance(value, RayTaskError):
             if isinstance(value.cause, ObjectLostError):
-                pool.submit(Call(job, self._asking(job, job.judgement) if job.judgement else _drawing(job)))
+                pool.submit(Call(job, self._asking(job, job.column) if job.column else _drawing(job)))
                 return
-            if job.judgement is None or not isinstance(value.cause, RewardFailed):
+            if job.column is None or not isinstance(value.cause, RewardFailed):
                 raise value
-            value = self._nothing(job.judgement, value.cause)
-        if job.judgement is None:
+            value = self._nothing(job.column, value.cause)
+        if job.column is None:
             try:
                 pixels = ray.get(job.references[1])
             except ObjectLostError:  # with its node
@@ -192,16 +192,16 @@ class _Crew:
             job.references = ()
             self._ask(job.draw.key, job.number)
         else:
-            self._store.keep_answer(job.draw, job.number, job.judgement, self._whole(job, value))
+            self._store.keep_answer(job.draw, job.number, job.column, self._whole(job, value))
         self._left -= 1
         pool.progressed()
 
-    def _nothing(self, judgement: Judgement, error: RewardFailed) -> np.ndarray:
+    def _nothing(self, column: Column, error: RewardFailed) -> np.ndarray:
         """One row, which stands for all pictures that a reward has raised at."""
-        if judgement.name not in self._failed:
+        if column.name not in self._failed:
             log.warning("%s These pictures count as missing; errors of this reward are not shown again.", error)
-            self._failed.add(judgement.name)
-        return np.full((1, 0) if judgement.what == "features" else 1, np.nan, np.float32)
+            self._failed.add(column.name)
+        return np.full((1, 0) if column.what == "features" else 1, np.nan, np.float32)
 
     def _whole(self, job: _Job, answer: np.ndarray) -> np.ndarray:
         """An answer about the pictures that are there, with NaN for the others."""

@@ -74,7 +74,7 @@ class Guard:
 
     Args:
         config: Its rules.
-        weights: Of each reward.
+        weights: Of each reward that gives scores.
     """
 
     def __init__(self, config: GuardConfig, weights: Mapping[str, float]) -> None:
@@ -83,8 +83,8 @@ class Guard:
             WATCHED: [name for name, weight in weights.items() if not weight],
             TRAINED: [name for name, weight in weights.items() if weight],
         }
-        chosen = TRAINED if config.best == WATCHED and not self._names[WATCHED] else config.best
-        self._chosen = None if chosen is None else self._names.get(chosen, [chosen])
+        self._best = config.best
+        self._chosen: Sequence[str] = ()  # the rewards that the best one is chosen by, once the first one is known
         self._first: Evaluation | None = None
         self._highest: dict[str, Evaluation] = {}  # the best evaluation so far of each figure
         self._said: set[tuple[str, str]] = set()
@@ -103,7 +103,8 @@ class Guard:
 
     def look(self, found: Evaluation) -> Verdict:
         """Hold an evaluation to the rules: one warning for each rule and figure that is broken for the first time."""
-        self._first = self._first or found
+        if self._first is None:
+            self._first, self._chosen = found, self._choose(found)
         used: dict[str, float] = {}
         warnings: list[Warned] = []
         stop: str | None = None
@@ -130,6 +131,15 @@ class Guard:
         if best:
             self._merit, self.best = merit, found.iteration
         return Verdict(used, warnings, best, stop)
+
+    def _choose(self, first: Evaluation) -> Sequence[str]:
+        """The rewards that the best evaluation is chosen by: the trained ones where no watched one has a score."""
+        if self._best is None:
+            return ()
+        watched = {f"{split}/{name}" for split in _SPLITS for name in self._names[WATCHED]}
+        scored = any(math.isfinite(first.figures.get(figure, math.nan)) for figure in watched)
+        best = TRAINED if self._best == WATCHED and not scored else self._best
+        return self._names.get(best, [best])
 
     def _figures(self, rule: RuleConfig, found: Evaluation) -> Iterator[str]:
         names = self._names.get(rule.figure, [rule.figure])
@@ -179,7 +189,7 @@ class Guard:
         merits = []
         for figure, before in self._first.figures.items():
             split, name = figure.split("/", 1)
-            if split in _SPLITS and name in (self._chosen or ()):
+            if split in _SPLITS and name in self._chosen:
                 merits.append((found.figures.get(figure, math.nan) - before) / self._deviation(figure))
         finite = [merit for merit in merits if math.isfinite(merit)]
         return float(np.mean(finite)) if finite else -math.inf

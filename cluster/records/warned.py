@@ -14,6 +14,7 @@ from cluster.records.files import replacing
 from cluster.records.origin import json_lines
 
 FILE = "warnings.jsonl"
+PEOPLE = "people"  # the rule of what is said of answers, which have no figure
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def add(folder: Path, warning: Warned) -> bool:
         WriteError: As `write`.
     """
     known = read(folder)
-    if new := _of_what(warning) not in map(_of_what, known):
+    if new := not any(_is_of(one, warning) for one in known):
         write(folder, [*known, warning])
     return new
 
@@ -62,5 +63,7 @@ def write(folder: Path, warnings: Sequence[Warned]) -> None:
         file.writelines(json.dumps(asdict(warned)).encode() + b"\n" for warned in warnings)
 
 
-def _of_what(warning: Warned) -> tuple[int, str, str | None]:
-    return warning.iteration, warning.rule, warning.figure
+def _is_of(known: Warned, warning: Warned) -> bool:
+    """Whether a warning on record is of the same: lines of the guard that are older than figures are of any."""
+    figures = (warning.figure,) if warning.rule == PEOPLE else (warning.figure, None)
+    return (known.iteration, known.rule) == (warning.iteration, warning.rule) and known.figure in figures

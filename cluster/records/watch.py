@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cluster.records.warned import Warned
+from cluster.records.warned import PEOPLE, Warned
 from cluster.text import counted
 
 _TIMES = 100.0  # the median so far: exploded
@@ -38,7 +38,7 @@ class Watch:
             scores: `(B,)` of each reward.
             groups: `(B,)`; samples of one prompt share theirs.
         """
-        asked_in_vain = undecided(iteration, metrics) is not None  # which says why there is nothing to compare
+        asked_in_vain = metrics.get("people/chosen") == 0  # of which `of_people` says why there is nothing to compare
         found = {} if asked_in_vain else dict(self._constant(scores, np.asarray(groups)))
         if metrics.get("pairs") == 0 and not asked_in_vain:
             found["pairs"] = (
@@ -75,30 +75,40 @@ class Watch:
                 yield name, f"{name} is {value:.3g}, over {_TIMES:g} times its median so far ({middle:.3g}); {back}."
 
 
-def undecided(iteration: int, metrics: Mapping[str, float]) -> Warned | None:
-    """The warning of an iteration that has no preference of people to learn from, if it is one.
+def of_people(iteration: int, metrics: Mapping[str, float]) -> Warned | None:
+    """The warning of an iteration of which answers of people were discarded, or that has no preference to learn from.
 
     Args:
         iteration: It is.
         metrics: Of the iteration.
     """
-    if metrics.get("people/chosen") != 0:
-        return None
-    ties = counted(int(metrics["people/ties"]), "tie")
-    bad = counted(int(metrics["people/both_bad"]), "pair")
-    none = "so the update had no preference to learn from, and the iteration counts all the same"
-    if discarded := int(metrics["people/discarded"]):
-        sentence = (
-            f"what people said of {counted(discarded, 'pair')} was of other pictures than those that were drawn again "
-            f"after a resumption, and of the rest they preferred none ({ties}, {bad} with both bad), {none}; go on on "
-            "the kind of machine, and with the settings, that the pictures were drawn with."
+    said = " ".join([*_discarded(metrics), *_undecided(metrics)])
+    return Warned(iteration, PEOPLE, f"Iteration {iteration}: {said}") if said else None
+
+
+def _discarded(metrics: Mapping[str, float]) -> Iterator[str]:
+    if discarded := int(metrics.get("people/discarded", 0)):
+        yield (
+            f"what people said of {counted(discarded, 'pair')} is not trained on, because other pictures were drawn "
+            "after a resumption; go on on the kind of machine, and with the settings, that they were drawn with."
         )
-    else:
-        sentence = (
-            f"people preferred no picture to the other one of its pair ({ties}, {bad} with both bad), {none}; raise "
+
+
+def _undecided(metrics: Mapping[str, float]) -> Iterator[str]:
+    if metrics.get("people/chosen") != 0:
+        return
+    ties, bad = int(metrics["people/ties"]), int(metrics["people/both_bad"])
+    rest = f"({counted(ties, 'tie')}, {counted(bad, 'pair')} with both bad)"
+    none = "the update had no preference to learn from, and the iteration counts all the same"
+    if not metrics["people/discarded"]:
+        yield (
+            f"people preferred no picture to the other one of its pair {rest}, so {none}; raise "
             "prompts.per_iteration, so that there is more to choose from, or look at what the model draws."
         )
-    return Warned(iteration, "people", f"Iteration {iteration}: {sentence}")
+    elif ties + bad:
+        yield f"Of the rest they preferred none {rest}, so {none}."
+    else:
+        yield f"Nothing else was answered, so {none}."
 
 
 def is_constant(scores: np.ndarray, groups: np.ndarray) -> bool:

@@ -65,8 +65,8 @@ def _check_scores(config: Config, rollout: Rollout) -> None:
             raise RewardUnavailable(
                 f"Nothing is trained, because the first {len(scores)} pictures already could not be judged: {why}"
             )
-        # A failure has been shown, and what is asked for its features may have no score.
-        if not failure and name != config.evaluation.features:
+        # A failure has been shown, and what is there for its features alone has no score.
+        if not failure and not config.reward_class(name).features_only:
             log.warning("The watched reward %r judged none of the first %d pictures.", name, len(scores))
     if (features := config.evaluation.features) is not None and rollout.features is None:
         raise RewardUnavailable(

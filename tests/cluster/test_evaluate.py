@@ -121,7 +121,7 @@ def test_another_reward_or_model_is_added_and_nothing_done_twice(
     assert evaluate(monkeypatch, out, str(run), "--samples", "4")[0] == 0
     status, jobs = evaluate(monkeypatch, out, str(run), "--samples", "4", "--rewards", "brightness")
     assert status == 0
-    assert {job.judgement.name for job in jobs} == {"brightness"}
+    assert {job.column.name for job in jobs} == {"brightness"}
     other = make_run(make_config("policy.steps=4", "seed=6", "name=other"), iteration=8)
     adapter = other / "checkpoints/iteration-000008"
     status, jobs = evaluate(monkeypatch, out, str(run), str(adapter), "--samples", "4", "--rewards", "brightness")
@@ -198,6 +198,7 @@ REFUSED = {
     "brings its adapter with it": "{run} lora_rank=3",
     "Say what is to be drawn": "{model}",
     "name some with --rewards": "{model} --prompts {prompts}",
+    "features are measured beside scores": "{model} --prompts {prompts} --features shapes_gold",
     "Name what is to be judged": "guidance=3",
     "There is no dataset nowhere": "{run} --pairs nowhere",
     "--split is of a dataset": "{run} --split test",

@@ -292,3 +292,10 @@ def test_a_sample_grid_puts_requests_together_and_fetches_only_what_it_shows(
     assert cells == {(0, 0), (0, 1), (1, 0), (1, 1)}
     shown = {0, 1, 3, 4}  # samples in request order
     assert sorted(fetched) == sorted({row // size for row in shown})
+
+
+def test_a_reward_with_features_alone_has_no_score_to_record(make_config: Make) -> None:
+    config = make_config("rewards={shapes_gold: {weight: 1}, dino: {weight: 0}}", "evaluation.features=dino")
+    metrics, _ = evaluate(config, FakeRollouts(), 3)  # type: ignore[arg-type]
+    figures = {"shapes_agreement", "shapes_gold", "diversity"}
+    assert metrics.keys() == {f"eval/{split}/{figure}" for split in ("train", "held_out") for figure in figures}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,3 +165,22 @@ def test_after_the_best_was_lost_a_worse_one_never_takes_the_place_of_the_kept_o
     evaluate(run, 4, 0.6)
     guard.look(4)
     assert kept() == 4
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_features_alone_do_not_keep_the_best_checkpoint_from_being_kept(
+    make_config: Callable[..., Config], old: bool
+) -> None:
+    """Where nothing else is watched; older records have figures of them, which are NaN."""
+    words = ["rewards={shapes_gold: {weight: 1}, dino: {weight: 0}}", "evaluation.features=dino"]
+    config = make_config("name=mine", *words)
+    run, kept = RunDirectory.create(config), list[int]()
+    learner: Any = SimpleNamespace(save=lambda folder, keep: kept.append(run.evaluations()[-1]))
+    display: Any = SimpleNamespace(guard=lambda used: None)
+    guard = Guarding(config, run, display, learner, 0)
+    for iteration, gold in ((0, 0.3), (1, 0.6), (2, 0.5), (3, 0.7)):
+        evaluate(run, iteration, gold)
+        if old:
+            run.add(iteration, {"eval/train/dino": math.nan}, {})
+        guard.look(iteration)
+    assert kept == [0, 1, 3]

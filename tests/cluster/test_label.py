@@ -207,6 +207,7 @@ def test_an_export_without_its_pictures_is_refused(folder: Path, run: Run, tmp_p
         (("--again", "2"), "'2' is not a number from 0 to 1"),
         (("--pairs", "0"), "is not a whole number"),
         (("--reward", "brightness"), "--reward is asked by --pick unsure alone"),
+        (("--pick", "unsure", "--reward", "dino"), "The reward 'dino' has image features and no score"),
         (("--records", "TOKEN"), "token is a file."),
         (("--records", "TOKEN/deeper"), "cannot be written to (Not a directory)"),
         (("--records", "TOKEN/deeper", "--export", "TOKEN"), "Nobody has chosen anything"),

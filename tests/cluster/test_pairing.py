@@ -79,6 +79,7 @@ def test_the_same_command_writes_the_same_file_and_another_one_beside_it(run: Pa
     [
         ((), "A pair takes two pictures of a prompt; raise --samples"),
         (("--samples", "2", "--reward", "nobody"), "There is no reward 'nobody'"),
+        (("--samples", "2", "--reward", "dino"), "The reward 'dino' has image features and no score"),
     ],
 )
 def test_what_cannot_be_paired_or_judged_is_refused_before_anything_is_drawn(
@@ -87,6 +88,16 @@ def test_what_cannot_be_paired_or_judged_is_refused_before_anything_is_drawn(
     assert draw(run, tmp_path, *words) == 1
     assert f"error: {said}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_pairs_of_which_none_can_be_judged_are_no_dataset(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert draw(run, tmp_path, "--samples", "2", "--reward", "people") == 1
+    told = capsys.readouterr()
+    assert told.err == "error: people can judge none of the pairs, so no dataset is written.\n"
+    assert "4 pictures: " in told.out
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_model_without_a_run_needs_a_reward_to_be_named(

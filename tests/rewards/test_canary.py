@@ -91,6 +91,8 @@ def test_the_command_keeps_options_and_says_of_which_reward(capsys: pytest.Captu
         (["brightness", "none.png"], "error: the picture none.png cannot be read"),
         (["brightnes", str(SHIPPED)], "error: There is no reward 'brightnes'; did you mean 'brightness'?"),
         (["shapes_gold", str(SHIPPED), "--option", "world=third"], "error: The reward 'shapes_gold' cannot be built"),
+        (["dino", str(SHIPPED)], "error: The reward 'dino' has image features and no score"),
+        (["people", str(SHIPPED)], "error: the reward 'people' gives the picture no score under this prompt (nan)"),
     ],
 )
 def test_the_command_fails_in_a_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

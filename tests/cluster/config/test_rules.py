@@ -135,7 +135,10 @@ def test_a_reward_with_features_alone_is_not_trained_on() -> None:
     for words in (["rewards.dino.weight=0.5"], ["rewards={mine: {kind: dino}}", "evaluation.features=mine"]):
         with pytest.raises(ConfigError, match=r"rewards\.\w+ has image features and no score.* set its weight to 0"):
             load_config(None, words)
-    load_config(None, ["rewards.dino.weight=0", "evaluation.features=dino"])
+    config = load_config(None, ["rewards.dino.weight=0", "evaluation.features=dino"])
+    assert "dino" in config.judges
+    assert "dino" not in {*config.scoring, *config.weights}
+    assert config.weights.keys() == config.rewards.keys() - {"dino"}
 
 
 def test_plain_names_of_any_language_are_names_of_rewards() -> None:

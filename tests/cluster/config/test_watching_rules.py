@@ -66,3 +66,15 @@ def test_what_cannot_work_is_refused(make_config: Make, setting: str, said: str)
 def test_a_rule_of_held_out_prompts_needs_some(make_config: Make) -> None:
     with pytest.raises(ConfigError, match=r"guard\.rules\.watched\.split is held_out, but there are no"):
         make_config("prompts.held_out=null", "guard.rules.watched.split=held_out")
+
+
+@pytest.mark.parametrize(
+    ("rewards", "name"),
+    [("rewards.dino.weight=0", "dino"), ("rewards={people: {}, shapes_agreement: {weight: 0}}", "people")],
+)
+def test_what_gives_no_score_in_evaluations_cannot_be_watched(make_config: Make, rewards: str, name: str) -> None:
+    words = (rewards, "prompts.samples=2", "samplers.request_size=2")
+    make_config(*words)
+    for setting in (f"guard.best={name}", f"guard.rules.a={{figure: {name}, falls: 1}}"):
+        with pytest.raises(ConfigError, match=f"is '{name}', which gives no scores in evaluations; there are shapes_a"):
+            make_config(*words, setting)

@@ -12,12 +12,12 @@ import ray
 
 from cluster.crew.arrivals import Arrivals
 from cluster.crew.pool import Pool
-from cluster.matrix.store import Judgement
+from cluster.matrix.store import Column
 from cluster.matrix.working import _Crew, _Job
 from tests.support.one_at_a_time import World, get, lines_of
 
 REQUESTS = 300
-JUDGEMENT = Judgement("a", "a-00000000", "scores")
+COLUMN = Column("a", "a-00000000", "scores")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def judge_all(actors: int) -> tuple[int, dict[int, float]]:
     draw: Any = SimpleNamespace(key="draw", requests=[SimpleNamespace(prompts=("a disc",))] * REQUESTS)
     store: Any = SimpleNamespace(
         pictures=lambda draw, number: (np.full((1, 1, 1, 3), number, np.float32), np.ones(1, bool)),
-        keep_answer=lambda draw, number, judgement, answer: answers.update({number: answer.item()}),
+        keep_answer=lambda draw, number, column, answer: answers.update({number: answer.item()}),
     )
 
     def look(done: int, steps: int) -> None:
@@ -46,7 +46,7 @@ def judge_all(actors: int) -> tuple[int, dict[int, float]]:
         if pool.depths[1]:
             world.end_one()
 
-    jobs = [_Job(draw, number, JUDGEMENT) for number in range(REQUESTS)]
+    jobs = [_Job(draw, number, COLUMN) for number in range(REQUESTS)]
     crew = _Crew(store, {("a",): pool}, jobs, look, REQUESTS)
     crew.ask_what_is_drawn([])
     return lines_of(crew.finish), answers

@@ -86,3 +86,11 @@ def test_an_unchanged_model_is_as_far_as_the_base_is_from_itself(distance: Dista
     base = np.random.default_rng(0).normal(size=(8, 3))
     floor = across_halves(distance, base, base)
     assert across_halves(distance, base + 2, base) > floor + 1
+
+
+def test_of_unit_vectors_the_kernel_distance_sees_the_shift_of_the_mean_alone() -> None:
+    axes, signs = np.eye(256)[:2, None], np.tile([1.0, -1.0], 200)[:, None]
+    shifted = kid(*(axis * np.ones_like(signs) for axis in axes))  # 6 / D and terms of 1 / D^2
+    spread = kid(*(axis * signs for axis in axes))  # along another line around the same mean
+    assert shifted == pytest.approx(6 / 256, rel=4 / 256)
+    assert abs(spread) < shifted / 256

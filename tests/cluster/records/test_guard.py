@@ -174,6 +174,26 @@ def test_where_nothing_is_watched_the_trained_reward_says_which_is_best() -> Non
     ]
 
 
+def test_a_watched_reward_without_a_score_leaves_the_choice_to_the_trained_one() -> None:
+    watch = Guard(GuardConfig(), {"trained": 1.0, "unheard": 0.0})
+    nothing = {"held_out/unheard": np.full(16, math.nan)}
+    best = []
+    for i, value in enumerate([0.0, 1.0, 0.5]):
+        found = evaluated(i, trained=value, unheard=math.nan)
+        verdict = watch.look(Evaluation(i, found.figures, {**found.scores, **nothing}))
+        best.append(verdict.best)
+        assert "watched" not in verdict.used
+    assert best == [True, True, False]
+    assert watch.best == 1
+
+
+def test_one_watched_reward_with_a_score_is_enough_to_choose_by() -> None:
+    watch = Guard(GuardConfig(rules={"watched": None}), {"trained": 1.0, "watched": 0.0, "unheard": 0.0})
+    for i, watched in enumerate([0.5, 0.6, 0.4]):
+        watch.look(evaluated(i, watched, trained=i, unheard=math.nan))
+    assert watch.best == 1
+
+
 def test_a_rule_that_stops_is_named() -> None:
     watch = guard(rules={"diversity": {"stop": True}})
     watch.look(evaluated(0, diversity=0.5))

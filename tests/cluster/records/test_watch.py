@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.records.watch import Watch, is_constant, undecided
+from cluster.records.watch import Watch, is_constant, of_people
 
 GROUPS = [0, 0, 0, 1, 1, 1]
 FINE = {"own": np.array([1.0, 2.0, 3.0, 1.0, 1.0, 1.0])}
@@ -61,23 +61,31 @@ def asked(chosen: float, ties: float, bad: float, discarded: float = 0) -> dict[
 
 def test_answers_of_which_none_prefers_a_picture_are_warned_of_every_time() -> None:
     for iteration in (4, 5):
-        warning = undecided(iteration, asked(0, 1, 2))
+        warning = of_people(iteration, asked(0, 1, 2))
         assert warning is not None
         assert (warning.iteration, warning.rule) == (iteration, "people")
         assert warning.sentence.startswith(f"Iteration {iteration}: people preferred no picture")
         assert "(1 tie, 2 pairs with both bad)" in warning.sentence
-    assert undecided(4, asked(1, 5, 5)) is None
-    assert undecided(4, {"pairs": 0.0}) is None
+    assert of_people(4, asked(1, 5, 5)) is None
+    assert of_people(4, {"pairs": 0.0}) is None
 
 
-def test_answers_that_were_discarded_are_not_called_undecided() -> None:
-    warning = undecided(4, asked(0, 1, 0, discarded=3))
-    assert warning is not None
-    assert warning.sentence.startswith("Iteration 4: what people said of 3 pairs was of other pictures than those")
-    assert "of the rest they preferred none (1 tie, 0 pairs with both bad)" in warning.sentence
-    assert "people preferred no picture" not in warning.sentence
-    assert undecided(4, asked(1, 0, 0, discarded=3)) is None
+def test_answers_that_were_discarded_are_warned_of_also_where_others_count() -> None:
+    discarded = "Iteration 4: what people said of 3 pairs is not trained on, because other pictures were drawn after"
+    said = [of_people(4, asked(*answers, discarded=3)) for answers in ((1, 0, 0), (0, 1, 0), (0, 0, 0))]
+    sentences = [warning.sentence for warning in said if warning is not None]
+    assert len(sentences) == 3
+    assert all(sentence.startswith(discarded) for sentence in sentences)
+    assert sentences[0].endswith("that they were drawn with.")
+    assert sentences[1].startswith(f"{sentences[0]} Of the rest they preferred none (1 tie, 0 pairs with both bad), so")
+    assert sentences[2].startswith(f"{sentences[0]} Nothing else was answered, so the update had no preference")
+    assert not any("people preferred no picture" in sentence for sentence in sentences)
     assert Watch(["people"]).look(1, asked(0, 0, 0, 4) | {"pairs": 0.0}, {"people": np.full(6, 0.5)}, GROUPS) == []
+
+
+def test_where_some_answers_count_a_reward_that_is_constant_is_still_named() -> None:
+    ties = {"people": np.full(6, 0.5)}
+    assert len(Watch(["people"]).look(1, asked(1, 0, 0, discarded=3), ties, GROUPS)) == 1
 
 
 def test_what_is_said_of_people_is_not_said_of_a_reward_as_well() -> None:

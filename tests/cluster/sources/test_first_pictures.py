@@ -78,9 +78,10 @@ def ask(start: Start, make_config: Callable[..., Config]) -> Ask:
 
     def check(*overrides: str, **functions: Function) -> None:
         config = make_config("evaluation.features=null", *overrides)
-        weights = {name: RewardConfig(weight=0.0 if name.startswith("watched") else 1.0) for name in functions}
+        weights = {name: float(not name.startswith("watched")) for name in functions}
+        named = {name: RewardConfig(kind="brightness", weight=weight) for name, weight in weights.items()}
         rollouts, rewards = start(**{name: as_reward(f) for name, f in functions.items()})
-        check_rewards(config.model_copy(update={"rewards": weights}), rollouts, rewards)
+        check_rewards(config.model_copy(update={"rewards": named}), rollouts, rewards)
 
     return check
 

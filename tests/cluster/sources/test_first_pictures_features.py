@@ -1,4 +1,4 @@
-"""What a run is told of rewards that only have features, without any actor."""
+"""What a run is told of watched rewards that give no score, without any actor."""
 
 from __future__ import annotations
 
@@ -30,11 +30,17 @@ class Judged:
         return Rollout(self._request, 0, 0.0, 1.0, nothing, nothing, scores, features)
 
 
-@pytest.mark.parametrize(("features", "warnings"), [("seeing", []), (None, ["judged none of the first"])])
-def test_what_is_there_for_its_features_alone_costs_no_warning(
-    features: str | None, warnings: list[str], make_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("features", ["seeing", None])
+@pytest.mark.parametrize(("kind", "warnings"), [("dino", []), ("shapes_reading", ["judged none of the first"])])
+def test_what_has_features_alone_costs_no_warning_and_a_score_that_is_missing_does(
+    kind: str,
+    warnings: list[str],
+    features: str | None,
+    make_config: Callable[..., Config],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config, rewards = make_config(), {"own": RewardConfig(weight=1.0), "seeing": RewardConfig(weight=0.0)}
+    rewards = {"own": RewardConfig(kind="brightness"), "seeing": RewardConfig(kind=kind, weight=0.0)}
+    config = make_config()
     evaluation = config.evaluation.model_copy(update={"features": features})
     config = config.model_copy(update={"rewards": rewards, "evaluation": evaluation})
     rollouts: Any = Judged()
