@@ -4,11 +4,11 @@
     python -m benchmarks.peers --to-gold MINUTES [--folder FOLDER] [config.yaml] [key=value ...]
 
 The first takes images a second at equal work (`equal_work.yaml`): each side with the micro-batch that is its fastest,
-and no ratio where their counts of work differ. Ours is the whole loop as `cluster.local` runs it, and the same without
-Ray. The second gives TRL's DDPO so many minutes at its documented settings, and asks when a run of ours at its defaults
-had the gold score of that. With `--folder` adapters are kept, and the same command again judges what is there; of the
-peer's part and ours it makes the one that was not finished anew, and a folder of other settings or minutes is refused.
-A peer's environment is made where it is not there yet.
+and no ratio where their counts of work differ. Ours is the whole loop through Ray, and the same in one process without
+it. The second gives TRL's DDPO so many minutes at its documented settings, and asks when it, and when a run of ours at
+its defaults, first had the gold score of its last adapter. With `--folder` adapters are kept, and the same command
+again judges what is there; of the peer's part and ours it makes the one that was not finished anew, and a folder of
+other settings or minutes is refused. A peer's environment is made where it is not there yet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from subprocess import CalledProcessError
 from benchmarks.peers.compared import EQUAL_WORK, PEERS, compare, start
 from benchmarks.peers.to_gold import to_gold
 from cluster.arguments import Parser
-from cluster.errors import ConfigError
+from cluster.errors import sentence
 from shapes.arguments import positive, positive_number
 
 
@@ -53,11 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CalledProcessError:
         print("error: pip could not install a peer's environment; it says why above.", file=sys.stderr)
         return 1
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
+    except Exception as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -28,7 +28,7 @@ EQUAL_WORK = HERE / "equal_work.yaml"
 PEERS = {"trl_ddpo": "ours", "plain_ddpo": "ours", "diffusers_dpo": "ours_dpo"}  # and our side of each one's work
 WHOLE = "ours, whole loop"
 _UPDATES = 2  # a round, of sides in processes of their own
-_TRIALS = 3  # updates of each micro-batch, of which the fastest is taken
+_TRIALS = 3  # updates with each micro-batch, by whose median the fastest is chosen
 
 
 def work_of(words: Sequence[str]) -> Work:
@@ -74,7 +74,7 @@ def start(name: str, environments: Path, work: Work) -> Process:
 
     Raises:
         ConfigError: If it cannot begin.
-        OSError: If the environment cannot be written.
+        WriteError: If the environment cannot be written.
         CalledProcessError: If pip fails.
     """
     packages = HERE / f"{name}.txt"
@@ -87,6 +87,7 @@ def compare(words: Sequence[str], own: str, peers: Sequence[str], rounds: int, e
 
     Raises:
         ConfigError: If a process ends, or sides do not do the same. And what `start` raises.
+        Unlike: If iterations of the whole loop do not do the same.
     """
     work = work_of(words)
     with ExitStack() as stack:
@@ -149,7 +150,7 @@ def _fastest(first: Process, begin: Callable[[], Process]) -> _Tried:
 
 
 def _whole(work: Work, micro_batch: int) -> Round:
-    """The loop through Ray, as its records have it."""
+    """The loop through Ray, as its records have it, with a micro-batch that was chosen for one process."""
     words = [f"learner.micro_batch={micro_batch}", f"iterations={ITERATIONS + 1}"]
     measured = whole_loop(load_words([*work.words, *words]))
     return of_records(measured.metrics, measured.seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from cluster.records.files import writable
 from rewards.environments import build
 
 
@@ -16,13 +17,14 @@ def interpreter(requirements: Path, folder: Path) -> Path:
         folder: Where it is, or goes.
 
     Raises:
-        OSError: If it cannot be written.
+        WriteError: If it cannot be written.
         CalledProcessError: If pip fails; it has said why.
     """
     python, made_of = folder / "bin" / "python", folder / "made_of"
     wanted = f"{sys.prefix}\n{requirements.read_text()}"
     if python.exists() and made_of.exists() and made_of.read_text() == wanted:
         return python
-    build(str(requirements), folder)
-    made_of.write_text(wanted)  # last: without it the folder is no environment
+    with writable(folder):
+        build(str(requirements), folder)
+        made_of.write_text(wanted)  # last: without it the folder is no environment
     return python

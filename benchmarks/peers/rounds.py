@@ -7,10 +7,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from benchmarks.peers.work import Round
+from benchmarks.peers.work import COUNTS, Round, alike
 from cluster.errors import ConfigError
-
-_COUNTS = {"images": "judged images", "evaluations": "network evaluations", "optimizer_steps": "optimizer steps"}
 
 
 def check_equal(rounds: Mapping[str, Round]) -> None:
@@ -21,7 +19,7 @@ def check_equal(rounds: Mapping[str, Round]) -> None:
     """
     (first, ours), *others = rounds.items()
     for name, theirs in others:
-        for count, called in _COUNTS.items():
+        for count, called in COUNTS.items():
             here, there = getattr(ours, count), getattr(theirs, count)
             if here != there:
                 raise ConfigError(
@@ -38,17 +36,14 @@ def of_records(metrics: Sequence[Mapping[str, float]], seconds: float) -> Round:
         seconds: Of an iteration.
 
     Raises:
-        ConfigError: If they were not alike.
+        Unlike: If they were not alike.
     """
     totals = ("reward_queries", "network_evaluations")
-    spent = {
+    spent = [
         (*(int(after[name] - before[name]) for name in totals), int(after["updates"]))
         for before, after in itertools.pairwise(metrics)
-    }
-    if len(spent) != 1:
-        raise ConfigError(f"By its records the run's iterations were not alike; they did {sorted(spent)}.")
-    (counts,) = spent
-    return Round((seconds,), math.nan, *counts)
+    ]
+    return Round((seconds,), math.nan, *alike("By its records a run's iterations", spent))
 
 
 def speed(of: Round, images: int) -> float:

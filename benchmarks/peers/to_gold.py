@@ -20,6 +20,7 @@ from benchmarks.peers.work import Work
 from cluster.config import Config, load_words
 from cluster.errors import ConfigError
 from cluster.prompts import make_requests, read_prompts
+from cluster.records.files import writable
 from learner import checkpoint
 from rewards.reward import to_images
 from rewards.shapes_gold import ShapesGold
@@ -67,12 +68,7 @@ def to_gold(begin: Callable[[Work], Process], settings: Sequence[str], minutes: 
     own = {number: gold(ours / "checkpoints" / f"iteration-{number:06d}", config) for number in sorted(seconds)}
     for number, of in own.items():
         print(f"ours after {seconds[number]:.0f} s, {number} iterations: {of:.3f}", flush=True)
-    reached = first_time(own, seconds, last)
-    if reached is None:
-        print(f"ours does not reach the peer's {last:.3f} in {max(seconds.values()):.0f} s")
-    else:
-        print(f"gold {last:.3f}: theirs {did['seconds']:.0f} s, ours {reached:.0f} s", end=", ")
-        print(f"theirs / ours {did['seconds'] / reached:.2f}")
+    print(verdict(theirs, last, did["seconds"], own, seconds))
 
 
 def claim(folder: Path, config: Config, minutes: float) -> None:
@@ -84,21 +80,44 @@ def claim(folder: Path, config: Config, minutes: float) -> None:
         minutes: That the peer trains.
 
     Raises:
-        ConfigError: If something else is in it.
+        ConfigError: If something else is in it, or it is a file.
+        WriteError: If it cannot be written to.
     """
     asked = json.dumps({"minutes": minutes, "config": config.model_dump(mode="json", exclude={"folder"})}, indent=1)
     file = folder / "asked.json"
     if file.exists() and file.read_text() == asked:
         return
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder with --folder.")
     if folder.exists() and any(folder.iterdir()):
         what = f"results of other settings or minutes ({file.name} says which)" if file.exists() else "other files"
         raise ConfigError(f"{folder} holds {what}; set another --folder, or move it away.")
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(asked)
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(asked)
+
+
+def verdict(
+    theirs: Mapping[int, float], last: float, spent: float, own: Mapping[int, float], seconds: Mapping[int, float]
+) -> str:
+    """When each side first had the gold score of the peer's last adapter, in words.
+
+    Args:
+        theirs: Gold of the peer's adapters by minute.
+        last: That of its last one.
+        spent: Seconds until then.
+        own: Gold of our adapters by iteration.
+        seconds: Until each of ours was there.
+    """
+    reached = first_time(own, seconds, last)
+    if reached is None:
+        return f"ours does not reach the peer's {last:.3f} in {max(seconds.values()):.0f} s"
+    needed = first_time(theirs, {minute: 60.0 * minute for minute in theirs}, last) or spent
+    return f"gold {last:.3f}: theirs {needed:.0f} s, ours {reached:.0f} s, theirs / ours {needed / reached:.2f}"
 
 
 def first_time(gold: Mapping[int, float], seconds: Mapping[int, float], wanted: float) -> float | None:
-    """Seconds after which a gold score was first reached, `None` if it never was; both are by iteration."""
+    """Seconds after which a gold score was first reached, `None` if it never was; both are by iteration or minute."""
     return next((seconds[number] for number in sorted(gold) if gold[number] >= wanted), None)
 
 

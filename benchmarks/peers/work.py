@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,14 @@ class Round:
     optimizer_steps: int  # an update
 
 
+# What is counted of an update, by the field of `Round`.
+COUNTS = {"images": "judged images", "evaluations": "network evaluations", "optimizer_steps": "optimizer steps"}
+
+
+class Unlike(ValueError):
+    """Updates that were to do the same and did not; the message is one sentence for the user."""
+
+
 class Tally:
     """Counts what one side does."""
 
@@ -56,6 +63,11 @@ class Tally:
         self.images = self.evaluations = self.optimizer_steps = 0
         self.judging = 0.0
         register_optimizer_step_post_hook(self._stepped)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """In the order of `COUNTS`."""
+        return self.images, self.evaluations, self.optimizer_steps
 
     def watch(self, denoiser: nn.Module) -> None:
         """Count the rows that a denoiser is given."""
@@ -100,23 +112,39 @@ class Side(ABC):
         """Draw pictures, judge them, learn from them."""
 
 
+def alike(who: str, counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """What each of some updates did.
+
+    Args:
+        who: What was to be alike, in the plural and as a sentence begins.
+        counts: Of each, in the order of `COUNTS`.
+
+    Raises:
+        Unlike: If it was not the same each time.
+    """
+    first, *others = dict.fromkeys(counts)
+    if others:
+        one, another = (
+            ", ".join(f"{count:,} {called}" for count, called in zip(of, COUNTS.values(), strict=True))
+            for of in (first, others[0])
+        )
+        raise Unlike(f"{who} were not alike: one had {one}, another {another}.")
+    return first
+
+
 def measure(side: Side, tally: Tally, updates: int) -> Round:
     """Updates of a side, timed and counted.
 
     Raises:
-        ValueError: If they were not alike.
+        Unlike: If they did not all do the same.
     """
-    before = (tally.images, tally.evaluations, tally.optimizer_steps, tally.judging)
-    times = [time.perf_counter()]
+    judged, seconds, counts = tally.judging, [], []
     for _ in range(updates):
+        before, began = tally.counts, time.perf_counter()
         side.update()
-        times.append(time.perf_counter())
-    after = (tally.images, tally.evaluations, tally.optimizer_steps, tally.judging)
-    images, evaluations, steps, judging = (end - start for start, end in zip(before, after, strict=True))
-    if any(count % updates for count in (images, evaluations, steps)):
-        raise ValueError(f"{updates} updates with {evaluations} network evaluations in all were not alike.")
-    seconds = tuple(end - start for start, end in itertools.pairwise(times))
-    return Round(seconds, judging / updates, *(int(count) // updates for count in (images, evaluations, steps)))
+        seconds.append(time.perf_counter() - began)
+        counts.append(tuple(after - first for first, after in zip(before, tally.counts, strict=True)))
+    return Round(tuple(seconds), (tally.judging - judged) / updates, *alike("Updates of one side", counts))
 
 
 def answer(kind: type[Side], train: Callable[[Work, float, Path], None] | None = None) -> None:
@@ -124,7 +152,7 @@ def answer(kind: type[Side], train: Callable[[Work, float, Path], None] | None =
 
     The first line is a `Work`. `prepare MICRO_BATCH` makes the side, once: libraries keep a state of the process (how
     many passes accelerate gathers into a step), so one process is of one micro-batch. `round UPDATES` is answered with
-    a `Round`. These and `train SECONDS FOLDER`, both answered with null, are over when they are answered.
+    a `Round`, `prepare` and `train SECONDS FOLDER` with null; an answer comes when what was asked for is done.
 
     Args:
         kind: The side.
@@ -141,7 +169,11 @@ def answer(kind: type[Side], train: Callable[[Work, float, Path], None] | None =
                 side.update()
             _say(None)
         elif verb == "round" and side is not None:
-            _say(asdict(measure(side, tally, int(words[0]))))
+            try:
+                found = measure(side, tally, int(words[0]))
+            except Unlike as error:
+                raise SystemExit(f"error: {error}") from error
+            _say(asdict(found))
         elif verb == "train" and train is not None:
             train(work, float(words[0]), Path(words[1]))
             _say(None)

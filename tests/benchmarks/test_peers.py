@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from benchmarks.peers.pictures import pairs
 from benchmarks.peers.plain_ddpo import PlainDdpo, standardised
 from benchmarks.peers.process import Process
 from benchmarks.peers.rounds import check_equal, of_records, ratios, speed
-from benchmarks.peers.work import Round, Side, Tally, Work, answer, measure
+from benchmarks.peers.work import Round, Side, Tally, Unlike, Work, answer, measure
 from cluster.errors import ConfigError
 from cluster.prompts import make_requests
 from learner.objectives.diffusion_dpo import DiffusionDPOConfig
@@ -51,20 +52,29 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 
 class Fake(Side):
-    """Gives its network two rows and its reward one picture an update, and steps once."""
+    """Gives its network two rows and its reward one picture an update, and steps once, or as often as `steps` say."""
 
     micro_batches = (4, 8)
+    steps: Sequence[int] = (1,)
 
     def __init__(self, work: Work, micro_batch: int, tally: Tally) -> None:
         self._network = nn.Linear(2, 1)
         self._optimizer = torch.optim.SGD(self._network.parameters())
         tally.watch(self._network)
         self._score = tally.judged(lambda images, prompts: images)
+        self._steps = itertools.cycle(self.steps)
 
     def update(self) -> None:
         self._network(torch.ones(2, 2)).sum().backward()
         self._score(torch.ones(1, 3), ["a"])
-        self._optimizer.step()
+        for _ in range(next(self._steps)):
+            self._optimizer.step()
+
+
+class Wavering(Fake):
+    """Steps once an update in the mean alone."""
+
+    steps = (0, 2)
 
 
 def test_a_side_is_timed_and_counted(work: Work) -> None:
@@ -80,8 +90,17 @@ def test_updates_that_differ_are_refused(work: Work) -> None:
     side = Fake(work, 4, tally)
     update, done = side.update, iter(range(2))
     side.update = lambda: update() if next(done) else None  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="not alike"):
+    with pytest.raises(Unlike, match="not alike: one had 0 judged images, 0 network evaluations, 0 optimizer steps"):
         measure(side, tally, 2)
+    side = Wavering(work, 4, tally)
+    with pytest.raises(Unlike, match=r"2 network evaluations, 0 optimizer .* 2 network evaluations, 2 optimizer"):
+        measure(side, tally, 4)
+
+
+def test_a_process_says_that_its_updates_differ(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([json.dumps(asdict(work)), "prepare 4", "round 2"])))
+    with pytest.raises(SystemExit, match="error: Updates of one side were not alike: one had 1 judged images"):
+        answer(Wavering)
 
 
 def test_a_process_answers(work: Work, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +142,7 @@ def test_the_work_of_a_run_is_what_its_records_say() -> None:
     assert (found.seconds, found.images, found.evaluations, found.optimizer_steps) == ((2.5,), 64, 3840, 1)
     check_equal({"ours": found, "peer": ROUND})
     for odd in ([of(1), of(2), of(4)], [of(1), of(2), of(3, updates=2)]):
-        with pytest.raises(ConfigError, match="not alike"):
+        with pytest.raises(Unlike, match="By its records a run's iterations were not alike: one had 64 judged images"):
             of_records(odd, 2.5)
 
 
