@@ -4,8 +4,10 @@
 
 Each of two processes samples one batch without Ray, keeps it, and takes optimizer steps on it when it is told: one with
 this checkout's code and configuration, one with those of a commit, or of a folder that holds another checkout. So a
-file that both have is read as each has it. `prompts.*` say how many images a batch has. The first step of each counts
-for nothing (caches); of the others the medians are printed, with the network evaluations of a trained transition.
+file that both have is read as each has it. `prompts.*` say how many images a batch has. A step is that of a run on a
+fresh batch, but at a learning rate of 0, so that the policy stays the one that drew it. The first two of each count for
+nothing (caches, checks of the ratios); of the others the medians are printed, with the network evaluations of a trained
+transition.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
     python -m benchmarks.limit [config.yaml] [key=value ...]
 
-A rollout of a request and a learner's step on a batch are watched, and the calls of the denoiser in them are made again
-by themselves: the same samples, as often and as many at a time, under the same adapter, guidance's half with them.
-Those of a rollout once more forward, and one pass of the decoder; those of a step that had a gradient forward and
-backward. A step is that of a run, on a batch of the policy's own, with log-probabilities taken again where a run does
-it. That is the naked network: of a UNet in both memory formats, of which the faster one counts. Both are measured in
-turns, in this process, without Ray, in as many threads as OMP_NUM_THREADS says and in the configuration's number
-format; the first round counts for nothing (caches), of the others the medians are printed. Under each role stands where
-its time goes.
+A rollout of a request and a learner's step on a batch are watched. The step is that of a run: on a batch of the
+policy's own, with log-probabilities taken again where a run does it. Then their calls of the denoiser are made again by
+themselves: the same samples, as often and as many at a time, under the same adapter, guidance's half with them. Those
+of a rollout once more forward, and one pass of the decoder; those of a step that had a gradient forward and backward.
+That is the naked network: of a UNet in both memory formats, of which the faster one counts. Both are measured in turns,
+in this process, without Ray, in as many threads as OMP_NUM_THREADS says and in the configuration's number format; the
+first round counts for nothing (caches), of the others the medians are printed. Under each role stands where its time
+goes.
 """
 
 from __future__ import annotations

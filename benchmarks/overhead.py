@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -65,8 +66,8 @@ def whole_loop(
     config: Config, watch: Callable[[], AbstractContextManager[Telemetry | None]] = contextlib.nullcontext
 ) -> Measured:
     """Iterations of `cluster.loop`, through Ray, while `watch` looks on."""
-    os.environ.update(RAY_worker_niceness="0")  # added to this process's
-    with tempfile.TemporaryDirectory() as folder:
+    niceness = mock.patch.dict(os.environ, RAY_worker_niceness="0")  # added to this process's
+    with niceness, tempfile.TemporaryDirectory() as folder:
         config = config.model_copy(update={"folder": folder, "name": "measured"})
         run = RunDirectory.create(config)
         crew = make_crew(config, place(config))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ def main() -> None:
         for (pixels, _), request in zip(sampled, requests, strict=True)
     ]
     batch = collate([trajectories for _, trajectories in sampled], np.concatenate(scores))
+    step(learner, policy, batch)  # whose ratios are checked, as are the next one's; no later one's are
     for _ in sys.stdin:
         parts = objective.parts(batch, torch.Generator())
         transitions = sum(len(part.samples) * part.columns.shape[-1] for part in parts)
@@ -55,9 +57,11 @@ def main() -> None:
 
 
 def step(learner: Learner, policy: Policy, batch: Batch) -> dict[str, float]:
-    """Take one, and measure it."""
+    """Take one as on a fresh batch, and measure it: at rate 0 the policy stays the one that drew this batch."""
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.0
     before, started = policy.evaluations, time.perf_counter()
-    learner.step(batch)
+    learner.step(replace(batch, version=learner.version))
     return {
         "seconds": time.perf_counter() - started,
         "images": len(batch.prompts),

@@ -7,9 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import learner_step
 from benchmarks.learner_step import ROOT, Worker, checkout, compare, main
+from benchmarks.plain import PlainRun
+from benchmarks.step_worker import step
+from cluster.config import read_config
 from cluster.errors import ConfigError
 from tests.support.tiny import write_config
 
@@ -57,3 +61,18 @@ def test_it_asks_what_to_compare_with(monkeypatch: pytest.MonkeyPatch, capsys: p
         main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == "error: There is neither a folder nor a commit nowhere.\n"
+
+
+def test_every_step_is_on_a_fresh_batch(tmp_path: Path) -> None:
+    """It takes log-probabilities again where a run does, one network evaluation a transition."""
+    config = write_config(tmp_path)
+    evaluations = []
+    for again in ("false", "true"):
+        words = ["objective.step_fraction=1", f"learner.retake_log_probs={again}"]
+        run = PlainRun(read_config(config, words))
+        batch = run.collate([run.draw(request) for request in run.requests(0)])
+        before = [parameter.detach().clone() for parameter in run.policy.parameters]
+        evaluations.append([step(run.learner, run.policy, batch)["evaluations"] for _ in range(3)])
+        assert run.learner.version == 3
+        assert all(torch.equal(own, was) for own, was in zip(run.policy.parameters, before, strict=True))
+    assert [more - less for less, more in zip(*evaluations, strict=True)] == [batch.log_probs.numel()] * 3

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pytest
 
 from benchmarks import overhead
-from benchmarks.overhead import plain_loop, short_run, where_it_went
+from benchmarks.overhead import plain_loop, short_run, where_it_went, whole_loop
 from benchmarks.plain import PlainRun
+from cluster.config import Config
 from cluster.records.timeline import Span, table
 from cluster.sources.source import RequestMaker
 from tests.support.tiny import write_config
@@ -53,3 +56,18 @@ def test_an_iterations_time_goes_where_the_timeline_says() -> None:
     assert shares == pytest.approx({"rollout": 0.6, "update": 0.2, "score": 0.1, "rest": 0.1})
     late = [span._replace(seconds=2 * span.seconds) for span in of(1, 100.0)]
     assert where_it_went(pa.concat_tables([parts[0], table(1, late), *parts[2:]])) == shares  # the first says nothing
+
+
+def test_rays_processes_have_this_ones_niceness_while_the_loop_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def place(_: Config) -> NoReturn:
+        assert os.environ[niceness] == "0"
+        raise InterruptedError
+
+    niceness = "RAY_worker_niceness"
+    monkeypatch.setenv(niceness, "7")
+    monkeypatch.setattr(overhead, "place", place)
+    with pytest.raises(InterruptedError):
+        whole_loop(short_run("benchmarks.overhead", None, [str(write_config(tmp_path))], 1))
+    assert os.environ[niceness] == "7"
