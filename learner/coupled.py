@@ -17,7 +17,8 @@ from torch import Tensor
 from learner.fitting import accumulate, at_once, in_pieces
 from learner.ranks import ALONE, Ranks
 
-# Of some items, by their indices `(n,)` int64, and whether only what has a gradient is wanted: values `(n,)` each.
+# Of some items, by their indices `(n,)` int64, and whether only what has a gradient is wanted: values `(n,)` each. What
+# has none is not looked at then, and may be left out at the end.
 Evaluate = Callable[[Tensor, bool], Sequence[Tensor]]
 # Of all values `(values, items)`: a scalar, and metrics.
 Loss = Callable[[Tensor], tuple[Tensor, dict[str, float]]]

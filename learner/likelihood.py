@@ -78,7 +78,8 @@ def backward(
     shape = (len(samples), len(columns))
     rows, cols = samples.repeat_interleave(shape[1]), columns.repeat(shape[0])
     behaviour = batch.log_probs[rows, cols].to(policy.device)
-    # What the KL is to, for the pass with a gradient; in the host's memory, half of what the batch has there of them.
+    # The pretrained model's means, which the KL is to, for a later pass with a gradient: of all rows, as large as the
+    # states that they begin in, so in the host's memory. One graph keeps its own, but its way back may not fit.
     means = batch.latents.new_empty(len(rows) if with_kl else 0, *batch.latents.shape[2:])
 
     def seen_by(adapter: str | None, piece: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,16 +89,18 @@ def backward(
     def evaluate(piece: Tensor, again: bool) -> tuple[Tensor, Tensor, Tensor]:
         other = behaviour[piece]
         if not again and (with_kl or reference == "pretrained"):
-            pretrained = seen_by(None, piece)
+            x_next, before, std = seen_by(None, piece)
             if with_kl:
-                means[piece] = pretrained[1].to(means.device)
+                means[piece] = before.to(means.device)
             if reference == "pretrained":
-                other = log_prob(*pretrained)
+                other = log_prob(x_next, before, std)
+        elif with_kl:
+            before = means[piece].to(policy.device)
         if not again and reference == "snapshot":
             other = log_prob(*seen_by(REFERENCE_ADAPTER, piece))
         x_next, mean, std = _step(policy, batch, rows[piece], cols[piece])
         found = log_prob(x_next, mean, std)
-        return found, other, kl(mean, means[piece].to(mean.device), std) if with_kl else torch.zeros_like(found)
+        return found, other, kl(mean, before, std) if with_kl else torch.zeros_like(found)
 
     return backward_coupled(
         len(rows),

@@ -25,7 +25,7 @@ from actors.model_files import count_parameters, on_disk
 from actors.policy import Policy
 from actors.quantising import BYTES
 from cluster.config import Config
-from learner.objectives.objective import Objective, Plan
+from learner.objectives.objective import Objective
 from learner.optimizer import AVERAGES
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _of_policy(config: Config, folder: Path, dtype: torch.dtype) -> tuple[dict[s
         **held.texts,
         "adapters and optimizer": copies * held.adapter + of_companion * companions,
         f"{at_a_time} transitions": learning_bytes(policy, at_a_time, asks.reward),
-        "host batch": _batch_bytes(config, policy, objective.plan(policy.transitions)),
+        "host batch": _batch_bytes(config, policy, objective),
     }
     if asks.reward == "scores":
         learner["host networks"] = held.vae  # which is loaded and not moved
@@ -217,10 +217,17 @@ def _states(policy: Policy, samples: int) -> Tensor:
     return torch.empty(samples, *policy.latent_shape, device=policy.device)
 
 
-def _batch_bytes(config: Config, policy: Policy, plan: Plan) -> float:
-    """The states of every stored transition, and the one that the KL is taken at, float32."""
+def _batch_bytes(config: Config, policy: Policy, objective: Objective) -> float:
+    """The batch's states and what an update keeps beside them, float32.
+
+    A state is either end of a stored transition, the one that the KL is taken at, or the last. Of what is kept a rank
+    fills what belongs to its own micro-batches.
+    """
+    plan = objective.plan(policy.transitions)
     states = 2 if plan.candidates == 1 else 2 + plan.candidates
-    return 4.0 * config.batch_size * (states * len(plan.stored_steps) + 1) * math.prod(policy.latent_shape)
+    of_batch = config.batch_size * (states * len(plan.stored_steps) + 1 + plan.clean)
+    kept = objective.kept_latents(policy.transitions, config.prompts_per_iteration, config.samples_per_prompt)
+    return 4.0 * (of_batch + kept / config.learner.ranks) * math.prod(policy.latent_shape)
 
 
 def _reward_bytes(config: Config, names: Sequence[str]) -> float:

@@ -77,6 +77,10 @@ class DGPO(Objective):
     def trained_steps(self, chain: Transitions) -> tuple[int, ...]:
         return tuple(range(share_of(chain.adapted_steps, self.config.step_fraction)))
 
+    def kept_latents(self, chain: Transitions, prompts: int, samples: int) -> int:
+        together = min(prompts, self.config.prompts_per_update or prompts)
+        return together * samples * min(self.config.states, len(self.trained_steps(chain)))
+
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:
         self._states = len(self.trained_steps(policy.transitions))
 
@@ -93,22 +97,28 @@ class DGPO(Objective):
         shape = (len(samples), len(part.columns))
         rows, steps = samples.repeat_interleave(shape[1]), part.columns.repeat(shape[0])
         advantages = batch.rewards[samples].clamp(-self.config.max_advantage, self.config.max_advantage)
-        guided, error = self.config.guided, velocity_error if self.config.error == "velocity" else output_error
-        kept = torch.empty(len(rows), *policy.latent_shape)  # the pretrained model's images, in the host's memory
+        guided, difference = self.config.guided, velocity_error if self.config.error == "velocity" else output_error
+        assert batch.clean is not None
+        # The pretrained model's images for a later pass with a gradient, in the host's memory.
+        kept = batch.clean.new_empty(len(rows), *batch.clean.shape[1:])
 
-        def evaluate(piece: Tensor, again: bool) -> tuple[Tensor, ...]:
+        def evaluate(piece: Tensor, again: bool) -> list[Tensor]:
             at = steps[piece]
             state = noised(policy, batch, rows[piece], at, part.number, per_group=True)
+
+            def error(image: Tensor, other: Tensor = state.clean) -> Tensor:
+                return difference(policy.transitions, image, other, at)
+
+            before = kept[piece].to(policy.device) if again else state.image_of(None, policy, guided)
+            new = state.image(policy, guided)
+            found = [error(new), error(new, before)]
             if not again:
-                kept[piece] = state.image_of(None, policy, guided).to(kept.device)
-            before, new = kept[piece].to(policy.device), state.image(policy, guided)
-            errors = [error(policy.transitions, new, state.clean, at)]
-            for image in (before, state.image_of(OLD, policy, guided)) if not again else (before, before):
-                errors.append(error(policy.transitions, image, state.clean, at))
-            return *errors, error(policy.transitions, new, before, at)
+                kept[piece] = before.to(kept.device)
+                found += [error(before), error(state.image_of(OLD, policy, guided))]
+            return found
 
         def loss(table: Tensor) -> tuple[Tensor, dict[str, float]]:
-            new, before, old, away = table.view(4, *shape)
+            new, away, before, old = table.view(4, *shape)
             value, metrics = dgpo_loss(
                 new, before.detach(), old.detach(), advantages.to(new.device), batch.groups[samples], self.config
             )

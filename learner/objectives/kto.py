@@ -95,14 +95,10 @@ class KTO(Objective):
         desirable, states = off[labelled] > 0, part.columns.shape[1]
         rows, steps = part.samples[labelled].repeat_interleave(states), part.columns[labelled].flatten()
 
-        def evaluate(piece: Tensor, again: bool) -> tuple[Tensor, Tensor]:
+        def evaluate(piece: Tensor, again: bool) -> list[Tensor]:
             state = noised(policy, batch, rows[piece], steps[piece], part.number, dropout=config.prompt_dropout)
-            image = state.image(policy, False)
-            before = image.detach() if again else state.image_of(None, policy, False)
-            return (
-                output_error(chain, image, state.clean, state.step),
-                output_error(chain, before, state.clean, state.step),
-            )
+            seen = [state.image(policy, False)] + ([] if again else [state.image_of(None, policy, False)])
+            return [output_error(chain, image, state.clean, state.step) for image in seen]
 
         def loss(table: Tensor) -> tuple[Tensor, dict[str, float]]:
             new, before = table

@@ -201,6 +201,16 @@ class Objective(ABC):
         """The steps of the chain that it trains, sooner or later: those that are stored, unless it says others."""
         return self.plan(chain).stored_steps
 
+    def kept_latents(self, chain: Transitions, prompts: int, samples: int) -> int:
+        """How many latents an update keeps in the host's memory for its pass with a gradient; none, unless it says so.
+
+        Args:
+            chain: The steps of the rollouts.
+            prompts: Of a batch.
+            samples: Of each prompt.
+        """
+        return 0
+
     def attach(self, policy: Policy, reward: RewardModel | None) -> None:  # noqa: B027
         """Called once, before anything else: make what depends on the policy, and keep the reward model.
 

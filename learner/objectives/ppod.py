@@ -143,6 +143,13 @@ class PPOD(Objective):
         # The ODE of an image goes through all states.
         return tuple(range(chain.adapted_steps)) if self.config.likelihood == "ode" else self.plan(chain).stored_steps
 
+    def kept_latents(self, chain: Transitions, prompts: int, samples: int) -> int:
+        if not self.config.kl_weight:
+            return 0
+        steps = len(self.plan(chain).stored_steps)
+        together = min(prompts, self.config.prompts_per_update or prompts)
+        return together * samples * min(steps, self.config.steps_per_update or steps)
+
     def begin(self, policy: Policy, batch: Batch, version: int) -> Batch:
         if self._reference == "snapshot" and version % self.config.round_length == 0:
             policy.snapshot(REFERENCE_ADAPTER)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from actors.config import PolicyConfig
@@ -15,8 +18,10 @@ from actors.policy import Policy
 from learner.batch import Batch
 from learner.coupled import backward_coupled
 from learner.likelihood import REFERENCE_ADAPTER, Likelihoods, Reference, backward
+from learner.objectives import ObjectiveConfig
+from learner.ode_likelihood import backward_ode
 from learner.ranks import ALONE, Ranks
-from tests.learner.rank_process import Start, begun
+from tests.learner.rank_process import CASES, Start, begun
 
 SAMPLES, STEPS = torch.arange(6), torch.arange(4)
 ALL = len(SAMPLES) * len(STEPS)
@@ -123,16 +128,85 @@ def start(tiny_pipeline: Path) -> Start:
     return Start(PolicyConfig(model=str(tiny_pipeline), device="cpu", steps=5, lora_rank=2, lora_alpha=2))
 
 
-@pytest.mark.parametrize(("case", "passes"), [("ppod, snapshot", 4), ("d3po", 3), ("dgpo", 4), ("kto", 3)])
+MODULES = ("likelihood", "ode_likelihood", "objectives.dgpo", "objectives.kto")  # of `learner`, which call it
+COUPLED = {case: settings for case, settings in CASES.items() if settings["name"] in ("ppod", "d3po", "dgpo", "kto")}
+
+
+def test_these_are_all_whose_loss_couples_what_it_is_of() -> None:
+    ours = {name.removeprefix("learner."): vars(sys.modules[name]) for name in sys.modules if name[:8] == "learner."}
+
+    def having(*functions: Callable[..., Any]) -> set[str]:
+        known = {id(function) for function in functions}
+        return {name for name, values in ours.items() if not known.isdisjoint(map(id, values.values()))}
+
+    assert having(backward_coupled) == {"coupled", *MODULES}
+    objectives = {name for name in having(backward_coupled, backward, backward_ode) if name.startswith("objectives.")}
+    assert objectives == {f"objectives.{settings['name']}" for settings in COUPLED.values()}
+
+
+@pytest.mark.parametrize("case", COUPLED)
 def test_no_objective_computes_again_what_has_no_gradient(
-    start: Start, case: str, passes: int, monkeypatch: pytest.MonkeyPatch
+    start: Start, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The policy twice and each reference once; dgpo has two, as has ppod with a snapshot and a KL."""
+    """In the second pass nobody acts but the policy, and the gradient is that of everything computed again."""
     made, policy = start.learner(case), start.policy
     batch, part = begun(made, policy)
-    found, evaluations = spent(policy, lambda: made._objective.backward(policy, batch, part, 5))
-    for module in ("learner.likelihood", "learner.objectives.dgpo", "learner.objectives.kto"):
-        monkeypatch.setattr(f"{module}.backward_coupled", recomputing)
-    expected, before = spent(policy, lambda: made._objective.backward(policy, batch, part, 5))
-    assert torch.equal(found, expected)
-    assert evaluations * 2 * (passes - 1) == before * passes
+    seen = [0, 0]  # items of the first pass and of the second
+
+    def refuse(adapter: str | None) -> None:
+        raise AssertionError(f"{adapter} acts again")
+
+    def watching(items: int, values: int, evaluate: Any, loss: Any, **settings: Any) -> dict[str, float]:
+        def watched(piece: Tensor, again: bool) -> Sequence[Tensor]:
+            seen[again] += len(piece)
+            with monkeypatch.context() as patch:
+                if again:
+                    patch.setattr(policy, "using", refuse)
+                return evaluate(piece, again)
+
+        return backward_coupled(items, values, watched, loss, **settings)
+
+    def gradient(instead: Callable[..., dict[str, float]]) -> Tensor:
+        for module in MODULES:
+            monkeypatch.setattr(f"learner.{module}.backward_coupled", instead)
+        return spent(policy, lambda: made._objective.backward(policy, batch, part, 5))[0]
+
+    found = gradient(watching)
+    assert seen[0] == seen[1] > 0
+    assert torch.equal(found, gradient(recomputing))
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({"name": "ppod"}, 2 * 3 * 5),
+        ({"name": "ppod", "steps_per_update": 3}, 2 * 3 * 3),
+        ({"name": "ppod", "prompts_per_update": 1, "step_fraction": 0.5}, 3 * 2),
+        ({"name": "ppod", "kl_weight": 0.0}, 0),
+        ({"name": "d3po"}, 0),
+        ({"name": "dgpo", "states": 2}, 2 * 3 * 2),
+        ({"name": "dgpo", "states": 9, "prompts_per_update": 1, "step_fraction": 0.6}, 3 * 3),
+        ({"name": "kto"}, 0),
+    ],
+    ids=str,
+)
+def test_an_objective_says_how_many_latents_an_update_keeps(
+    policy: Policy, draw: Callable[..., Batch], settings: dict[str, Any], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = TypeAdapter(ObjectiveConfig).validate_python(settings).build()
+    objective.attach(policy, None)
+    plan = objective.plan(policy.transitions)
+    if plan.trails:
+        policy.snapshot(plan.acts_with)
+    batch = replace(draw(policy, steps=plan.stored_steps or (0,)), clean=torch.randn(6, *policy.latent_shape))
+    kept, plain = [0], Tensor.new_empty
+
+    def noting(like: Tensor, *shape: int, **options: Any) -> Tensor:
+        if shape[1:] == policy.latent_shape:
+            kept.append(shape[0])
+        return plain(like, *shape, **options)
+
+    monkeypatch.setattr(Tensor, "new_empty", noting)
+    for part in objective.parts(batch, torch.Generator().manual_seed(0)):
+        objective.backward(policy, batch, part, 5)
+    assert max(kept) == objective.kept_latents(policy.transitions, prompts=2, samples=3) == count

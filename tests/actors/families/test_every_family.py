@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from actors.adapters import FILE
 from actors.config import PolicyConfig
+from actors.folded import FoldedLinear
 from actors.model_check import check_model, check_prompts
 from actors.policy import Policy
 from actors.rollout import noise, rollout
@@ -158,6 +160,12 @@ def test_a_rollout_draws_and_the_learner_finds_its_probabilities(policy: Policy)
     assert len(np.unique(pixels.reshape(6, -1), axis=0)) == 6
     assert np.isfinite(trajectories.log_probs).all()
     assert largest_log_ratio(policy, collate([trajectories], SCORES), micro_batch=4) <= 1e-5
+
+
+def test_its_layers_are_folded(policy: Policy) -> None:
+    """No layer of a kind of its own has turned that off for the whole network (`actors.adapters.add_adapter`)."""
+    layers = [layer for layer in policy.network.modules() if isinstance(layer, LoraLayer)]
+    assert {type(layer) for layer in layers} == {FoldedLinear}
 
 
 def test_ppod_takes_a_step_towards_what_is_preferred(family: Family, policy: Policy) -> None:

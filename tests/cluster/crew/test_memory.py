@@ -70,6 +70,24 @@ def test_rewards_are_counted_by_what_their_classes_say(needs) -> None:
     assert found.device["rewards"] == 4 * (986_109_441 + 427_616_513)
 
 
+@pytest.mark.parametrize(
+    ("objective", "latents"),
+    [
+        (("objective.kl_weight=0",), 4 * (2 * 3 + 1)),  # of four samples both ends of three transitions, and the KL's
+        (("objective.kl_weight=0.1",), 4 * (2 * 3 + 1) + 4 * 3),
+        (("objective.kl_weight=0.1", "objective.prompts_per_update=1"), 4 * (2 * 3 + 1) + 2 * 3),
+        (("objective.kl_weight=0.1", "objective.steps_per_update=1", "learner.ranks=2"), 4 * (2 * 3 + 1) + 4 / 2),
+        (("objective.name=dgpo", "objective.states=1"), 4 * (1 + 1) + 4),  # the last state in place of transitions
+        (("objective.name=dgpo", "objective.states=9"), 4 * (1 + 1) + 4 * 2),
+    ],
+    ids=str,
+)
+def test_a_batch_is_its_states_and_what_an_update_keeps(needs, objective: tuple[str, ...], latents: float) -> None:
+    """Of two prompts with two samples, at three steps."""
+    of_state = 4 * 4 * 8 * 8  # bytes
+    assert needs("policy.device=cuda", *objective)["learner"].host["batch"] == latents * of_state
+
+
 def test_a_line_says_how_much_and_what_for() -> None:
     need = Need(
         "learner", "the learner", 1, {"networks": 2e9, "4 transitions": 6.5e9, "adapter": 1}, {"process": 6e8}, ""
