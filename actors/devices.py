@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from importlib.util import find_spec
 from typing import Literal
 
@@ -42,6 +43,18 @@ def pick_device(name: str) -> torch.device:
     if device.index is not None and device.index >= (count := module.device_count()):
         raise ValueError(f"policy.device is {name}, but torch finds only {count} of them here; count from 0.")
     return device
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what this process frees for its next blocks; other C libraries are left as they are.
+
+    Large blocks are otherwise given back at once and come anew from the system, page by page, each filled with zeros: on
+    a CPU up to a third of a pass (`docs/performance.md`). The process stays as large as its largest pass made it.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        m_trim_threshold, m_mmap_max = -1, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

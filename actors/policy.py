@@ -21,7 +21,7 @@ from actors.adapters import Adapters, overwrite
 from actors.compiling import compile_network
 from actors.conditioning import Conditioning
 from actors.config import PolicyConfig
-from actors.devices import pick_device
+from actors.devices import keep_freed_memory, pick_device
 from actors.families.family import Family
 from actors.full_weights import FullWeights, read_network
 from actors.initial_adapter import initial_adapter, lora_shape
@@ -102,6 +102,8 @@ class Policy:
             overwrite(policy._variants.parameters(ADAPTER), tensors)
         if config.compile:
             compile_network(policy.network, device, dtype)
+        if device.type == "cpu":  # after the loading, whose memory is not needed again
+            keep_freed_memory()
         return policy
 
     @classmethod

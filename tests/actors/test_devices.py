@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -47,3 +51,26 @@ def test_auto_is_the_format_whose_range_is_float32s() -> None:
     assert pick_dtype("auto", CPU) == torch.float32
     assert pick_dtype("auto", GPU) == torch.bfloat16
     assert pick_dtype("float16", CPU) == torch.float16
+
+
+_FAULTS = """
+import resource, sys
+import torch
+from actors.devices import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for _ in range(20):  # small rests of aligned blocks stand between large ones until their bins are full
+    torch.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="This is a setting of glibc.")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    said = [subprocess.check_output([sys.executable, "-c", _FAULTS, how], text=True) for how in ("kept", "given back")]
+    kept, given_back = map(int, said)
+    assert kept < 100 < 10_000 < given_back, "Pages of 4 KiB: ten blocks of 38 MiB have 97,000."
