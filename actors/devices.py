@@ -48,8 +48,8 @@ def pick_device(name: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Tell glibc to keep what this process frees for its next blocks; other C libraries are left as they are.
 
-    Large blocks are otherwise given back at once and come anew from the system, page by page, each filled with zeros: on
-    a CPU up to a third of a pass (`docs/performance.md`). The process stays as large as its largest pass made it.
+    Large blocks are otherwise given back at once and come anew from the system, page by page and zeroed: on a
+    CPU up to a third of a pass (`docs/performance.md`). The process stays as large as its largest pass made it.
     """
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_max = -1, -4
