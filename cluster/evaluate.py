@@ -24,11 +24,11 @@ import ray
 from pyarrow import parquet
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster import local
 from cluster.arguments import Parser
 from cluster.config.sentences import of_rule
+from cluster.counting import counting
 from cluster.crew.placement import Placement
 from cluster.crew.reservation import on_cluster
 from cluster.errors import ConfigError, sentence
@@ -66,17 +66,8 @@ def evaluate(matrix: Matrix, out: Path, console: Console, together: bool) -> dic
             placed.append(local.place(matrix.config) if together else on_cluster(matrix.config))
         return placed[0]
 
-    columns = BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("", total=None)
-        work(
-            matrix.config,
-            place,
-            store,
-            matrix.draws,
-            matrix.columns,
-            lambda done, total: bars.update(bar, completed=done, total=total),
-        )
+    with counting(console, "steps") as count:
+        work(matrix.config, place, store, matrix.draws, matrix.columns, count)
     records = figures(store, matrix.entries, matrix.columns, matrix.shape)
     if matrix.pairs is not None:
         found = implicit_accuracies(place, store, matrix.entries, matrix.pairs)

@@ -30,13 +30,13 @@ import torch
 import transformers
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from actors.model_check import check_model, check_prompts, partly_adapted
 from actors.model_files import fetch
 from actors.policy import Policy
 from actors.rollout import rollout
 from cluster.arguments import Parser
+from cluster.counting import counting
 from cluster.crew.machine import check, memory_here
 from cluster.crew.memory import Need, estimate_drawing
 from cluster.errors import ConfigError, DoesNotFit, sentence
@@ -88,9 +88,9 @@ def draw(order: Order, out: Path, console: Console) -> int:
         TemporaryFile(dir=out).close()
     with _room(need):
         policy, lost = Policy.load(config), 0
-    columns = BarColumn(), MofNCompleteColumn(), TextColumn("pictures"), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=len(order), completed=len(order) - len(missing))
+    done = len(order) - len(missing)
+    with counting(console, "pictures") as count:
+        count(done, len(order))
         for job, pictures in groupby(missing, key=lambda picture: picture.job):
             with policy.using(None) if job.base or order.model.bare else nullcontext(), _room(need):
                 pixels, _ = rollout(policy, job.request)
@@ -100,7 +100,8 @@ def draw(order: Order, out: Path, console: Console) -> int:
                 else:
                     image = Image.fromarray(np.ma.getdata(pixels)[picture.row])
                     write_png(out / picture.name, image, picture.facts, picture.facts["prompt"])
-                progress.advance(bar)
+                done += 1
+                count(done, len(order))
     return lost
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,9 @@ def rows_of(kind: Kind, name: str | None = None) -> list[Row]:
 
 def _why_not(kind: Kind, name: str) -> str:
     if kind != "runs":
-        return f"{shown(name)!r}; python -m cluster.list {kind} says what there is."
+        near = difflib.get_close_matches(name, [row["name"] for row in rows_of(kind)], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"python -m cluster.list {kind} says what there is."
+        return f"{shown(name)!r}; {hint}"
     folder = Path(name).expanduser()
     if (folder / CONFIG).exists():
         return f"in {shown(name)!r}, which is itself one; name the folder above it."

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.measures.sizing import LEARNER, SAMPLERS, Sized, pipelined, synchronous
+from cluster.measures.roles import LEARNER, SAMPLERS, Sized, pipelined, synchronous
 from cluster.pages.groups import read_config
 from cluster.records.costs import Costs, costs_of
 from cluster.records.reading import CONFIG, Records

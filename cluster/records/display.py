@@ -15,11 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from cluster.counting import SPEAKS
 from cluster.records.telemetry import Phase, Telemetry
 from cluster.records.timeline import Phases
 from cluster.text import counted, figure, shown
-
-_SPEAKS = 60.0  # seconds between two lines of a phase, where there is no bar
 
 
 class Display:
@@ -94,7 +93,7 @@ class Display:
         left = (now - self._since) / done * (total - done) if done else None
         count, ends = f"{done}/{total} {what}", None if left is None else now + left
         self._progress.update(self._bar, completed=done, total=total, count=count, ends=ends)
-        if not self._console.is_terminal and now - self._spoke >= _SPEAKS:
+        if not self._console.is_terminal and now - self._spoke >= SPEAKS:
             self._spoke = now
             self.note(f"  {self._phase}  {count}" + ("" if left is None else f"   {_duration(left)} left"))
 

@@ -94,6 +94,17 @@ def test_what_there_is_not_is_one_sentence(words: tuple[str, str], capsys: pytes
     assert "\x1b" not in said
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "near"), [("objectives", "ppdo", "ppod"), ("rewards", "clp", "clip"), ("rewards", "zzzz", None)]
+)
+def test_a_name_that_is_nearly_there_is_asked_about(
+    kind: str, name: str, near: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert listing.main((kind, name)) == 1
+    hint = f"python -m cluster.list {kind} says what there is." if near is None else f"did you mean {near!r}?"
+    assert capsys.readouterr().err == f"error: There are no {kind} {name!r}; {hint}\n"
+
+
 def test_nothing_heavy_is_imported() -> None:
     code = f"import sys, cluster.list as l; l.main([]); print(sorted(set(sys.modules) & {HEAVY}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])

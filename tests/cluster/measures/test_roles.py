@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.measures.sizing import BUSY, LEARNER, SAMPLERS, pipelined, synchronous, turns
+from cluster.measures.roles import BUSY, LEARNER, SAMPLERS, pipelined, synchronous, turns
 
 JUDGES = "actors of a"
 WORK = {SAMPLERS: 40.0, JUDGES: 5.0, LEARNER: 10.0}
