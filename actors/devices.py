@@ -46,15 +46,16 @@ def pick_device(name: str) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what this process frees for its next blocks; other C libraries are left as they are.
+    """Tell glibc to keep blocks of up to 32 MiB that this process frees; other C libraries are left as they are.
 
-    Large blocks are otherwise given back at once and come anew from the system, page by page and zeroed: on a
-    CPU up to a third of a pass (`docs/performance.md`). The process stays as large as its largest pass made it.
+    They are otherwise given back as soon as a few of them are free, and come anew from the system page by page and
+    zeroed (`docs/performance.md`). Larger blocks are still given back at once: glibc does not always join aligned ones
+    that are freed side by side, and would keep many times what is needed.
     """
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        m_trim_threshold, m_mmap_max = -1, -4
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 32 * 2**20)  # the most that glibc takes
+        libc.mallopt(m_trim_threshold, -1)
 
 
 def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

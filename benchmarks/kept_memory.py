@@ -5,7 +5,7 @@
 One process is told to keep what it frees, as every process with a policy on a CPU is (`actors/devices.py`), the other
 is not. 192 pictures go through the guided network and back to their states, and through the decoder and back, so many
 at a time as the row says. The first round counts for nothing, of the others the medians are taken. At the end stands
-how large each process became.
+how large each process became, and how often it was given a page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from unittest import mock
@@ -52,13 +52,14 @@ def seconds(policy: Policy, size: int) -> tuple[float, float]:
 
 
 def work(kept: bool, connection: Connection) -> None:
-    """Answer each size with `seconds` of it, and 0 with the most MiB that this process has had."""
+    """Answer each size with `seconds` of it, and 0 with the most MiB that this process had and its page faults."""
     with mock.patch.object(policies, "keep_freed_memory", policies.keep_freed_memory if kept else lambda: None):
         config = load_words([])
         policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline, "device": "cpu"}))
     while size := connection.recv():
         connection.send(seconds(policy, size))
-    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    connection.send((used.ru_maxrss // 1024, used.ru_minflt))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for side, kept in SIDES.items():
             ends[side], far = spawn.Pipe()
             spawn.Process(target=work, args=(kept, far), daemon=True).start()
+            far.close()  # so that an end of the process ends the waiting for it
+    try:
+        measure(ends)
+    except EOFError:
+        print("error: A process that was to measure has ended.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def measure(ends: Mapping[str, Connection]) -> None:
+    """Ask the process of each side in turns, and print."""
     for size in SIZES:
         taken: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
         for _ in range(1 + ROUNDS):
@@ -87,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     for side, end in ends.items():
         end.send(0)
-        print(f"at its largest, {side}: {end.recv()} MiB")
-    return 0
+        size, faults = end.recv()
+        print(f"{side}: {size} MiB at its largest, {faults:,} page faults")
 
 
 if __name__ == "__main__":

@@ -76,9 +76,11 @@ def checkout(source: str, folder: Path) -> Path:
     """The code of a commit, written into a folder; or the folder that `source` is.
 
     Raises:
-        ConfigError: If there is neither.
+        ConfigError: If there is neither, or the folder holds no checkout.
     """
     if Path(source).is_dir():
+        if not (Path(source) / "actors" / "policy.py").is_file():  # this checkout's would be taken in its place
+            raise ConfigError(f"{shown(source)} holds no checkout; name a commit, or a folder with one.")
         return Path(source).resolve()
     archive = subprocess.run(["git", "-C", ROOT, "archive", source], capture_output=True, check=False)
     if archive.returncode:

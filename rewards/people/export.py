@@ -8,7 +8,7 @@ from pathlib import Path
 from rewards.people.choices import BOTH_BAD, Choice
 from rewards.people.lines import Damaged, NotKept
 from rewards.people.pick_a_pic import TIE, Pair, write
-from rewards.people.questions import PICTURES
+from rewards.people.questions import PICTURES, Questions
 
 FILE = "train-00000-of-00001.parquet"
 
@@ -16,7 +16,8 @@ FILE = "train-00000-of-00001.parquet"
 def export(folder: Path, choices: Iterable[Choice], out: Path) -> tuple[int, int]:
     """Write a row for each rater's choice between two pictures; what comes again (round 1) is no second vote.
 
-    A tie is half a label. Both bad is no label, and says so in a column of its own. Choices between sets are no rows.
+    A tie is half a label. Both bad is no label, and says so in a column of its own. Choices between sets are no rows;
+    nor are answers to questions in words of their own, which need not be about the better picture.
 
     Args:
         folder: Of the questions.
@@ -28,14 +29,21 @@ def export(folder: Path, choices: Iterable[Choice], out: Path) -> tuple[int, int
 
     Raises:
         Damaged: If of every choice a picture cannot be read.
-        NotKept: If there is a dataset already, or a file.
+        NotKept: If there is a dataset already, or a file, or nothing to write.
         OSError: If the dataset cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise NotKept(f"{out} is a file; name a folder for the dataset.")
     if (there := next(out.rglob("*.parquet"), None)) is not None:
         raise NotKept(f"{out} holds a dataset already ({there.relative_to(out)}); name a folder without one.")
-    votes = [choice for choice in choices if not choice.round and [len(names) for names in choice.sets] == [1, 1]]
+    own = {question.id for question in Questions(folder) if question.words}
+    votes = [
+        choice
+        for choice in choices
+        if not choice.round and [len(names) for names in choice.sets] == [1, 1] and choice.question not in own
+    ]
+    if not votes:
+        raise NotKept("No choice says which of two pictures is better; those of a study (--ask) are not exported.")
     count = write(out / FILE, _pairs(folder / PICTURES, votes))
     return count, len(votes) - count
 

@@ -53,24 +53,36 @@ def test_auto_is_the_format_whose_range_is_float32s() -> None:
     assert pick_dtype("float16", CPU) == torch.float16
 
 
-_FAULTS = """
+_MEMORY = """
 import resource, sys
-import torch
+import torch  # whose blocks are aligned
 from actors.devices import keep_freed_memory
+
+def used():
+    return resource.getrusage(resource.RUSAGE_SELF)
+
+def work(rounds, blocks, size):
+    for _ in range(rounds):
+        [b"x" * (size * 2**20) for _ in range(blocks)]
 
 if sys.argv[1] == "kept":
     keep_freed_memory()
-for _ in range(20):  # small rests of aligned blocks stand between large ones until their bins are full
-    torch.ones(10_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    torch.ones(10_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+work(5, 8, 20)
+before = used().ru_minflt
+work(5, 8, 20)
+faults, before = used().ru_minflt - before, used().ru_maxrss
+for _ in range(12):
+    torch.ones(400 * 2**18)
+print(faults, (used().ru_maxrss - before) // 1024)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="This is a setting of glibc.")
-def test_freed_memory_is_used_again_without_new_pages() -> None:
-    said = [subprocess.check_output([sys.executable, "-c", _FAULTS, how], text=True) for how in ("kept", "given back")]
-    kept, given_back = map(int, said)
-    assert kept < 100 < 10_000 < given_back, "Pages of 4 KiB: ten blocks of 38 MiB have 97,000."
+def test_freed_memory_is_used_again_without_new_pages_and_a_process_grows_no_larger_for_it() -> None:
+    kept, given_back = (
+        [int(word) for word in subprocess.check_output([sys.executable, "-c", _MEMORY, how], text=True).split()]
+        for how in ("kept", "given back")
+    )
+    assert kept[0] < 100 < given_back[0]  # 200,000 of 4 KiB, or 400 of 2 MiB
+    assert kept[1] < 450, "One block of 400 MiB at a time, twelve times."
+    assert given_back[1] < 450

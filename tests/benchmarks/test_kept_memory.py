@@ -15,20 +15,22 @@ from cluster.config import load_words
 def test_both_processes_answer_for_every_size(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(kept_memory, "SIZES", (32,))
+    monkeypatch.setattr(kept_memory, "SIZES", (96,))
     monkeypatch.setattr(kept_memory, "ROUNDS", 1)
     assert kept_memory.main(["--threads", "1"]) == 0
     said = capsys.readouterr().out
-    line = r"  32 at a time through the {}: kept (.+) s, given back (.+) s, ratio (.+)\n"
+    line = r"  96 at a time through the {}: kept (.+) s, given back (.+) s, ratio (.+)\n"
     for through in ("network", "decoder"):
         found = re.search(line.format(through), said)
         assert found, said
         kept, given_back, ratio = map(float, found.groups())
         assert kept > 0 < given_back
         assert ratio == pytest.approx(given_back / kept, rel=0.05)
-    sizes = re.findall(r"at its largest, (kept|given back): (\d+) MiB", said)
-    assert [side for side, _ in sizes] == ["kept", "given back"]
-    assert all(int(size) > 100 for _, size in sizes)
+    ends = re.findall(r"(kept|given back): (\d+) MiB at its largest, ([\d,]+) page faults\n", said)
+    assert [side for side, *_ in ends] == ["kept", "given back"]
+    assert all(int(size) > 100 for _, size, _ in ends)
+    kept_faults, given_faults = (int(faults.replace(",", "")) for *_, faults in ends)
+    assert kept_faults < given_faults
 
 
 def test_pictures_go_in_parts_that_are_as_large_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:

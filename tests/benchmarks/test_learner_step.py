@@ -19,7 +19,9 @@ from tests.support.tiny import write_config
 
 
 def test_a_checkout_is_a_folder_or_the_code_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checkout(str(tmp_path), tmp_path / "unused") == tmp_path
+    assert checkout(str(ROOT), tmp_path / "unused") == ROOT
+    with pytest.raises(ConfigError, match="holds no checkout; name a commit, or a folder with one"):
+        checkout(str(tmp_path), tmp_path / "unused")
     repository, out = tmp_path / "repository", tmp_path / "out"
     out.mkdir()
     for words in (["init", "-q", str(repository)], ["-C", str(repository), "commit", "-q", "--allow-empty", "-m", "1"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,10 +14,11 @@ import pytest
 from PIL import Image
 
 from cluster import label
-from rewards.people import choices
+from rewards.people import choices, export
 from rewards.people.choices import Choice, Choices
+from rewards.people.lines import NotKept
 from rewards.people.pick_a_pic import Pair, decode, read_index, write
-from rewards.people.questions import Questions
+from rewards.people.questions import Question, Questions, offer
 from tests.support.taste import picture
 
 Run = Callable[..., tuple[int, str]]
@@ -184,6 +186,21 @@ def test_an_export_replaces_no_dataset(tmp_path: Path, run: Run) -> None:
     assert path.read_bytes() == before
     assert [*tmp_path.rglob("*.parquet")] == [path]
     assert run(path.parent, "--export", tmp_path / "new")[0] == 0
+
+
+def test_answers_to_words_of_a_study_are_no_pairs(folder: Path, run: Run, tmp_path: Path) -> None:
+    run(folder, "--pairs", 3)
+    first, *_ = asked = list(Questions(folder / "people"))
+    offer(folder / "people", [replace(first, words="Which is the darker one?")])
+    answer(folder / "people", [0, 0, 0, 0])
+    assert run(folder, "--export", tmp_path / "out") == (0, f"{len(asked)} choices: {tmp_path}/out\n")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    offer(alone, [Question("a disc", (("a.png",), ("b.png",)), words="Which is the darker one?")])
+    answer(alone, [0])
+    with pytest.raises(NotKept, match=r"^No choice says which of two pictures is better; those of a study"):
+        export.export(alone, choices.read(alone), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_an_export_without_its_pictures_is_refused(folder: Path, run: Run, tmp_path: Path) -> None:

@@ -33,8 +33,12 @@ def test_only_secrets_are_masked() -> None:
 )
 def test_the_last_word_of_a_name_says_that_it_is_a_secret(name: str) -> None:
     near = {f"{name}_file": "here", f"{name}_variable": "HERE", f"{name}s": "plain", "monkey": "plain"}
-    settings = {"a": [{name: SECRET, **near}], "b": {name: {"kind": "x"}}}
-    assert masked(settings) == {"a": [{name: "***", **near}], "b": {name: {"kind": "x"}}}
+    settings = {"a": [{name: SECRET, **near}], "b": {name: {"kind": "x"}}, "c": {name: [SECRET, {"d": SECRET}], **near}}
+    assert masked(settings) == {
+        "a": [{name: "***", **near}],
+        "b": {name: {"kind": "x"}},
+        "c": {name: "***", **near},
+    }
     assert yaml_text.read(masked(yaml_text.write(settings)).replace("***", "'***'")) == masked(settings)
     assert masked(f"rewards.far.options.{name}=a b") == f"rewards.far.options.{name}=***"
 
@@ -53,6 +57,9 @@ def test_a_text_of_yaml_has_none_and_is_read_as_before(secret: str) -> None:
     [
         ("rewards.far.options.token=a,b c", "rewards.far.options.token=***"),
         ("rewards={a: {b: {token: abc, api_key: 'd, e'}}}", "rewards={a: {b: {token: ***, api_key: ***}}}"),
+        ("rewards.far.options={token: [a, b], seed: 1}", "rewards.far.options={token: ***, seed: 1}"),
+        ("rewards.far.options={seed: 1, token: {a: b, c: d}}", "rewards.far.options={seed: 1, token: ***}"),
+        ("rewards.far.options={token: a b, seed: 1}", "rewards.far.options={token: ***, seed: 1}"),
         ("rewards.far.options.token_file=x", "rewards.far.options.token_file=x"),
         ("name=token", "name=token"),
     ],
