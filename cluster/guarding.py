@@ -84,7 +84,8 @@ def stopped_by(config: Config, run: Records, iteration: int) -> str | None:
 
 
 def _weights(config: Config) -> dict[str, float]:
-    return {name: config.weights.get(name, 0.0) for name in config.scoring}
+    weights = config.weights
+    return {name: weights.get(name, 0.0) for name in config.scoring}
 
 
 def _kept(run: Records) -> int | None:

@@ -22,7 +22,8 @@ import matplotlib.pyplot as plt
 
 # Of each world and arm the figures of its seeds: `changes` of each.
 Results = Mapping[tuple[str, str], Sequence[Mapping[str, float]]]
-_WHOLE = ("kl", "queries", "evaluations", "seconds")
+_WHOLE = ("queries", "evaluations", "seconds")
+_HEADS = {"kl": "KL, nats of a chain", "evaluations": "network evaluations"}
 _PANELS = ("kl", "KL to the pretrained model, nats of a chain"), ("train diversity kept", "diversity kept")
 
 
@@ -56,11 +57,12 @@ def rows(results: Results) -> tuple[list[str], list[list[str]]]:
             values = [of[name] for of in found if name in of]
             row.append(_shown(name, *mean_and_error(values)) if values else "")
         table.append(row)
-    return ["world", "arm", "runs", *names], table
+    return ["world", "arm", "runs", *(_HEADS.get(name, name) for name in names)], table
 
 
 def _shown(name: str, mean: float, error: float) -> str:
-    digits, sign = (0 if name in _WHOLE else 3), "+" if name.endswith("change") else ""
+    digits = 0 if name in _WHOLE else 2 if name == "kl" else 3
+    sign = "+" if name.endswith("change") else ""
     text = f"{mean:{sign},.{digits}f}"
     return text if np.isnan(error) or (name in _WHOLE and not error) else f"{text} ± {error:,.{digits}f}"
 

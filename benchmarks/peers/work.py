@@ -122,7 +122,9 @@ def alike(who: str, counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     Raises:
         Unlike: If it was not the same each time.
     """
-    first, *others = dict.fromkeys(counts)
+    first, *others = dict.fromkeys(counts) or [None]
+    if first is None:
+        raise Unlike(f"{who} are not there: none was recorded.")
     if others:
         one, another = (
             ", ".join(f"{count:,} {called}" for count, called in zip(of, COUNTS.values(), strict=True))

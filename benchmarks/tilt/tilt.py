@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_ALONE = 1e-9  # less than this of a prompt's weight is not told from rounding
+
 
 def tilted(reward: np.ndarray, groups: np.ndarray, beta: float) -> np.ndarray:
     """Weights `(B,)` float64 of the tilt, which sum to one within each prompt.
@@ -73,18 +75,22 @@ class Spread:
 
     def __init__(self, features: np.ndarray, groups: np.ndarray) -> None:
         self.members = [np.nonzero(groups == group)[0] for group in np.unique(groups)]
-        self._distances = [distances(features[rows], features[rows]) for rows in self.members]
+        self._distances = [distances(own, own) for own in (features[rows] for rows in self.members)]
 
     def diversity(self, weights: np.ndarray) -> float:
         """The mean distance of two different samples of a prompt, averaged over prompts.
 
         Args:
             weights: `(B,)`, which sum to one within each prompt.
+
+        Returns:
+            That mean, in the features' units; NaN where all weight of a prompt is on one sample.
         """
         found = []
         for rows, between in zip(self.members, self._distances, strict=True):
             of = weights[rows]
-            found.append(of @ between @ of / (1 - (of**2).sum()))
+            others = 1 - (of**2).sum()
+            found.append(of @ between @ of / others if others > _ALONE else float("nan"))
         return float(np.mean(found))
 
 

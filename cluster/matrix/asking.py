@@ -27,6 +27,7 @@ from cluster.matrix.entries import Entry, find_models, make_entries
 from cluster.matrix.implicit import Pairs
 from cluster.matrix.store import Column
 from cluster.prompts import read_prompts, spread
+from cluster.records.masking import masked
 from cluster.start_images import check_starts, image_of
 from cluster.trained import Trained, checksum
 from rewards import is_remote
@@ -128,7 +129,15 @@ def ask(
     columns += [Column(name, judge(config, name), "features") for name in dict.fromkeys(wanted)]
     shape = (len(listed), *(crossed or (0, 0)))
     trained = [name for name in scored if any(m.run and m.run.weights.get(name) for m in models)]
-    facts = {"prompts": len(listed), "samples": samples, "seed": chosen, "trained_on": trained, "variance": crossed}
+    facts = {
+        "prompts": len(listed),
+        "prompts_of": prompts or (run and _own_prompts(run)),
+        "settings": masked(settings),
+        "samples": samples,
+        "seed": chosen,
+        "trained_on": trained,
+        "variance": crossed,
+    }
     return Matrix(config, tuple(entries), tuple(columns), shape, pairs, facts)
 
 
@@ -168,12 +177,16 @@ def _config(
 def _prompts(source: str | None, run: Config | None, most: int | None) -> tuple[Prompt, ...]:
     if source is None and run is None:
         raise ConfigError("Say what is to be drawn: --prompts FILE.")
-    chosen = source or (run and (run.prompts.held_out or run.prompts.train))
+    chosen = source or (run and _own_prompts(run))
     assert chosen
     try:
         return spread(read_prompts(chosen), most)  # type: ignore[return-value]
     except ValueError as error:
         raise ConfigError(of_rule(str(error))) from error
+
+
+def _own_prompts(run: Config) -> str:
+    return run.prompts.held_out or run.prompts.train
 
 
 def judge(config: Config, name: str) -> str:

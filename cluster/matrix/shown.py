@@ -9,7 +9,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from cluster.matrix.entries import Entry
 from cluster.matrix.figures import point
@@ -31,26 +33,26 @@ def tables(result: Mapping[str, Any]) -> Iterator[Table]:
         table = Table(_model(), "mean", "95 %", "beats the base", "95 %", title=_title(reward, reward in trained))
         for record in records:
             found = record["rewards"][reward]
-            table.add_row(shown(record["model"]), *_cells(found["mean"]), *_cells(found.get("win_rate")))
+            table.add_row(Text(shown(record["model"])), *_cells(found["mean"]), *_cells(found.get("win_rate")))
         yield table
     for features in records[0]["features"]:
-        table = Table(_model(), *_SHORT.values(), title=f"within a prompt, features of {features}")
+        table = Table(_model(), *_SHORT.values(), title=f"within a prompt, features of {escape(features)}")
         for record in records:
             found = record["features"][features]
-            table.add_row(shown(record["model"]), *(_cells(found[name])[0] for name in _SHORT))
+            table.add_row(Text(shown(record["model"])), *(_cells(found[name])[0] for name in _SHORT))
         yield table
     if "variance" in records[0]:
         table = Table(_model(), "reward", "variance", "prompt", "x_T", "prompt and x_T", "chain")
         for record in records:
             for reward, parts in record["variance"].items():
-                table.add_row(shown(record["model"]), reward, *_shares(parts))
+                table.add_row(Text(shown(record["model"])), Text(reward), *_shares(parts))
         yield table
     if "implicit_accuracy" in records[-1]:
         table = Table(_model(), "implicit accuracy", "pairs")
         for record in records:
             if found := record.get("implicit_accuracy"):
                 cell = f"{found['value']:.3f} ± {found['error']:.3f}"
-                table.add_row(shown(record["model"]), cell, str(found["pairs"]))
+                table.add_row(Text(shown(record["model"])), cell, str(found["pairs"]))
         yield table
 
 
@@ -59,7 +61,7 @@ def _model() -> Column:
 
 
 def _title(reward: str, trained: bool) -> str:
-    return f"{reward} ({'trained on' if trained else 'not trained on'})"
+    return f"{escape(reward)} ({'trained on' if trained else 'not trained on'})"
 
 
 def _cells(estimate: Mapping[str, float | None] | None) -> tuple[str, str]:

@@ -10,6 +10,7 @@ What the guard says is a function of the evaluations on record alone: after a re
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ import pyarrow as pa
 
 from cluster.config.guard import TRAINED, WATCHED, GuardConfig, RuleConfig
 from cluster.records.warned import Warned
+
+_log = logging.getLogger(__name__)
 
 _SPLITS = {"train": "the training prompts", "held_out": "the held-out prompts"}
 _LEAST = 1e-9  # a deviation; where all scores are equal it is not 0 but for rounding
@@ -105,6 +108,11 @@ class Guard:
         """Hold an evaluation to the rules: one warning for each rule and figure that is broken for the first time."""
         if self._first is None:
             self._first, self._chosen = found, self._choose(found)
+            if self._best == WATCHED and self._names[WATCHED] and list(self._chosen) == list(self._names[TRAINED]):
+                _log.warning(
+                    "No watched reward gave a score in the first evaluation, so the best checkpoint is that of the "
+                    "highest trained reward; name another figure in guard.best, or begin again when they answer."
+                )
         used: dict[str, float] = {}
         warnings: list[Warned] = []
         stop: str | None = None
@@ -133,7 +141,7 @@ class Guard:
         return Verdict(used, warnings, best, stop)
 
     def _choose(self, first: Evaluation) -> Sequence[str]:
-        """The rewards that the best evaluation is chosen by: the trained ones where no watched one has a score."""
+        """The rewards that the best evaluation is chosen by: the trained ones where no watched one has a score here."""
         if self._best is None:
             return ()
         watched = {f"{split}/{name}" for split in _SPLITS for name in self._names[WATCHED]}

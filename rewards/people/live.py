@@ -75,7 +75,7 @@ class Batches:
             batch: Its number.
             pairs: The question of each pair, by the pair's number; their pictures are there.
             others: Numbers of pairs that have other pictures than when they were asked about: the questions of then are
-                closed, and those of now asked.
+                closed, and those of now asked, as is a pair that had no question.
 
         Raises:
             NotKept: If it cannot be written.
@@ -83,7 +83,7 @@ class Batches:
         known = self._asked.get(batch)
         if known is None:
             self._note(batch, {}, pairs)
-        elif others:
+        elif others or pairs.keys() - known.keys():
             questions.close(self.folder, [known[number].id for number in others])
             kept = {number: question for number, question in known.items() if number not in others}
             self._note(batch, kept, {number: question for number, question in pairs.items() if number not in kept})

@@ -222,6 +222,7 @@ def test_the_table_has_means_and_standard_errors() -> None:
     assert of["runs"] == "2"
     assert of["train gold change"] == "+0.200 ± 0.100"
     assert of["queries"] == "1,920"
+    assert of["KL, nats of a chain"] == "12.00 ± 0.00"
     assert dict(zip(head, alone, strict=True))["train gold change"] == "+0.100"
 
 

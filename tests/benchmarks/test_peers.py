@@ -27,7 +27,7 @@ from benchmarks.peers.pictures import pairs
 from benchmarks.peers.plain_ddpo import PlainDdpo, standardised
 from benchmarks.peers.process import Process
 from benchmarks.peers.rounds import check_equal, of_records, ratios, speed
-from benchmarks.peers.work import Round, Side, Tally, Unlike, Work, answer, measure
+from benchmarks.peers.work import Round, Side, Tally, Unlike, Work, alike, answer, measure
 from cluster.errors import ConfigError
 from cluster.prompts import make_requests
 from learner.objectives.diffusion_dpo import DiffusionDPOConfig
@@ -90,6 +90,8 @@ def test_updates_that_differ_are_refused(work: Work) -> None:
     side = Fake(work, 4, tally)
     update, done = side.update, iter(range(2))
     side.update = lambda: update() if next(done) else None  # type: ignore[method-assign]
+    with pytest.raises(Unlike, match="Updates are not there: none was recorded"):
+        alike("Updates", [])
     with pytest.raises(Unlike, match="not alike: one had 0 judged images, 0 network evaluations, 0 optimizer steps"):
         measure(side, tally, 2)
     side = Wavering(work, 4, tally)

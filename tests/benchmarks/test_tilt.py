@@ -105,6 +105,17 @@ def test_diversity_without_weights_is_the_mean_distance_of_pairs() -> None:
     assert found == pytest.approx(np.mean([mean_pairwise_distance(features[groups == of]) for of in (0, 1)]))
 
 
+def test_one_sample_alone_has_no_diversity_and_is_at_no_distance_from_itself() -> None:
+    rng = np.random.default_rng(0)
+    features, groups = rng.normal(3, 1, (40, 64)).astype(np.float32), np.repeat([0, 1], 20)
+    reward = np.zeros(40)
+    reward[7] = 1.0  # at beta 40 all but e^-40 of the first prompt's weight
+    assert np.isnan(Spread(features, groups).diversity(tilted(reward, groups, 40.0)))
+    spread = Spread(np.repeat(features[:1], 40, axis=0), groups)
+    assert spread.diversity(tilted(np.zeros(40), groups, 1.0)) < 0.01  # float32 of |a|^2 + |b|^2 - 2 ab
+    assert all((np.diag(between) == 0).all() for between in spread._distances)
+
+
 def test_the_diversity_of_a_tilted_gaussian_is_as_in_closed_form() -> None:
     """E|X - X'| = 2 sigma / sqrt(pi), here with sigma^2 = 1 / (1 + beta)."""
     x = np.random.default_rng(0).standard_normal(3000)

@@ -75,3 +75,11 @@ def test_names_of_checkpoints_that_differ_at_their_end_are_shown_whole() -> None
     text = told({"trained_on": [], "models": [record(name, 0.5, 1.0) for name in names]})
     for name in names:
         assert name[-6:] in text.rpartition("within a prompt")[2]
+
+
+def test_brackets_of_a_name_are_shown() -> None:
+    one = record("lr[x]-4", 0.5, 1.0)
+    one["rewards"]["clip[/b]"] = one["rewards"].pop("clip")
+    text = told({"trained_on": [], "models": [one]})
+    assert text.count("lr[x]-4") == 2
+    assert "clip[/b] (not trained on)" in text

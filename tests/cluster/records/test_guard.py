@@ -165,16 +165,19 @@ def test_what_is_on_disk_is_what_has_to_be_bettered(kept: int | None, best: int 
     assert [watch.look(evaluated(3 + i, watched)).best for i, watched in enumerate([0.4, 0.6])] == then
 
 
-def test_where_nothing_is_watched_the_trained_reward_says_which_is_best() -> None:
+def test_where_nothing_is_watched_the_trained_reward_says_which_is_best(caplog: pytest.LogCaptureFixture) -> None:
     watch = Guard(GuardConfig(), {"trained": 1.0})
     assert [watch.look(evaluated(i, trained=value)).best for i, value in enumerate([0.0, 1.0, 0.5])] == [
         True,
         True,
         False,
     ]
+    assert not caplog.text
 
 
-def test_a_watched_reward_without_a_score_leaves_the_choice_to_the_trained_one() -> None:
+def test_a_watched_reward_without_a_score_leaves_the_choice_to_the_trained_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     watch = Guard(GuardConfig(), {"trained": 1.0, "unheard": 0.0})
     nothing = {"held_out/unheard": np.full(16, math.nan)}
     best = []
@@ -185,6 +188,7 @@ def test_a_watched_reward_without_a_score_leaves_the_choice_to_the_trained_one()
         assert "watched" not in verdict.used
     assert best == [True, True, False]
     assert watch.best == 1
+    assert caplog.text.count("No watched reward gave a score in the first evaluation") == 1
 
 
 def test_one_watched_reward_with_a_score_is_enough_to_choose_by() -> None:

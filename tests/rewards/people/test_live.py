@@ -84,6 +84,14 @@ def test_other_pictures_take_the_places_of_those_that_were_asked_about(tmp_path:
     assert batches.asked(0) == now
 
 
+def test_a_pair_that_had_one_picture_twice_and_now_has_two_is_asked_about(tmp_path: Path) -> None:
+    Batches(tmp_path).ask(0, {0: pair("a")})
+    batches = Batches(tmp_path)
+    batches.ask(0, {0: pair("a"), 1: pair("b")})
+    assert batches.asked(0) == {0: pair("a"), 1: pair("b")}
+    assert len(Questions(tmp_path)) == 2
+
+
 def test_a_driver_that_is_killed_between_its_two_files_asks_all_the_same(tmp_path: Path) -> None:
     batches = Batches(tmp_path)
     batches.ask(0, {0: pair("a")})
