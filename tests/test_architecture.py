@@ -64,6 +64,7 @@ def test_the_readme_names_every_objective() -> None:
 ROOMS = (
     "text",
     "arguments",
+    "counting",
     "errors",
     "settings",
     "published",

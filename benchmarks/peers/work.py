@@ -122,9 +122,10 @@ def alike(who: str, counts: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     Raises:
         Unlike: If it was not the same each time.
     """
-    first, *others = dict.fromkeys(counts) or [None]
-    if first is None:
+    different = list(dict.fromkeys(counts))
+    if not different:
         raise Unlike(f"{who} are not there: none was recorded.")
+    first, *others = different
     if others:
         one, another = (
             ", ".join(f"{count:,} {called}" for count, called in zip(of, COUNTS.values(), strict=True))

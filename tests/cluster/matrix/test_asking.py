@@ -60,4 +60,5 @@ def test_a_run_that_asks_people_is_judged_by_its_other_rewards(make_config: Call
     matrix = ask([str(run)], samples=2, rewards=[], every=False, average=False, **idle)
     assert [column.name for column in matrix.columns] == ["shapes_agreement", "shapes_gold", "shapes_agreement"]
     assert matrix.facts["trained_on"] == []
-    assert (matrix.facts["prompts_of"], matrix.facts["settings"]) == (make_config().prompts.train, [])
+    assert matrix.facts["prompts_of"] == str(run / "prompts" / "held_out" / "held_out.txt")
+    assert matrix.facts["settings"] == []
