@@ -14,15 +14,15 @@ _QUOTED = r""""(?:\\[\s\S]|[^"\\])*"|'(?:''|[^'])*'"""
 # A line of YAML or a word of a command, which the value ends with, and a key in braces.
 _BEFORE = r"[ \t]*(?:-[ \t]+)*(?:[^\s={:]*\.)?"
 _LINE = re.compile(rf"^({_BEFORE}{_NAME}(?:=|:[ \t])[ \t]*)(?!null$)({_QUOTED}|.+)", re.I | re.M)
-# A list below its key, with all that its items say.
-_BLOCK = re.compile(rf"^([ \t]*)((?:-[ \t]+)*{_NAME}:)\n\1[ \t]*- .*(?:\n\1(?:- |[ \t]+).*)*", re.I | re.M)
+# A list below its key, which may be the first of an item, with all that its items say.
+_BLOCK = re.compile(rf"^([ \t]*)(- )?({_NAME}:)\n\1(?(2)  )[ \t]*- .*(?:\n\1(?(2)  )(?:- |[ \t]+).*)*", re.I | re.M)
 _INNER = re.compile(rf"""([{{,]\s*["']?{_NAME}["']?:\s*)(?!null\b)({_QUOTED}|\[[^\]]*\]|\{{[^}}]*\}}|[^,}}]+)""", re.I)
 
 
 def masked(settings: Any) -> Any:
     """Settings, in a copy, as lists and mappings have them, or as a text: YAML, or a word of a command."""
     if isinstance(settings, str):
-        blocks = _BLOCK.sub(rf"\1\2 {_MASK}", settings)
+        blocks = _BLOCK.sub(lambda key: f"{key[1]}{key[2] or ''}{key[3]} {_MASK}", settings)
         return _INNER.sub(rf"\1{_MASK}", _LINE.sub(rf"\1{_MASK}", blocks))
     if isinstance(settings, list):
         return [masked(value) for value in settings]

@@ -33,11 +33,17 @@ def test_only_secrets_are_masked() -> None:
 )
 def test_the_last_word_of_a_name_says_that_it_is_a_secret(name: str) -> None:
     near = {f"{name}_file": "here", f"{name}_variable": "HERE", f"{name}s": "plain", "monkey": "plain"}
-    settings = {"a": [{name: SECRET, **near}], "b": {name: {"kind": "x"}}, "c": {name: [SECRET, {"d": SECRET}], **near}}
+    settings = {
+        "a": [{name: SECRET, **near}],
+        "b": {name: {"kind": "x"}},
+        "c": {name: [SECRET, {"d": SECRET}], **near},
+        "e": [{name: [SECRET, {"d": SECRET}], **near}, {name: [SECRET]}],
+    }
     assert masked(settings) == {
         "a": [{name: "***", **near}],
         "b": {name: {"kind": "x"}},
         "c": {name: "***", **near},
+        "e": [{name: "***", **near}, {name: "***"}],
     }
     assert yaml_text.read(masked(yaml_text.write(settings)).replace("***", "'***'")) == masked(settings)
     assert masked(f"rewards.far.options.{name}=a b") == f"rewards.far.options.{name}=***"
