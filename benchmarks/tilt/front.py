@@ -6,8 +6,9 @@ GRID is a file as `benchmarks.methods` has them, of which each "world" is a rewa
 this file. Runs, pictures and figures are kept: finished runs are passed over, begun ones go on. Compared are residual
 nabla-DB's arms with every other where a run's path first reaches the pretrained model's reward plus .25, .5, 1 and 1.5
 of its deviations within a prompt; an arm is ahead or behind where 0 is outside of the 95 % interval of the mean
-difference over seeds (Student's: 4.3 standard errors for three). Writes table.md and WORLD.png to runs/GRID, or to
---folder.
+difference over seeds (Student's: 4.3 standard errors for three). Writes to runs/GRID, or to --folder: table.md, the
+fronts (WORLD.png), what each method pays for its reward (WORLD-costs.png), and pictures of a run of each arm at equal
+reward and at its end (WORLD-pictures.png).
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from benchmarks.methods.grid import Cell, cells, load_grid
 from benchmarks.signals import ended_by_sigterm, heed
 from benchmarks.tilt.compare import NUMBERS, Exact
 from benchmarks.tilt.equal import MEASURES, Claim, at_reward, claims
-from benchmarks.tilt.paths import BETAS, IMAGES, exact, path_of
-from benchmarks.tilt.pictures import draw_front
+from benchmarks.tilt.paths import BETAS, IMAGES, drawn_base, exact, models_of, path_of
+from benchmarks.tilt.pictures import draw_costs, draw_front, draw_sheet
+from benchmarks.tilt.sheets import of_run, of_tilt
 from cluster.arguments import Parser
 from cluster.errors import ConfigError, sentence
 from cluster.records import given
 from cluster.records.files import replacing
+from cluster.records.reading import Records
 from cluster.text import shown
 from shapes.arguments import positive
 
@@ -173,12 +176,8 @@ def compare(question: str, made: Sequence[Cell], images: int, each: int, folder:
             paths.setdefault(cell.arm, {})[cell.seed] = numbers_of(cell, tilt, each, folder / "pictures")
         nabla = {cell.arm for cell in runs if cell.config.objective.name.startswith("residual_nabla_db")}
         lines += table(world, paths, tilt, [arm for arm in paths if arm in nabla])
-        curves = {
-            arm: [np.array([of["reward"], of["diversity"], of["distance"]]).T for of in by_seed.values()]
-            for arm, by_seed in paths.items()
-        }
-        draw_front([tilt.at(beta) for beta in BETAS], curves, folder / f"{world}.png")
-        print(f"picture: {shown(str(folder / f'{world}.png'))}")
+        for picture in draw_all(runs, paths, tilt, images, each, folder):
+            print(f"picture: {shown(str(picture))}")
     missing = [f"{cell.name}: {failure(cell) or 'not finished yet.'}" for cell in made if not is_finished(cell)]
     if len(missing) == len(made):
         raise ConfigError(f"No run of the grid is finished in {folder} ({missing[0]})")
@@ -187,6 +186,39 @@ def compare(question: str, made: Sequence[Cell], images: int, each: int, folder:
         file.write(text.encode())
     print(text)
     return missing
+
+
+def draw_all(
+    runs: Sequence[Cell], paths: Mapping[str, Mapping[int, Numbers]], tilt: Exact, images: int, each: int, folder: Path
+) -> list[Path]:
+    """Write a reward's pictures; returns their files."""
+    world = runs[0].world
+    files = [folder / f"{world}{what}.png" for what in ("", "-costs", "-pictures")]
+    curves = {
+        arm: [np.array([of["reward"], of["diversity"], of["distance"]]).T for of in by_seed.values()]
+        for arm, by_seed in paths.items()
+    }
+    draw_front([tilt.at(beta) for beta in BETAS], curves, files[0])
+    draw_costs(
+        {arm: [spent(cell, paths[arm][cell.seed]) for cell in runs if cell.arm == arm] for arm in paths}, files[1]
+    )
+    rewards = [tilt.at(0.0).reward + target * tilt.deviation for target in TARGETS]
+    base, first = drawn_base(runs[0].config, images, folder / "pictures"), {cell.arm: cell for cell in reversed(runs)}
+    rows = {"exact tilt": of_tilt(tilt, base, rewards)} | {
+        arm: of_run(first[arm], paths[arm][first[arm].seed], rewards, each, folder / "pictures") for arm in paths
+    }
+    draw_sheet(rows, ["pretrained", *(f"+{target:g}" for target in TARGETS), "last batch"], files[2])
+    return files
+
+
+def spent(cell: Cell, path: Numbers) -> np.ndarray:
+    """Reward and what was spent until there, `(checkpoints, 1 + len(COSTS))`, of a run."""
+    found, iterations = Records(cell.run).metrics(), sorted(models_of(cell.run, cell.config))
+    seconds = dict(zip(
+        (at for at, _ in found["time/iteration"]), np.cumsum([of for _, of in found["time/iteration"]]), strict=True
+    ))  # fmt: skip
+    costs = dict(found["reward_queries"]), dict(found["network_evaluations"]), seconds
+    return np.column_stack([path["reward"], *([of.get(at, 0.0) for at in iterations] for of in costs)])
 
 
 if __name__ == "__main__":

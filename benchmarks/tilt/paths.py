@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.tilt.compare import Compared, Exact
-from benchmarks.tilt.draws import BASE, COMPARED, TILT, draw
+from benchmarks.tilt.draws import BASE, COMPARED, TILT, Drawn, draw
 from benchmarks.tilt.judging import judge, world_of
 from cluster.config import Config
 from cluster.errors import ConfigError
@@ -29,15 +29,17 @@ def exact(config: Config, images: int, folder: Path) -> Exact:
         ConfigError: If the model is of no embedded world, or a picture has no reward.
     """
     world_of(config)  # before anything is drawn
-    prompts = read_prompts(config.prompts.train)
+    return Exact(judge(drawn_base(config, images, folder), read_prompts(config.prompts.train), config))
+
+
+def drawn_base(config: Config, images: int, folder: Path) -> Drawn:
+    """The pictures that the tilt of a run rests on, see `exact`."""
     base = Trained("pretrained", config.policy.model_copy(update={"model": config.pipeline}))
-    return Exact(judge(draw(base, prompts, images, folder, seed=0, noise=TILT, bare=True), prompts, config))
+    return draw(base, read_prompts(config.prompts.train), images, folder, seed=0, noise=TILT, bare=True)
 
 
 def path_of(run: Path, config: Config, like: Config, tilt: Exact, each: int, folder: Path) -> dict[int, Compared]:
     """What the pretrained model and each kept checkpoint of a run come to, by iteration.
-
-    All are drawn with the same noise, that of the run's seed, which is none of the training's and none of the tilt's.
 
     Args:
         run: Its folder.
@@ -51,22 +53,31 @@ def path_of(run: Path, config: Config, like: Config, tilt: Exact, each: int, fol
         ConfigError: If the run has another tilt, or nothing to draw.
     """
     _check(run, config, like)
-    prompts = read_prompts(config.prompts.train)
-    models = {0: Trained("pretrained", config.policy.model_copy(update={"model": config.pipeline}))}
-    for kept in checkpoint.list_all(run / "checkpoints"):
-        models[checkpoint.verify(kept)] = find(str(kept))
+    prompts, models = read_prompts(config.prompts.train), models_of(run, config)
     if len(models) == 1:
         raise ConfigError(f"{run} has no checkpoint to draw with.")
     return {
-        iteration: tilt.beside(
-            judge(
-                draw(model, prompts, each * len(prompts), folder, seed=config.seed, noise=COMPARED, bare=not iteration),
-                prompts,
-                like,
-            )
-        )
+        iteration: tilt.beside(judge(drawn_by(model, config, each, folder), prompts, like))
         for iteration, model in models.items()
     }
+
+
+def models_of(run: Path, config: Config) -> dict[int, Trained]:
+    """The pretrained model of a run, as 0, and its kept checkpoints, by iteration."""
+    models = {0: Trained("pretrained", config.policy.model_copy(update={"model": config.pipeline}))}
+    for kept in checkpoint.list_all(run / "checkpoints"):
+        models[checkpoint.verify(kept)] = find(str(kept))
+    return models
+
+
+def drawn_by(model: Trained, config: Config, each: int, folder: Path) -> Drawn:
+    """Pictures of one of `models_of`, so many of each training prompt at least.
+
+    All models of a run are drawn with the same noise, that of its seed, which is none of the training's and none of the
+    tilt's.
+    """
+    prompts, bare = read_prompts(config.prompts.train), model.checkpoint is None
+    return draw(model, prompts, each * len(prompts), folder, seed=config.seed, noise=COMPARED, bare=bare)
 
 
 def _check(run: Path, config: Config, like: Config) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from actors.policy import Policy
-from benchmarks.methods.grid import cells, load_grid
+from benchmarks.methods.grid import Cell, cells, load_grid
 from benchmarks.tilt import front
 from benchmarks.tilt.__main__ import main
 from benchmarks.tilt.compare import NUMBERS, Exact
-from benchmarks.tilt.draws import draw
+from benchmarks.tilt.draws import Drawn, draw
 from benchmarks.tilt.equal import MEASURES, at_reward, claims
 from benchmarks.tilt.judging import Judged, grounds
+from benchmarks.tilt.pictures import at_quickest
+from benchmarks.tilt.sheets import of_run, of_tilt
 from benchmarks.tilt.tilt import (
     Spread,
     beta_at,
@@ -249,6 +251,28 @@ def test_a_policy_beyond_every_tilt_has_figures_of_its_own_alone() -> None:
     assert np.isfinite([found.reward, found.gold, found.diversity, found.distance]).all()
 
 
+def test_pictures_of_the_tilt_are_drawn_by_its_weights_each_under_its_prompt() -> None:
+    made = made_up(2000, 0)
+    pixels = np.zeros((2000, 1, 1, 3), np.uint8)
+    pixels[:, 0, 0] = np.stack([np.arange(2000) // 256, np.arange(2000) % 256, made.groups], axis=1)
+    shown = of_tilt(Exact(made), Drawn(pixels, made.groups), [1.5, 50.0])
+    assert shown[2] is None  # no tilt has such a reward
+    for found, reward in zip(shown[:2], (0.0, 1.5), strict=True):
+        assert found is not None
+        assert found[0].shape == (2, 2, 1, 1, 3)  # two pictures of each of two prompts
+        assert found[0][:, :, 0, 0, 2].tolist() == [[0, 1], [0, 1]]
+        assert found[1].startswith(f"reward {reward:.2f}") or reward == 0.0
+    rows = [np.tensordot(of[0][:, :, 0, 0, :2].astype(int), [256, 1], 1) for of in shown[:2] if of is not None]
+    assert made.reward[rows[1]].min() > max(0.5, made.reward[rows[0]].mean())
+    assert len(set(rows[1].flatten())) == 4
+
+
+def test_seconds_are_those_of_the_quickest_run() -> None:
+    slow, quick = np.array([[0, 1.0], [9, 2], [18, 4]]), np.array([[0, 1.5], [4, 2.5]])
+    assert at_quickest([slow, quick])[0].tolist() == [[0, 1], [4, 2]]
+    assert at_quickest([slow, quick])[1].tolist() == quick.tolist()
+
+
 WORDS = ("policy.steps=2", "rewards.shapes_agreement.weight=0", "rewards.brightness.weight=4")
 
 
@@ -292,6 +316,15 @@ def test_runs_are_put_beside_the_tilt(config: Config, tmp_path: Path, capsys: py
     # A fresh adapter changes nothing: the same noise, the same pictures.
     first, second = (line for line in said.splitlines() if line.startswith("│ run"))
     assert first.split("│")[3:] == second.split("│")[3:]
+    # What it has spent, and what it draws: it comes to its own reward at once, and never to a higher one.
+    run.record(1, {"reward_queries": 8.0, "network_evaluations": 32.0, "time/iteration": 2.5}, {})
+    cell, path = Cell("brightness", "ddpo", 0, (), config), {"reward": [1.0, 1.0], "gold": [0.5, 0.5]}
+    assert front.spent(cell, path).tolist() == [[1, 0, 0, 0], [1, 8, 32, 2.5]]
+    shown = of_run(cell, path, [0.9, 1.1], 2, tmp_path / "tilt")
+    assert shown[2] is None
+    assert [of[1] for of in shown if of is not None] == ["reward 1.00, gold 0.50"] * 3
+    np.testing.assert_array_equal(shown[0][0], shown[3][0])
+    assert shown[0][0].shape == (2, 2, 32, 32, 3)
 
 
 def test_what_has_no_tilt_is_refused_in_one_line(
