@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,16 +192,25 @@ def _own_prompts(run: Config) -> str:
 def judge(config: Config, name: str) -> str:
     """A reward's name with a checksum of what it is.
 
-    That is of its settings, of the file that its class is in, and of the files that its options name, or that lie in a
-    folder which they name, on this machine. How one gets into a reward service, and how long one waits for it, says
-    nothing of what it answers.
+    That is of its settings, of the file that its class is in, and of the files that its options name, in lists too, or
+    that lie in a folder which they name, on this machine. How one gets into a reward service, and how long one waits
+    for it, says nothing of what it answers.
     """
     reward = config.rewards[name]
     kind = reward.kind or name
     options = {key: value for key, value in reward.options.items() if not (is_remote(kind) and key in _WAY_IN)}
     source = getattr(sys.modules.get(config.reward_class(name).__module__), "__file__", None)
-    contents = [_contents(value) for value in (source, *options.values()) if isinstance(value, str)]
+    contents = [_contents(text) for text in _texts([source, *options.values()])]
     return f"{name}-{digest([kind, options, reward.environment, contents])[:8]}"
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in a value of JSON's kinds, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | Sequence):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
 
 
 def _contents(value: str) -> str:

@@ -23,18 +23,19 @@ def test_a_judge_is_another_where_its_settings_its_source_or_its_files_are(
     folder.mkdir()
     file.write_bytes(b"one")
 
-    def name(path: Path, note: str = "") -> str:
-        options = f"options: {{path: {path}, note: '{note}'}}"
+    def name(path: Path | list[Path], note: str = "") -> str:
+        named = f"[{', '.join(map(str, path))}]" if isinstance(path, list) else path
+        options = f"options: {{path: {named}, note: '{note}'}}"
         words = ["prompts.train=none", f"rewards={{own: {{kind: judge_of_mine:score, weight: 0, {options}}}}}"]
         return judge(read_config(None, words), "own")
 
-    found = [name(folder), name(file), name(folder, "a text " * 1000)]
-    assert [name(folder), name(file)] == found[:2]
+    found = [name(folder), name(file), name([file, folder]), name(folder, "a text " * 1000)]
+    assert [name(folder), name(file), name([file, folder])] == found[:3]
     file.write_bytes(b"two")
-    found += [name(folder), name(file)]
+    found += [name(folder), name(file), name([file, folder])]
     source.write_text("def score(images, prompts, path, note=''): return images.amax((1, 2, 3))")
-    found += [name(folder), name(file)]
-    assert len(set(found)) == 7
+    found += [name(folder), name(file), name([file, folder])]
+    assert len(set(found)) == 10
     assert all(one.startswith("own-") for one in found)
 
 
