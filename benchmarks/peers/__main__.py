@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cache = Path.home() / ".cache" / "reinoise" / "peers"
     parser.add_argument("--environments", type=Path, default=cache, help=f"where those of peers are ({cache})")
     args = parser.parse_args(arguments)
+    if args.folder and args.to_gold is None:
+        parser.error("--folder keeps the adapters of --to-gold, which is not asked for")
     environments, settings = args.environments.absolute(), args.settings
     try:
         if args.to_gold is not None:

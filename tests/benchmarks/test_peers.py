@@ -271,6 +271,9 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["objective.updates=3"]) == 1
     assert capsys.readouterr().err.startswith("error: Peers take one optimizer step an update")
+    with pytest.raises(SystemExit):
+        main(["--folder", "kept"])
+    assert "--folder keeps the adapters of --to-gold" in capsys.readouterr().err
 
 
 class Alone:
