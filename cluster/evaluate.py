@@ -68,9 +68,11 @@ def evaluate(matrix: Matrix, out: Path, console: Console, together: bool) -> dic
 
     with counting(console, "steps") as count:
         work(matrix.config, place, store, matrix.draws, matrix.columns, count)
-    records = figures(store, matrix.entries, matrix.columns, matrix.shape)
+    with counting(console, "models, figures") as count:
+        records = figures(store, matrix.entries, matrix.columns, matrix.shape, count)
     if matrix.pairs is not None:
-        found = implicit_accuracies(place, store, matrix.entries, matrix.pairs)
+        with counting(console, "models, pairs") as count:
+            found = implicit_accuracies(place, store, matrix.entries, matrix.pairs, count)
         records = [
             {**r, "implicit_accuracy": found[r["model"]]} if r["model"] in found else r for r in records
         ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,11 @@ _MOVED = {"prompt_averaged_fid": fid, "kid": kid}
 
 
 def figures(
-    store: Store, entries: Sequence[Entry], columns: Sequence[Column], shape: tuple[int, int, int]
+    store: Store,
+    entries: Sequence[Entry],
+    columns: Sequence[Column],
+    shape: tuple[int, int, int],
+    progress: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
     """A record of each entry, as JSON has it.
 
@@ -33,6 +37,7 @@ def figures(
         entries: The rows.
         columns: Of scores and of features.
         shape: Prompts, initial noises and chains of the crossed design, if there is one.
+        progress: Is told how many entries of how many are done.
 
     Returns:
         `model`, `source`, `group`, `base` (whether it is a base model), `against` (the name of its base model);
@@ -41,7 +46,11 @@ def figures(
         Estimates are objects of `value`, `error`, `low` and `high`, null where unknown.
     """
     names = {entry.draw.key: entry.name for entry in entries if entry.is_base}
-    return [{**_record(store, entry, columns, shape), "against": names[entry.base.key]} for entry in entries]
+    records = []
+    for done, entry in enumerate(entries, start=1):
+        records.append({**_record(store, entry, columns, shape), "against": names[entry.base.key]})
+        progress(done, len(entries))
+    return records
 
 
 def _record(store: Store, entry: Entry, columns: Sequence[Column], shape: tuple[int, int, int]) -> dict[str, Any]:

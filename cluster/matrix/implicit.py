@@ -31,9 +31,20 @@ class Pairs(NamedTuple):
 
 
 def implicit_accuracies(
-    place: Callable[[], Placement], store: Store, entries: Sequence[Entry], pairs: Pairs
+    place: Callable[[], Placement],
+    store: Store,
+    entries: Sequence[Entry],
+    pairs: Pairs,
+    progress: Callable[[int, int], None],
 ) -> dict[str, dict[str, float]]:
     """Of each model that has an adapter the share of pairs that it tells apart as people did: value, error, pairs.
+
+    Args:
+        place: Says where actors go, when the first is needed.
+        store: Where what is done is kept.
+        entries: The models; base models are passed over.
+        pairs: Which.
+        progress: Is told how many of those models that are not done yet are, and how many they were.
 
     Raises:
         ValueError: If the dataset is none, or people told none of its pairs apart.
@@ -56,10 +67,12 @@ def implicit_accuracies(
         with at_once():
             task = ray.remote(_measure).options(**placement.sampler)
             answers = {name: task.remote(policy, pairs) for name, (_, policy) in asked.items()}
-            for name, answer in answers.items():
+            progress(0, len(answers))
+            for done, (name, answer) in enumerate(answers.items(), start=1):
                 found[name] = ray.get(answer)
                 with replacing(asked[name][0]) as file:
                     file.write(json.dumps(found[name]).encode())
+                progress(done, len(answers))
     return found
 
 
