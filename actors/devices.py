@@ -54,8 +54,8 @@ def keep_freed_memory() -> None:
     """
     if hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 32 * 2**20)  # the most that glibc takes
-        libc.mallopt(m_trim_threshold, -1)
+        if libc.mallopt(m_mmap_threshold, 32 * 2**20):  # which is 0 where it is refused
+            libc.mallopt(m_trim_threshold, -1)
 
 
 def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

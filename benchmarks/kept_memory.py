@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             far.close()  # so that an end of the process ends the waiting for it
     try:
         measure(ends)
-    except EOFError:
+    except (EOFError, OSError):  # to be told, or to be asked
         print("error: A process that was to measure has ended.", file=sys.stderr)
         return 1
     return 0

@@ -24,8 +24,8 @@ import torch
 from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from cluster.config import Config, load_words
-from cluster.config.yaml_text import read
 from cluster.errors import ConfigError
+from cluster.yaml_text import read
 from learner.objectives.detailed_balance import DetailedBalanceConfig
 from learner.objectives.draft_lv import DRaFTLVConfig
 from learner.objectives.nabla_db import NablaDBConfig

@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from cluster.config.yaml_text import read
+from cluster.yaml_text import read
 from shapes import PIPELINES
 
 EMBEDDED = Path(__file__).parents[2] / "configs" / "shapes.yaml"

@@ -18,9 +18,9 @@ from cluster.config.numbers import check_numbers
 from cluster.config.rules import RULES
 from cluster.config.schema import Config
 from cluster.config.sentences import short
-from cluster.config.yaml_text import read
 from cluster.errors import ConfigError
 from cluster.text import decode
+from cluster.yaml_text import read
 
 _MAX_BYTES = 100_000  # of a config file; PyYAML reads a few hundred thousand a second
 

@@ -17,9 +17,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from actors.config import PolicyConfig
 from cluster.config.guard import GuardConfig
-from cluster.config.yaml_text import write
 from cluster.prompts import EVALUATED, absolute_source, read_prompts
 from cluster.start_images import first_step
+from cluster.yaml_text import write
 from learner.learner import LearnerConfig
 from learner.objectives import ObjectiveConfig
 from learner.objectives.ppod import PPODConfig

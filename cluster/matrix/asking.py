@@ -27,7 +27,7 @@ from cluster.matrix.entries import Entry, find_models, make_entries
 from cluster.matrix.implicit import Pairs
 from cluster.matrix.store import Column
 from cluster.prompts import read_prompts, spread
-from cluster.records.masking import masked
+from cluster.records.masking import masked_word
 from cluster.start_images import check_starts, image_of
 from cluster.trained import Trained, checksum
 from rewards import is_remote
@@ -132,7 +132,7 @@ def ask(
     facts = {
         "prompts": len(listed),
         "prompts_of": prompts or (run and _own_prompts(run)),
-        "settings": masked(settings),
+        "settings": [masked_word(word) for word in settings],
         "samples": samples,
         "seed": chosen,
         "trained_on": trained,

@@ -17,7 +17,7 @@ from cluster.pages.render import render
 from cluster.pages.summary import summary, trained
 from cluster.records.files import replacing
 from cluster.records.grids import EVERYWHERE
-from cluster.records.masking import masked
+from cluster.records.masking import masked_text
 from cluster.records.reading import CONFIG, Records
 from cluster.records.timeline import DRIVER
 from cluster.text import counted, shown
@@ -71,7 +71,7 @@ def _facts(run: Records) -> dict[str, Any]:
         "extremes": _extremes(splits, trained(config)),
         "timeline": _timeline(run),
         "work": _WORK,
-        "yaml": masked(_text(run.path / CONFIG)),
+        "yaml": masked_text(_text(run.path / CONFIG)),
     }
 
 

@@ -14,7 +14,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.config import Config, load_config, read_config, yaml_text
+from cluster import yaml_text
+from cluster.config import Config, load_config, read_config
 from cluster.errors import ConfigError
 from cluster.prompts import locate, read_prompts
 from cluster.records.files import replacing

@@ -10,7 +10,6 @@ What the guard says is a function of the evaluations on record alone: after a re
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,6 @@ import pyarrow as pa
 
 from cluster.config.guard import TRAINED, WATCHED, GuardConfig, RuleConfig
 from cluster.records.warned import Warned
-
-_log = logging.getLogger(__name__)
 
 _SPLITS = {"train": "the training prompts", "held_out": "the held-out prompts"}
 _LEAST = 1e-9  # a deviation; where all scores are equal it is not 0 but for rounding
@@ -72,6 +69,12 @@ def evaluation(iteration: int, metrics: Mapping[str, float], samples: pa.Table) 
     return Evaluation(iteration, figures, scores)
 
 
+def _scored(found: Evaluation, rewards: Sequence[str]) -> bool:
+    """Whether any of some rewards has a score in an evaluation."""
+    figures = (f"{split}/{name}" for split in _SPLITS for name in rewards)
+    return any(math.isfinite(found.figures.get(figure, math.nan)) for figure in figures)
+
+
 class Guard:
     """Sees the evaluations of a run in order.
 
@@ -106,15 +109,12 @@ class Guard:
 
     def look(self, found: Evaluation) -> Verdict:
         """Hold an evaluation to the rules: one warning for each rule and figure that is broken for the first time."""
+        warnings: list[Warned] = []
         if self._first is None:
             self._first, self._chosen = found, self._choose(found)
-            if self._best == WATCHED and self._names[WATCHED] and list(self._chosen) == list(self._names[TRAINED]):
-                _log.warning(
-                    "No watched reward gave a score in the first evaluation, so the best checkpoint is that of the "
-                    "highest trained reward; name another figure in guard.best, or begin again when they answer."
-                )
+            if self._best == WATCHED and self._names[WATCHED] and self._chosen is self._names[TRAINED]:
+                warnings.append(Warned(found.iteration, "best", self._of_no_watched(found)))
         used: dict[str, float] = {}
-        warnings: list[Warned] = []
         stop: str | None = None
         for name, rule in self._rules.items():
             for figure in self._figures(rule, found):
@@ -144,10 +144,18 @@ class Guard:
         """The rewards that the best evaluation is chosen by: the trained ones where no watched one has a score here."""
         if self._best is None:
             return ()
-        watched = {f"{split}/{name}" for split in _SPLITS for name in self._names[WATCHED]}
-        scored = any(math.isfinite(first.figures.get(figure, math.nan)) for figure in watched)
-        best = TRAINED if self._best == WATCHED and not scored else self._best
+        best = TRAINED if self._best == WATCHED and not _scored(first, self._names[WATCHED]) else self._best
         return self._names.get(best, [best])
+
+    def _of_no_watched(self, first: Evaluation) -> str:
+        trained = _scored(first, self._names[TRAINED])
+        instead = (
+            "the best checkpoint is that of the highest trained reward" if trained else "no best checkpoint is kept"
+        )
+        return (
+            f"No watched reward gave a score in the first evaluation, so {instead}; name another figure in guard.best, "
+            "or begin again when they answer."
+        )
 
     def _figures(self, rule: RuleConfig, found: Evaluation) -> Iterator[str]:
         names = self._names.get(rule.figure, [rule.figure])

@@ -1,6 +1,7 @@
 """Secrets among a run's settings, told by the last word of their names: `***` wherever else than to its config.yaml.
 
-A setting that names where a secret is, as `token_file` and `key_variable` do, is none.
+A setting that names where a secret is, as `token_file` and `key_variable` do, is none. What is a mapping is looked
+into, whatever its name, since a reward may be called `token`; a list is masked whole.
 """
 
 from __future__ import annotations
@@ -8,22 +9,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from cluster import yaml_text
+
 _MASK = "***"
 _NAME = r"(?:[\w-]*[_-])?(?:token|(?:api)?key|secret|password|passwd)"
-_QUOTED = r""""(?:\\[\s\S]|[^"\\])*"|'(?:''|[^'])*'"""
-# A line of YAML or a word of a command, which the value ends with, and a key in braces.
-_BEFORE = r"[ \t]*(?:-[ \t]+)*(?:[^\s={:]*\.)?"
-_LINE = re.compile(rf"^({_BEFORE}{_NAME}(?:=|:[ \t])[ \t]*)(?!null$)({_QUOTED}|.+)", re.I | re.M)
-# A list below its key, which may be the first of an item, with all that its items say.
-_BLOCK = re.compile(rf"^([ \t]*)(- )?({_NAME}:)\n\1(?(2)  )[ \t]*- .*(?:\n\1(?(2)  )(?:- |[ \t]+).*)*", re.I | re.M)
-_INNER = re.compile(rf"""([{{,]\s*["']?{_NAME}["']?:\s*)(?!null\b)({_QUOTED}|\[[^\]]*\]|\{{[^}}]*\}}|[^,}}]+)""", re.I)
+_SECRET = re.compile(rf"(?:.*\.)?{_NAME}", re.I)
+_SAID = re.compile(rf"\b{_NAME}\b", re.I)
+_WORD = re.compile(r"([^\s={}\[\]]+)=(.*)", re.S)
 
 
 def masked(settings: Any) -> Any:
-    """Settings, in a copy, as lists and mappings have them, or as a text: YAML, or a word of a command."""
-    if isinstance(settings, str):
-        blocks = _BLOCK.sub(lambda key: f"{key[1]}{key[2] or ''}{key[3]} {_MASK}", settings)
-        return _INNER.sub(rf"\1{_MASK}", _LINE.sub(rf"\1{_MASK}", blocks))
+    """Settings, in a copy, as lists and mappings have them."""
     if isinstance(settings, list):
         return [masked(value) for value in settings]
     if isinstance(settings, dict):
@@ -31,6 +27,30 @@ def masked(settings: Any) -> Any:
     return settings
 
 
+def masked_text(text: str) -> str:
+    """YAML with its secrets masked; what cannot be read is masked whole if it names one."""
+    try:
+        settings = yaml_text.read(text)
+    except ValueError:
+        return _MASK if _SAID.search(text) else text
+    return text if masked(settings) == settings else yaml_text.write(masked(settings))
+
+
+def masked_word(word: str) -> str:
+    """A word of a command, of which `key=value` may be a secret or, in braces, name some."""
+    if not (setting := _WORD.fullmatch(word)):
+        return word
+    key, value = setting.groups()
+    if value[:1] not in ("{", "["):
+        return f"{key}={_MASK}" if _secret(key, value) and value != "null" else word
+    try:
+        settings = {key: yaml_text.read(value)}
+    except ValueError:
+        return f"{key}={_MASK}" if _SAID.search(word) else word
+    said = masked(settings)
+    return word if said == settings else f"{key}={said[key] if said[key] == _MASK else yaml_text.write_line(said[key])}"
+
+
 def _secret(key: Any, value: Any) -> bool:
-    named = isinstance(key, str) and re.fullmatch(_NAME, key, re.I) is not None
+    named = isinstance(key, str) and _SECRET.fullmatch(key) is not None
     return named and value is not None and not isinstance(value, dict)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.records.files import writable
-from cluster.records.masking import masked
+from cluster.records.masking import masked_word
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,12 @@ def note_start(folder: Path, command: Sequence[str], machines: Sequence[Mapping[
     Raises:
         WriteError: If the folder cannot be written to.
     """
-    start = {"time": time.time(), "command": masked(list(command)), "versions": _versions(), "machines": list(machines)}
+    start = {
+        "time": time.time(),
+        "command": [masked_word(word) for word in command],
+        "versions": _versions(),
+        "machines": list(machines),
+    }
     with writable(folder), (folder / NAME).open("a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
 

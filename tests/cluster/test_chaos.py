@@ -22,10 +22,10 @@ from benchmarks.chaos import (
 from cluster.records.reading import Records
 from tests.support.faults import WINDOWS
 
+# A few, since each costs a minute where the machine is slow: `benchmarks.chaos` has them all.
 ON_A_CLUSTER: list[Blow] = [
-    (("sampler killed", "reward actor killed"), None),
-    (("reward actor paused",), None),
-    (("weight store killed",), "publish"),
+    (("sampler killed", "reward actor paused"), None),
+    (("weight store killed", "reward actor killed"), "publish"),
     (("learner killed",), "restore"),
     (("node lost",), None),
     (("driver killed",), "checkpoint"),
@@ -33,10 +33,8 @@ ON_A_CLUSTER: list[Blow] = [
 ]
 ON_ONE_MACHINE: list[Blow] = [
     (("driver killed",), None),
-    (("driver: SIGTERM",), "start"),
-    (("driver: Ctrl-C",), "evaluation"),
-    (("driver: terminal closed",), "checkpoint"),
-    (("learner killed", "driver: SIGTERM"), None),
+    (("driver: terminal closed",), "start"),
+    (("learner killed", "driver: Ctrl-C"), "evaluation"),
 ]
 
 

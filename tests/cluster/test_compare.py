@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import compare
-from cluster.config import Config, yaml_text
+from cluster import compare, yaml_text
+from cluster.config import Config
 from cluster.pages.compare import Front, Group, along, curve, final, front, notes, read_groups
 from cluster.pages.report import write_report
 from cluster.records.reading import CONFIG, Records

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster import list as listing
-from cluster.config import Config, yaml_text
+from cluster import yaml_text
+from cluster.config import Config
 from cluster.records.reading import CONFIG
 from cluster.records.rundir import RunDirectory
 from cluster.records.timeline import Span

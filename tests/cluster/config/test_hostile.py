@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import Config, load_config
-from cluster.config.yaml_text import write
 from cluster.errors import ConfigError
 from cluster.text import is_control
+from cluster.yaml_text import write
 
 SCALARS = st.one_of(
     st.none(),

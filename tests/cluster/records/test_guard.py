@@ -165,19 +165,24 @@ def test_what_is_on_disk_is_what_has_to_be_bettered(kept: int | None, best: int 
     assert [watch.look(evaluated(3 + i, watched)).best for i, watched in enumerate([0.4, 0.6])] == then
 
 
-def test_where_nothing_is_watched_the_trained_reward_says_which_is_best(caplog: pytest.LogCaptureFixture) -> None:
+def test_where_nothing_is_watched_the_trained_reward_says_which_is_best() -> None:
     watch = Guard(GuardConfig(), {"trained": 1.0})
-    assert [watch.look(evaluated(i, trained=value)).best for i, value in enumerate([0.0, 1.0, 0.5])] == [
-        True,
-        True,
-        False,
-    ]
-    assert not caplog.text
+    said = [watch.look(evaluated(i, trained=value)) for i, value in enumerate([0.0, 1.0, 0.5])]
+    assert [verdict.best for verdict in said] == [True, True, False]
+    assert not any(verdict.warnings for verdict in said)
 
 
-def test_a_watched_reward_without_a_score_leaves_the_choice_to_the_trained_one(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.mark.parametrize("weights", [{"unheard": 0.0}, {"unheard": 0.0, "silent": 1.0}])
+def test_without_any_score_at_first_it_says_that_no_best_checkpoint_is_kept(weights: dict[str, float]) -> None:
+    watch = Guard(GuardConfig(), weights)
+    first = watch.look(evaluated(0, **dict.fromkeys(weights, math.nan)))
+    (warning,) = first.warnings
+    assert "so no best checkpoint is kept" in warning.sentence
+    assert not watch.look(evaluated(1, **dict.fromkeys(weights, 1.0))).best
+    assert watch.best is None
+
+
+def test_a_watched_reward_without_a_score_leaves_the_choice_to_the_trained_one() -> None:
     watch = Guard(GuardConfig(), {"trained": 1.0, "unheard": 0.0})
     nothing = {"held_out/unheard": np.full(16, math.nan)}
     best = []
@@ -185,10 +190,11 @@ def test_a_watched_reward_without_a_score_leaves_the_choice_to_the_trained_one(
         found = evaluated(i, trained=value, unheard=math.nan)
         verdict = watch.look(Evaluation(i, found.figures, {**found.scores, **nothing}))
         best.append(verdict.best)
+        assert [warning.rule for warning in verdict.warnings] == ["best"] * (i == 0)
+        assert all("that of the highest trained reward" in warning.sentence for warning in verdict.warnings)
         assert "watched" not in verdict.used
     assert best == [True, True, False]
     assert watch.best == 1
-    assert caplog.text.count("No watched reward gave a score in the first evaluation") == 1
 
 
 def test_one_watched_reward_with_a_score_is_enough_to_choose_by() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from cluster.config import Config, yaml_text
+from cluster import yaml_text
+from cluster.config import Config
 from cluster.pages import report
 from cluster.records import rundir
-from cluster.records.masking import masked
+from cluster.records.masking import masked, masked_text, masked_word
 from cluster.records.origin import NAME, note_start
 from cluster.records.reading import CONFIG
 from tests.support.made_up_run import make_up
@@ -45,29 +46,51 @@ def test_the_last_word_of_a_name_says_that_it_is_a_secret(name: str) -> None:
         "c": {name: "***", **near},
         "e": [{name: "***", **near}, {name: "***"}],
     }
-    assert yaml_text.read(masked(yaml_text.write(settings)).replace("***", "'***'")) == masked(settings)
-    assert masked(f"rewards.far.options.{name}=a b") == f"rewards.far.options.{name}=***"
+    assert yaml_text.read(masked_text(yaml_text.write(settings))) == masked(settings)
+    assert masked({f"far.{name}": "x"}) == {f"far.{name}": "***"}
+    assert masked_word(f"rewards.far.options.{name}=a b") == f"rewards.far.options.{name}=***"
+    assert masked_word(f"--{name}=a b") == f"--{name}=***"
 
 
-@pytest.mark.parametrize("secret", [SECRET, "a: b", "'", "1", 'a"b', "\t" + "a b" * 40, "two\nlines: 3"])
-def test_a_text_of_yaml_has_none_and_is_read_as_before(secret: str) -> None:
-    text = yaml_text.write({"a": {"token": secret, "password": None, "token_file": "here"}, "b": 1})
-    assert yaml_text.read(masked(text).replace("***", "'***'")) == {
-        "a": {"token": "***", "password": None, "token_file": "here"},
-        "b": 1,
-    }
+SECRETS = (
+    SECRET, "a: b", "'", "1", 'a"b', "\t" + "a b" * 40, "two\nlines: 3", "of many words " * 9, "a\n\nb",
+    ["-----\n\nMII\n\nbbb\n", "c"], [["a"], {"b": ["c"]}],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_text_of_yaml_has_none_and_is_read_as_before(secret: object) -> None:
+    plain = {"password": None, "token_file": "here", "question": "Is there a door, key: gold?", "list": ["token: x"]}
+    settings = {"a": [[{"token": secret, **plain}]], "b": {"api_key": secret, **plain}, "c": 1}
+    text = masked_text(yaml_text.write(settings))
+    assert yaml_text.read(text) == {"a": [[{"token": "***", **plain}]], "b": {"api_key": "***", **plain}, "c": 1}
+
+
+def test_what_has_no_secret_or_is_no_yaml_stays_or_is_masked_whole() -> None:
+    assert masked_text("# mine\nkind: a,\ntoken:\nseed: 1\n") == "# mine\nkind: a,\ntoken:\nseed: 1\n"
+    assert masked_text("a: [1\ntoken: s3cret") == "***"
+    assert masked_text("a: [1\n") == "a: [1\n"
 
 
 @pytest.mark.parametrize(
     ("word", "said"),
     [
         ("rewards.far.options.token=a,b c", "rewards.far.options.token=***"),
-        ("rewards={a: {b: {token: abc, api_key: 'd, e'}}}", "rewards={a: {b: {token: ***, api_key: ***}}}"),
-        ("rewards.far.options={token: [a, b], seed: 1}", "rewards.far.options={token: ***, seed: 1}"),
-        ("rewards.far.options={seed: 1, token: {a: b, c: d}}", "rewards.far.options={seed: 1, token: ***}"),
-        ("rewards.far.options={token: a b, seed: 1}", "rewards.far.options={token: ***, seed: 1}"),
+        ("rewards={a: {b: {token: abc, api_key: 'd, e'}}}", "rewards={a: {b: {token: '***', api_key: '***'}}}"),
+        ("rewards.far.options={token: [a, b], seed: 1}", "rewards.far.options={token: '***', seed: 1}"),
+        ("rewards.far.options={token: [[a], b], seed: 1}", "rewards.far.options={token: '***', seed: 1}"),
+        ("rewards.far.options={token: ['a]b'], seed: 1}", "rewards.far.options={token: '***', seed: 1}"),
+        ("rewards.far.options={'token' : a b, seed: 1}", "rewards.far.options={token: '***', seed: 1}"),
+        ("rewards.far.options={token : a b, seed: 1}", "rewards.far.options={token: '***', seed: 1}"),
+        ("rewards.far.options={token: null, seed: 1}", "rewards.far.options={token: null, seed: 1}"),
+        ("rewards.far.options={token: x", "rewards.far.options=***"),
+        ("rewards.far.options={note: x", "rewards.far.options={note: x"),
+        ("rewards.far.options.token=[a, b]", "rewards.far.options.token=***"),
+        ("rewards.far.options.token={a: b}", "rewards.far.options.token={a: b}"),
+        ("rewards.far.options.token=null", "rewards.far.options.token=null"),
         ("rewards.far.options.token_file=x", "rewards.far.options.token_file=x"),
         ("name=token", "name=token"),
+        ("Is there a key=gold?", "Is there a key=gold?"),
     ],
 )
 def test_words_of_a_command_are_masked(word: str, said: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import load_config, read_config
-from cluster.config.yaml_text import read, write
+from cluster.yaml_text import read, write
 
 ODD = "1e3 5e-4 1_000 0x1f 010 1:30 on no null ~ .inf nan 2024-01-01 << = ${a} \\${a} a:b a: # 1. .5 +1 1e - &a *a !a"
 TEXTS = st.text(max_size=12) | st.sampled_from([*ODD.split(), "", " ", "a: b", "- a", "\n", "\x85", "\u2028"])

@@ -6,6 +6,7 @@ and aliases that unfold without end are refused.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -66,6 +67,11 @@ def read(text: str) -> Any:
 def write(value: Any) -> str:
     """YAML of plain values, in their order."""
     return yaml.dump(value, Dumper=_Writer, sort_keys=False)
+
+
+def write_line(value: Any) -> str:
+    """YAML of a list or a mapping of plain values, in their order, on one line."""
+    return yaml.dump(value, Dumper=_Writer, sort_keys=False, default_flow_style=True, width=math.inf).strip()
 
 
 def _check_events(text: str) -> None:
