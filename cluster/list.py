@@ -64,8 +64,9 @@ def rows_of(kind: Kind, name: str | None = None) -> list[Row]:
 
 def _why_not(kind: Kind, name: str) -> str:
     if kind != "runs":
-        near = difflib.get_close_matches(name.lower(), [row["name"] for row in rows_of(kind)], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"python -m cluster.list {kind} says what there is."
+        known = {row["name"].lower(): row["name"] for row in rows_of(kind)}
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        hint = f"did you mean {known[near[0]]!r}?" if near else f"python -m cluster.list {kind} says what there is."
         return f"{shown(name)!r}; {hint}"
     folder = Path(name).expanduser()
     if (folder / CONFIG).exists():

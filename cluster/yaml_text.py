@@ -70,7 +70,7 @@ def write(value: Any) -> str:
 
 
 def write_line(value: Any) -> str:
-    """YAML of a list or a mapping of plain values, in their order, on one line."""
+    """YAML of a list or a mapping of plain values, in their order, on one line but for texts that have several."""
     return yaml.dump(value, Dumper=_Writer, sort_keys=False, default_flow_style=True, width=math.inf).strip()
 
 

@@ -29,7 +29,7 @@ from benchmarks.methods.grid import Cell, cells, load_grid
 from benchmarks.signals import ended_by_sigterm, heed
 from benchmarks.tilt.compare import NUMBERS, Exact
 from benchmarks.tilt.equal import MEASURES, Claim, at_reward, claims
-from benchmarks.tilt.paths import BETAS, IMAGES, drawn_base, exact, models_of, path_of
+from benchmarks.tilt.paths import BETAS, IMAGES, drawn_base, exact, path_of
 from benchmarks.tilt.pictures import draw_costs, draw_front, draw_sheet
 from benchmarks.tilt.sheets import of_run, of_tilt
 from cluster.arguments import Parser
@@ -46,7 +46,7 @@ _SHOWN = (
     "gold", "tilt_gold", "diversity", "tilt_diversity", "diversity_pixels", "tilt_diversity_pixels", "distance",
     "grounds_kl", "frechet", "frechet_floor",
 )  # fmt: skip
-# Of a run, by iteration in order: the numbers of `Compared` by name.
+# Of a run, by iteration in order: the numbers of `Compared` by name, and "iteration".
 Numbers = dict[str, list[float]]
 
 
@@ -54,10 +54,10 @@ def numbers_of(cell: Cell, tilt: Exact, each: int, folder: Path) -> Numbers:
     """The path of a finished cell; kept in the run's folder, and measured once for so many pictures."""
     kept, key = cell.run / "tilt.json", f"{len(tilt.base.reward)}/{each}"
     found: dict[str, Numbers] = json.loads(kept.read_text()) if kept.exists() else {}
-    if key not in found:
+    if "iteration" not in found.get(key, {}):
         path = path_of(cell.run, given.read(cell.run), cell.config, tilt, each, folder)
-        rows = [asdict(path[iteration]) for iteration in sorted(path)]
-        found[key] = {name: [float(row[name]) for row in rows] for name in NUMBERS}
+        rows = [{"iteration": iteration, **asdict(path[iteration])} for iteration in sorted(path)]
+        found[key] = {name: [float(row[name]) for row in rows] for name in ("iteration", *NUMBERS)}
         with replacing(kept) as file:
             file.write(json.dumps(found).encode())
     return found[key]
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def compare(question: str, made: Sequence[Cell], images: int, each: int, folder: Path) -> list[str]:
     """Write the table and the pictures of what is finished; returns a sentence on each run that is not."""
-    lines = [question, ""]
+    lines, drawn = [question, ""], []
     for world in dict.fromkeys(cell.world for cell in made):
         runs = [cell for cell in made if cell.world == world and is_finished(cell)]
         if not runs:
@@ -176,8 +176,7 @@ def compare(question: str, made: Sequence[Cell], images: int, each: int, folder:
             paths.setdefault(cell.arm, {})[cell.seed] = numbers_of(cell, tilt, each, folder / "pictures")
         nabla = {cell.arm for cell in runs if cell.config.objective.name.startswith("residual_nabla_db")}
         lines += table(world, paths, tilt, [arm for arm in paths if arm in nabla])
-        for picture in draw_all(runs, paths, tilt, images, each, folder):
-            print(f"picture: {shown(str(picture))}")
+        drawn.append((runs, paths, tilt))
     missing = [f"{cell.name}: {failure(cell) or 'not finished yet.'}" for cell in made if not is_finished(cell)]
     if len(missing) == len(made):
         raise ConfigError(f"No run of the grid is finished in {folder} ({missing[0]})")
@@ -185,6 +184,9 @@ def compare(question: str, made: Sequence[Cell], images: int, each: int, folder:
     with replacing(folder / "table.md") as file:
         file.write(text.encode())
     print(text)
+    for runs, paths, tilt in drawn:
+        for picture in draw_all(runs, paths, tilt, images, each, folder):
+            print(f"picture: {shown(str(picture))}")
     return missing
 
 
@@ -212,13 +214,15 @@ def draw_all(
 
 
 def spent(cell: Cell, path: Numbers) -> np.ndarray:
-    """Reward and what was spent until there, `(checkpoints, 1 + len(COSTS))`, of a run."""
-    found, iterations = Records(cell.run).metrics(), sorted(models_of(cell.run, cell.config))
-    seconds = dict(zip(
-        (at for at, _ in found["time/iteration"]), np.cumsum([of for _, of in found["time/iteration"]]), strict=True
-    ))  # fmt: skip
+    """Reward and what was spent until there, `(checkpoints, 1 + len(COSTS))`, of those of a run where that is known."""
+    found = Records(cell.run).metrics()
+    of_each = dict(found["time/iteration"])
+    # Of an iteration that is not on record nobody knows, nor of the sum from there on.
+    seconds = {at: sum(of_each.get(of, np.nan) for of in range(1, at + 1)) for at in of_each}
     costs = dict(found["reward_queries"]), dict(found["network_evaluations"]), seconds
-    return np.column_stack([path["reward"], *([of.get(at, 0.0) for at in iterations] for of in costs)])
+    known = [[of.get(int(at), np.nan) if at else 0.0 for at in path["iteration"]] for of in costs]
+    rows = np.column_stack([path["reward"], *known])
+    return rows[np.isfinite(rows).all(axis=1)]
 
 
 if __name__ == "__main__":

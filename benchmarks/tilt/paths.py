@@ -63,11 +63,10 @@ def path_of(run: Path, config: Config, like: Config, tilt: Exact, each: int, fol
 
 
 def models_of(run: Path, config: Config) -> dict[int, Trained]:
-    """The pretrained model of a run, as 0, and its kept checkpoints, by iteration."""
-    models = {0: Trained("pretrained", config.policy.model_copy(update={"model": config.pipeline}))}
-    for kept in checkpoint.list_all(run / "checkpoints"):
-        models[checkpoint.verify(kept)] = find(str(kept))
-    return models
+    """The pretrained model of a run, as 0, and its kept checkpoints after that, by iteration."""
+    kept = {checkpoint.verify(folder): folder for folder in checkpoint.list_all(run / "checkpoints")}
+    base = Trained("pretrained", config.policy.model_copy(update={"model": config.pipeline}))
+    return {0: base} | {iteration: find(str(folder)) for iteration, folder in sorted(kept.items()) if iteration}
 
 
 def drawn_by(model: Trained, config: Config, each: int, folder: Path) -> Drawn:

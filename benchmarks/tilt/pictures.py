@@ -59,18 +59,19 @@ def draw_costs(paths: Mapping[str, Sequence[np.ndarray]], file: Path) -> None:
 def at_quickest(runs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Runs `(checkpoints, 2)` of one method, seconds and reward, with the seconds of the one that is done first.
 
-    Where they are of different lengths, what both have; the quickest is told by its seconds a checkpoint.
+    Where they are of different lengths, what both have; the quickest is told by its seconds from checkpoint to
+    checkpoint, and a run has two at least.
     """
-    quickest = min((run[:, 0] for run in runs), key=lambda seconds: seconds[-1] / len(seconds))
+    quickest = min((run[:, 0] for run in runs), key=lambda seconds: seconds[-1] / (len(seconds) - 1))
     return [np.column_stack([quickest[: len(run)], run[: len(quickest), 1]]) for run in runs]
 
 
-def draw_sheet(rows: Mapping[str, Sequence[Shown | None]], columns: Sequence[str], file: Path) -> None:
+def draw_sheet(rows: Mapping[str, Sequence[Shown]], columns: Sequence[str], file: Path) -> None:
     """Write a sheet of pictures, a row a method, a column a place on its path.
 
     Args:
         rows: Of each method a cell a column, or of the first columns alone, with pictures `(high, wide, H, W, 3)`
-            uint8 and what is written below them; `None` where it never comes there.
+            uint8 and what is written below them, or in their place.
         columns: Their names.
         file: Where to.
     """
@@ -82,14 +83,14 @@ def draw_sheet(rows: Mapping[str, Sequence[Shown | None]], columns: Sequence[str
         line[0].set_ylabel(name)
         for axis in line[len(cells) :]:
             axis.set_axis_off()
-        for axis, cell in zip(line, cells, strict=False):
+        for axis, (pictures, words) in zip(line, cells, strict=False):
             axis.set(xticks=[], yticks=[])
-            if cell is None:
-                axis.text(0.5, 0.5, "never", ha="center", va="center", color="grey", transform=axis.transAxes)
+            if pictures is None:
+                axis.text(0.5, 0.5, words, ha="center", va="center", color="grey", transform=axis.transAxes)
                 axis.set_frame_on(False)
             else:
-                axis.imshow(_tiled(cell[0]), interpolation="nearest")
-                axis.set_xlabel(cell[1], fontsize="small")
+                axis.imshow(_tiled(pictures), interpolation="nearest")
+                axis.set_xlabel(words, fontsize="small")
     _save(figure, file)
 
 

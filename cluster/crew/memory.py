@@ -149,12 +149,11 @@ def _of_policy(config: Config, folder: Path, dtype: torch.dtype) -> tuple[dict[s
     held = _Held.of(config.policy.model_copy(update={"model": config.pipeline}), folder, dtype)
     policy, sampler = held.policy, held.sampler(config.samplers.request_size)
     asks = config.objective.asks
+    at_a_time = 1 if config.learner.micro_batch == "auto" else config.learner.micro_batch
     objective: Objective = config.objective.build()
     nobody: Any = object()  # a reward that is asked nothing
     with torch.device("meta"):
         objective.attach(policy, nobody)
-    transitions = config.batch_size * len(policy.transitions)
-    at_a_time = 1 if config.learner.micro_batch == "auto" else min(config.learner.micro_batch, transitions)
     companions = sum(footprint.size(module.network) for module in objective.modules.values())
     # Itself, a reference, on its way, and the gradients of the micro-batches before; those of this one are the pass's.
     copies = 4 + AVERAGES[config.learner.optimizer] + bool(config.learner.ema_decay)

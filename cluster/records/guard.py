@@ -23,6 +23,7 @@ from cluster.records.warned import Warned
 _SPLITS = {"train": "the training prompts", "held_out": "the held-out prompts"}
 _LEAST = 1e-9  # a deviation; where all scores are equal it is not 0 but for rounding
 _LEAST_ERROR = 0.01  # a standard error, in deviations before training: a fall that all pictures share may be tiny
+BEST = "guard.best"  # stands for a rule in the warning of how the best evaluation is chosen
 _HELP = {
     "errors": "the reward that is trained on may be exploited",
     "falls": "the reward that is trained on may be exploited",
@@ -45,7 +46,7 @@ class Verdict:
     """What the guard says of an evaluation."""
 
     used: Mapping[str, float] = field(default_factory=dict)  # of what each rule allows; broken above 1
-    warnings: Sequence[Warned] = ()  # of what was not broken before
+    warnings: Sequence[Warned] = ()  # of what was not broken before, and once of how the best is chosen
     best: bool = False  # whether it is the best so far
     stop: str | None = None  # the rule that ends the run
 
@@ -108,12 +109,15 @@ class Guard:
         self._merit = -math.inf if self.best is None else self._merits[self.best]
 
     def look(self, found: Evaluation) -> Verdict:
-        """Hold an evaluation to the rules: one warning for each rule and figure that is broken for the first time."""
+        """Hold an evaluation to the rules: one warning for each rule and figure that is broken for the first time.
+
+        The first one also decides what the best is chosen by, and has a warning where that is not what was asked for.
+        """
         warnings: list[Warned] = []
         if self._first is None:
             self._first, self._chosen = found, self._choose(found)
-            if self._best == WATCHED and self._names[WATCHED] and self._chosen is self._names[TRAINED]:
-                warnings.append(Warned(found.iteration, "best", self._of_no_watched(found)))
+            if sentence := self._of_choice(found):
+                warnings.append(Warned(found.iteration, BEST, sentence))
         used: dict[str, float] = {}
         stop: str | None = None
         for name, rule in self._rules.items():
@@ -147,15 +151,20 @@ class Guard:
         best = TRAINED if self._best == WATCHED and not _scored(first, self._names[WATCHED]) else self._best
         return self._names.get(best, [best])
 
-    def _of_no_watched(self, first: Evaluation) -> str:
-        trained = _scored(first, self._names[TRAINED])
-        instead = (
-            "the best checkpoint is that of the highest trained reward" if trained else "no best checkpoint is kept"
-        )
-        return (
-            f"No watched reward gave a score in the first evaluation, so {instead}; name another figure in guard.best, "
-            "or begin again when they answer."
-        )
+    def _of_choice(self, first: Evaluation) -> str | None:
+        """What there is to say of how the best evaluation is chosen."""
+        help_ = "name another figure in guard.best, or begin again when they answer."
+        if self._chosen and not _scored(first, self._chosen):
+            return (
+                f"Iteration {first.iteration}: nothing was measured of {', '.join(self._chosen)}, by which the best "
+                f"checkpoint is chosen, so none is kept; {help_}"
+            )
+        if self._best == WATCHED and self._names[WATCHED] and self._chosen is self._names[TRAINED]:
+            return (
+                f"Iteration {first.iteration}: no watched reward gave a score, so the best checkpoint is that of the "
+                f"highest trained reward; {help_}"
+            )
+        return None
 
     def _figures(self, rule: RuleConfig, found: Evaluation) -> Iterator[str]:
         names = self._names.get(rule.figure, [rule.figure])

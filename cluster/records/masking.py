@@ -41,8 +41,6 @@ def masked_word(word: str) -> str:
     if not (setting := _WORD.fullmatch(word)):
         return word
     key, value = setting.groups()
-    if value[:1] not in ("{", "["):
-        return f"{key}={_MASK}" if _secret(key, value) and value != "null" else word
     try:
         settings = {key: yaml_text.read(value)}
     except ValueError:

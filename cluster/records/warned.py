@@ -19,7 +19,7 @@ PEOPLE = "people"  # the rule of what is said of answers, which have no figure
 
 @dataclass(frozen=True)
 class Warned:
-    """A rule that is broken."""
+    """A rule that is broken, or what else a run is told once."""
 
     iteration: int
     rule: str

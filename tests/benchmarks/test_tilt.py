@@ -17,6 +17,7 @@ from benchmarks.tilt.compare import NUMBERS, Exact
 from benchmarks.tilt.draws import Drawn, draw
 from benchmarks.tilt.equal import MEASURES, at_reward, claims
 from benchmarks.tilt.judging import Judged, grounds
+from benchmarks.tilt.paths import models_of
 from benchmarks.tilt.pictures import at_quickest
 from benchmarks.tilt.sheets import of_run, of_tilt
 from benchmarks.tilt.tilt import (
@@ -255,21 +256,24 @@ def test_pictures_of_the_tilt_are_drawn_by_its_weights_each_under_its_prompt() -
     made = made_up(2000, 0)
     pixels = np.zeros((2000, 1, 1, 3), np.uint8)
     pixels[:, 0, 0] = np.stack([np.arange(2000) // 256, np.arange(2000) % 256, made.groups], axis=1)
-    shown = of_tilt(Exact(made), Drawn(pixels, made.groups), [1.5, 50.0])
-    assert shown[2] is None  # no tilt has such a reward
-    for found, reward in zip(shown[:2], (0.0, 1.5), strict=True):
-        assert found is not None
-        assert found[0].shape == (2, 2, 1, 1, 3)  # two pictures of each of two prompts
-        assert found[0][:, :, 0, 0, 2].tolist() == [[0, 1], [0, 1]]
-        assert found[1].startswith(f"reward {reward:.2f}") or reward == 0.0
-    rows = [np.tensordot(of[0][:, :, 0, 0, :2].astype(int), [256, 1], 1) for of in shown[:2] if of is not None]
+    rewards = [1.5, np.mean([made.reward[made.groups == group].max() for group in (0, 1)]) - 0.01, 50.0]
+    *shown, alone, beyond = of_tilt(Exact(made), Drawn(pixels, made.groups), rewards)
+    assert beyond == (None, "no tilt has it")
+    assert alone == (None, "too few pictures")
+    rows = []
+    for (cell, words), reward in zip(shown, (made.reward.mean(), 1.5), strict=True):
+        assert cell is not None
+        assert cell.shape == (2, 2, 1, 1, 3)  # two pictures of each of two prompts
+        assert cell[:, :, 0, 0, 2].tolist() == [[0, 1], [0, 1]]
+        assert words.startswith(f"reward {reward:.2f}, gold ")
+        rows.append(np.tensordot(cell[:, :, 0, 0, :2].astype(int), [256, 1], 1))
     assert made.reward[rows[1]].min() > max(0.5, made.reward[rows[0]].mean())
     assert len(set(rows[1].flatten())) == 4
 
 
 def test_seconds_are_those_of_the_quickest_run() -> None:
-    slow, quick = np.array([[0, 1.0], [9, 2], [18, 4]]), np.array([[0, 1.5], [4, 2.5]])
-    assert at_quickest([slow, quick])[0].tolist() == [[0, 1], [4, 2]]
+    slow, quick = np.array([[0, 1.5], [10, 2.5]]), np.array([[0, 1.0], [9, 2], [18, 4]])
+    assert at_quickest([slow, quick])[0].tolist() == [[0, 1.5], [9, 2.5]]
     assert at_quickest([slow, quick])[1].tolist() == quick.tolist()
 
 
@@ -305,9 +309,10 @@ def test_runs_are_put_beside_the_tilt(config: Config, tmp_path: Path, capsys: py
     run = RunDirectory.create(config)
     policy = Policy.load(config.policy.model_copy(update={"model": config.pipeline}))
     learner = Learner(LearnerConfig(), policy, DDPOConfig().build())
-    learner.version = 1
-    with checkpoint.writing(run.path / "checkpoints", 1) as folder:
-        learner.save(folder)
+    for learner.version in (0, 1):
+        with checkpoint.writing(run.path / "checkpoints", learner.version) as folder:
+            learner.save(folder)
+    assert {at: model.checkpoint is None for at, model in models_of(run.path, config).items()} == {0: True, 1: False}
     size = ["--images", "96", "--folder", str(tmp_path / "tilt"), "--betas", "0", "1"]
     assert main([*size, "--each", "2", "--runs", str(run.path)]) == 0
     said = capsys.readouterr().out
@@ -318,13 +323,17 @@ def test_runs_are_put_beside_the_tilt(config: Config, tmp_path: Path, capsys: py
     assert first.split("│")[3:] == second.split("│")[3:]
     # What it has spent, and what it draws: it comes to its own reward at once, and never to a higher one.
     run.record(1, {"reward_queries": 8.0, "network_evaluations": 32.0, "time/iteration": 2.5}, {})
-    cell, path = Cell("brightness", "ddpo", 0, (), config), {"reward": [1.0, 1.0], "gold": [0.5, 0.5]}
-    assert front.spent(cell, path).tolist() == [[1, 0, 0, 0], [1, 8, 32, 2.5]]
-    shown = of_run(cell, path, [0.9, 1.1], 2, tmp_path / "tilt")
-    assert shown[2] is None
-    assert [of[1] for of in shown if of is not None] == ["reward 1.00, gold 0.50"] * 3
-    np.testing.assert_array_equal(shown[0][0], shown[3][0])
-    assert shown[0][0].shape == (2, 2, 32, 32, 3)
+    run.record(3, {"reward_queries": 24.0, "network_evaluations": 96.0, "time/iteration": 2.5}, {})
+    cell = Cell("brightness", "ddpo", 0, (), config)
+    path = {"iteration": [0.0, 1.0, 2.0, 3.0], "reward": [1.0, 1.0, 1.0, 1.2], "gold": [0.5, 0.5, 0.5, 0.5]}
+    assert front.spent(cell, path).tolist() == [[1, 0, 0, 0], [1, 8, 32, 2.5]]  # what came after 2 is not known
+    first, second, third, last = of_run(cell, path, [0.9, 1.3], 2, tmp_path / "tilt")
+    assert third == (None, "never")
+    assert last == (None, "its checkpoint is gone")
+    assert first[1] == second[1] == "reward 1.00, gold 0.50"
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[0] is not None
+    assert first[0].shape == (2, 2, 32, 32, 3)
 
 
 def test_what_has_no_tilt_is_refused_in_one_line(

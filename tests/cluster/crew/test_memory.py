@@ -32,13 +32,6 @@ def test_passes_grow_with_what_goes_through_at_a_time(needs) -> None:
     assert two["learner"].host["2 transitions"] < 2.2 * one["learner"].host["1 transitions"]
 
 
-def test_a_micro_batch_is_no_larger_than_the_batch(needs) -> None:
-    sizes = ("prompts.per_iteration=1", "prompts.samples=2", "samplers.request_size=2", "policy.steps=3")
-    whole, more = (needs(*sizes, f"learner.micro_batch={size}")["learner"].host for size in (6, 6000))
-    assert whole == more
-    assert whole["6 transitions"] > 0
-
-
 def test_a_reward_s_gradient_takes_the_decoder_to_the_learner(needs) -> None:
     scores = needs("policy.device=cuda")["learner"]
     gradients = needs(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config.guard import GuardConfig
-from cluster.records.guard import Evaluation, Guard, errors_below, evaluation
+from cluster.records.guard import BEST, Evaluation, Guard, errors_below, evaluation
 
 IMAGES = np.linspace(0, 1, 16)
 WIGGLE = 0.02 * np.cos(np.arange(16))  # sums to almost nothing
@@ -172,12 +172,22 @@ def test_where_nothing_is_watched_the_trained_reward_says_which_is_best() -> Non
     assert not any(verdict.warnings for verdict in said)
 
 
-@pytest.mark.parametrize("weights", [{"unheard": 0.0}, {"unheard": 0.0, "silent": 1.0}])
-def test_without_any_score_at_first_it_says_that_no_best_checkpoint_is_kept(weights: dict[str, float]) -> None:
-    watch = Guard(GuardConfig(), weights)
+@pytest.mark.parametrize(
+    ("weights", "best"),
+    [
+        ({"unheard": 0.0, "silent": 1.0}, "watched"),
+        ({"silent": 1.0}, "watched"),
+        ({"silent": 1.0}, "trained"),
+        ({"silent": 1.0, "unheard": 0.0}, "unheard"),
+    ],
+)
+def test_without_any_score_at_first_it_says_that_no_best_checkpoint_is_kept(
+    weights: dict[str, float], best: str
+) -> None:
+    watch = Guard(GuardConfig(best=best), weights)
     first = watch.look(evaluated(0, **dict.fromkeys(weights, math.nan)))
     (warning,) = first.warnings
-    assert "so no best checkpoint is kept" in warning.sentence
+    assert "so none is kept" in warning.sentence
     assert not watch.look(evaluated(1, **dict.fromkeys(weights, 1.0))).best
     assert watch.best is None
 
@@ -190,7 +200,7 @@ def test_a_watched_reward_without_a_score_leaves_the_choice_to_the_trained_one()
         found = evaluated(i, trained=value, unheard=math.nan)
         verdict = watch.look(Evaluation(i, found.figures, {**found.scores, **nothing}))
         best.append(verdict.best)
-        assert [warning.rule for warning in verdict.warnings] == ["best"] * (i == 0)
+        assert [warning.rule for warning in verdict.warnings] == [BEST] * (i == 0)
         assert all("that of the highest trained reward" in warning.sentence for warning in verdict.warnings)
         assert "watched" not in verdict.used
     assert best == [True, True, False]
