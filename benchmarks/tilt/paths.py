@@ -34,8 +34,7 @@ def exact(config: Config, images: int, folder: Path) -> Exact:
 
 def drawn_base(config: Config, images: int, folder: Path) -> Drawn:
     """The pictures that the tilt of a run rests on, see `exact`."""
-    base = Trained("pretrained", config.policy.model_copy(update={"model": config.pipeline}))
-    return draw(base, read_prompts(config.prompts.train), images, folder, seed=0, noise=TILT, bare=True)
+    return draw(_pretrained(config), read_prompts(config.prompts.train), images, folder, seed=0, noise=TILT, bare=True)
 
 
 def path_of(run: Path, config: Config, like: Config, tilt: Exact, each: int, folder: Path) -> dict[int, Compared]:
@@ -65,8 +64,9 @@ def path_of(run: Path, config: Config, like: Config, tilt: Exact, each: int, fol
 def models_of(run: Path, config: Config) -> dict[int, Trained]:
     """The pretrained model of a run, as 0, and its kept checkpoints after that, by iteration."""
     kept = {checkpoint.verify(folder): folder for folder in checkpoint.list_all(run / "checkpoints")}
-    base = Trained("pretrained", config.policy.model_copy(update={"model": config.pipeline}))
-    return {0: base} | {iteration: find(str(folder)) for iteration, folder in sorted(kept.items()) if iteration}
+    return {0: _pretrained(config)} | {
+        iteration: find(str(folder)) for iteration, folder in sorted(kept.items()) if iteration
+    }
 
 
 def drawn_by(model: Trained, config: Config, each: int, folder: Path) -> Drawn:
@@ -77,6 +77,10 @@ def drawn_by(model: Trained, config: Config, each: int, folder: Path) -> Drawn:
     """
     prompts, bare = read_prompts(config.prompts.train), model.checkpoint is None
     return draw(model, prompts, each * len(prompts), folder, seed=config.seed, noise=COMPARED, bare=bare)
+
+
+def _pretrained(config: Config) -> Trained:
+    return Trained("pretrained", config.policy.model_copy(update={"model": config.pipeline}))
 
 
 def _check(run: Path, config: Config, like: Config) -> None:
